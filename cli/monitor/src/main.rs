@@ -1,0 +1,3 @@
+//! One small process per running container: terminal, log, exit code, restart, health.
+
+fn main() {}

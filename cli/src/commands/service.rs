@@ -1,0 +1,18 @@
+//! The verbs of the service group.
+
+use crate::commands::Global;
+use crate::error::Error;
+use clap::Subcommand;
+use std::process::ExitCode;
+
+/// The verbs of the service group.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// (being written)
+    ServiceRoom,
+}
+
+/// Runs one verb.
+pub(crate) fn run(_global: &Global, _command: Command) -> Result<ExitCode, Error> {
+    Err(Error::new("this verb is being written"))
+}

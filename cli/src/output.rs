@@ -1,0 +1,1 @@
+//! Printing: tables, JSON, Go templates. stdout is data, stderr is everything else.

@@ -1,0 +1,1 @@
+//! A reference becomes a rootfs: store, registry client, registry server, unpack, archives.

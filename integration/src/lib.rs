@@ -1,0 +1,1 @@
+//! The built binaries on a real kernel: one host, many hosts, real peers and clients.

@@ -1,0 +1,1 @@
+//! Peers: identity, admission, membership, replicated table, content exchange.

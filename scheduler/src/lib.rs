@@ -1,0 +1,1 @@
+//! Services: desired state, placement, reconcile, routes; the node loop of the mesh.

@@ -1,0 +1,1 @@
+//! Hermetic tests: no root, no network, no wall clock.

@@ -1,0 +1,3 @@
+//! What people and CI run: ci, test, demo, bench, soak, vm, measure, dist.
+
+fn main() {}
