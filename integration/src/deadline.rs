@@ -1,0 +1,21 @@
+//! Waiting for a condition: polled with a deadline, never a bare sleep.
+
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at. Short, so that a test ends soon after its condition holds.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Polls `condition` until it returns a value or `within` has passed.
+///
+/// # Panics
+/// When the deadline passes, naming `what` was awaited.
+pub fn eventually<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
