@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 /// Returns the folder of the built binaries: `SHOAL_BIN_DIR`, else `target/release` of this workspace.
 pub fn folder() -> PathBuf {
     std::env::var_os("SHOAL_BIN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("integration/ lies in the workspace").join("target/release"),
+        || {
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .parent()
+                .expect("integration/ lies in the workspace")
+                .join("target/release")
+        },
         PathBuf::from,
     )
 }

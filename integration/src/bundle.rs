@@ -63,7 +63,8 @@ pub fn fill_rootfs(rootfs: &Path) {
         std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("an applet's link is new");
     }
     std::fs::copy(binaries::probe(), rootfs.join("bin/probe")).expect("the probe can be copied");
-    std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n").expect("etc is writable");
+    std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n")
+        .expect("etc is writable");
     std::fs::write(rootfs.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:user\n").expect("etc is writable");
 }
 

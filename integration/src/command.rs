@@ -149,7 +149,14 @@ impl Outcome {
     /// When it did not, with all it printed.
     #[must_use]
     pub fn expect_success(self) -> Self {
-        assert!(self.status.success(), "{}\n{}\nstdout: {}\nstderr: {}", self.line, self.status, self.stdout, self.stderr);
+        assert!(
+            self.status.success(),
+            "{}\n{}\nstdout: {}\nstderr: {}",
+            self.line,
+            self.status,
+            self.stdout,
+            self.stderr
+        );
         self
     }
 

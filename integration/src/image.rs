@@ -24,7 +24,13 @@ pub struct Builder {
 impl Builder {
     /// Starts an image called `name`, with no layer and an empty configuration.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), blobs: BTreeMap::new(), layers: Vec::new(), diff_ids: Vec::new(), config: json!({}) }
+        Self {
+            name: name.to_owned(),
+            blobs: BTreeMap::new(),
+            layers: Vec::new(),
+            diff_ids: Vec::new(),
+            config: json!({}),
+        }
     }
 
     /// Builds the image every engine test uses: busybox and the probe, `sh` as command.
@@ -33,7 +39,8 @@ impl Builder {
         let scratch = Scratch::new("rootfs");
         crate::bundle::fill_rootfs(scratch.path());
         builder.layer_of(scratch.path());
-        builder.config = json!({"Cmd": ["sh"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]});
+        builder.config =
+            json!({"Cmd": ["sh"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]});
         builder
     }
 
@@ -76,7 +83,8 @@ impl Builder {
         let manifest = json!({"schemaVersion": 2, "mediaType": manifest_type, "config": config, "layers": self.layers});
         let mut descriptor = self.blob(manifest_type, manifest.to_string().into_bytes());
         let manifest_digest = descriptor["digest"].as_str().expect("a digest is text").to_owned();
-        descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": self.name, "io.containerd.image.name": self.name});
+        descriptor["annotations"] =
+            json!({"org.opencontainers.image.ref.name": self.name, "io.containerd.image.name": self.name});
         let index = json!({"schemaVersion": 2, "manifests": [descriptor]});
 
         let mut tar = tar::Builder::new(std::fs::File::create(archive).expect("the archive's folder is writable"));

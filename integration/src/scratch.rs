@@ -17,7 +17,10 @@ impl Scratch {
     /// Makes an empty folder whose name starts with `what`.
     pub fn new(what: &str) -> Self {
         let id = format!("{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = tempfile::Builder::new().prefix(&format!("shoal-{id}-")).tempdir().expect("the temporary folder is writable");
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("shoal-{id}-"))
+            .tempdir()
+            .expect("the temporary folder is writable");
         Self { folder, id }
     }
 

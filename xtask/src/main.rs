@@ -1,3 +1,60 @@
-//! What people and CI run: ci, test, demo, bench, soak, vm, measure, dist.
+//! What people and CI run, by one name each: `cargo xtask VERB`.
+//!
+//! In: a verb and its arguments. Out: the verb's work, its exit code, and lines that say what ran. It imports nothing of ours:
+//! it builds and starts the binaries as a user would.
 
-fn main() {}
+mod bench;
+mod build;
+mod ci;
+mod counts;
+mod measure;
+mod shell;
+mod soak;
+mod vm;
+
+use std::process::ExitCode;
+
+const HELP: &str = "cargo xtask VERB
+
+  build                 release binaries and the lean static ones, into target/release
+  test [FILTER…]        hermetic tests, then integration tests on the release binaries
+  ci                    format, lints, build, every test, the demo: what must pass before a push
+  demo [--keep]         the three jobs on real input
+  bench NAME [--json F] runtime | image | engine | mesh, side by side with the peers
+  soak NAME [--count N] the long counts: the same code as CI, other numbers
+  sim --seeds N         the simulator over N seeds (--seed S replays one)
+  vm [--systemd] -- CMD a command in a small virtual machine with pure cgroup v2
+  measure               sizes of files and functions, documentation, unsafe blocks
+  table runtime         the runtime suite for runc, crun and ours, side by side
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    if args.first().map(String::as_str) == Some(bench::MEASURED) {
+        return bench::measured(rest);
+    }
+    let outcome = match args.first().map(String::as_str) {
+        Some("build") => build::all(),
+        Some("test") => ci::test(rest),
+        Some("ci") => ci::run(),
+        Some("demo") => shell::run("./demo", rest),
+        Some("bench") => bench::run(rest),
+        Some("soak") => soak::run(rest),
+        Some("sim") => shell::cargo(&["run", "--release", "--quiet", "-p", "tests", "--bin", "sim", "--"], rest),
+        Some("vm") => vm::run(rest),
+        Some("measure") => measure::run(),
+        Some("table") => ci::table(rest),
+        _ => {
+            print!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

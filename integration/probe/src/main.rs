@@ -25,7 +25,9 @@ fn main() -> ExitCode {
         Some("swap") => attack::swap(&rest),
         Some("open") => attack::open(&rest),
         _ => {
-            eprintln!("probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | swap A B | open PATH…");
+            eprintln!(
+                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | swap A B | open PATH…"
+            );
             ExitCode::from(2)
         }
     }

@@ -83,32 +83,57 @@ fn maps() -> Value {
 
 fn namespaces() -> Value {
     let names = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
-    json!(names.map(|name| (name, fs::read_link(format!("/proc/self/ns/{name}")).ok())).into_iter().collect::<BTreeMap<_, _>>())
+    json!(
+        names
+            .map(|name| (name, fs::read_link(format!("/proc/self/ns/{name}")).ok()))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
+    )
 }
 
 /// `/proc/self/status` as a map: capability sets, seccomp mode, NoNewPrivs, Cpus_allowed and the rest.
 fn status() -> Value {
     let Ok(status) = fs::read_to_string("/proc/self/status") else { return Value::Null };
-    json!(status.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k, v.trim())).collect::<BTreeMap<_, _>>())
+    json!(
+        status.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k, v.trim())).collect::<BTreeMap<_, _>>()
+    )
 }
 
 /// Soft and hard limit by the number that `setrlimit(2)` uses; `null` stands for unlimited.
 fn limits() -> Value {
     let names = [
-        ("RLIMIT_CPU", 0), ("RLIMIT_FSIZE", 1), ("RLIMIT_DATA", 2), ("RLIMIT_STACK", 3), ("RLIMIT_CORE", 4), ("RLIMIT_RSS", 5),
-        ("RLIMIT_NPROC", 6), ("RLIMIT_NOFILE", 7), ("RLIMIT_MEMLOCK", 8), ("RLIMIT_AS", 9), ("RLIMIT_LOCKS", 10),
-        ("RLIMIT_SIGPENDING", 11), ("RLIMIT_MSGQUEUE", 12), ("RLIMIT_NICE", 13), ("RLIMIT_RTPRIO", 14), ("RLIMIT_RTTIME", 15),
+        ("RLIMIT_CPU", 0),
+        ("RLIMIT_FSIZE", 1),
+        ("RLIMIT_DATA", 2),
+        ("RLIMIT_STACK", 3),
+        ("RLIMIT_CORE", 4),
+        ("RLIMIT_RSS", 5),
+        ("RLIMIT_NPROC", 6),
+        ("RLIMIT_NOFILE", 7),
+        ("RLIMIT_MEMLOCK", 8),
+        ("RLIMIT_AS", 9),
+        ("RLIMIT_LOCKS", 10),
+        ("RLIMIT_SIGPENDING", 11),
+        ("RLIMIT_MSGQUEUE", 12),
+        ("RLIMIT_NICE", 13),
+        ("RLIMIT_RTPRIO", 14),
+        ("RLIMIT_RTTIME", 15),
     ];
     let finite = |value: u64| (value != libc::RLIM_INFINITY).then_some(value);
-    json!(names.map(|(name, number)| {
-        // SAFETY: the structure is a local that the call fills.
-        let limit = unsafe {
-            let mut limit: libc::rlimit = std::mem::zeroed();
-            libc::getrlimit(number, &raw mut limit);
-            limit
-        };
-        (name, json!({"soft": finite(limit.rlim_cur), "hard": finite(limit.rlim_max)}))
-    }).into_iter().collect::<BTreeMap<_, _>>())
+    json!(
+        names
+            .map(|(name, number)| {
+                // SAFETY: the structure is a local that the call fills.
+                let limit = unsafe {
+                    let mut limit: libc::rlimit = std::mem::zeroed();
+                    libc::getrlimit(number, &raw mut limit);
+                    limit
+                };
+                (name, json!({"soft": finite(limit.rlim_cur), "hard": finite(limit.rlim_max)}))
+            })
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
+    )
 }
 
 /// Mounts in mountinfo's order: destination, root, per-mount options, propagation fields, type, source, super options.
@@ -212,7 +237,13 @@ fn scheduler() -> Value {
 /// Signals that are ignored or blocked: a container must start with none.
 fn signals() -> Value {
     let Ok(status) = fs::read_to_string("/proc/self/status") else { return Value::Null };
-    json!(status.lines().filter(|line| line.starts_with("Sig")).filter_map(|line| line.split_once(":\t")).collect::<BTreeMap<_, _>>())
+    json!(
+        status
+            .lines()
+            .filter(|line| line.starts_with("Sig"))
+            .filter_map(|line| line.split_once(":\t"))
+            .collect::<BTreeMap<_, _>>()
+    )
 }
 
 fn keyring() -> Value {

@@ -1,0 +1,71 @@
+//! One command measured: wall time, CPU of it and of all it waited for, peak memory.
+//!
+//! The command runs under a small process of ours, since the kernel adds up what children used per parent.
+
+use crate::shell::Result;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// The hidden verb under which the measuring process runs.
+pub(crate) const MEASURED: &str = "__measured";
+
+/// What one run of a command cost.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Cost {
+    /// Wall time, ms.
+    pub(crate) wall_ms: f64,
+    /// User and system time, ms.
+    pub(crate) cpu_ms: f64,
+    /// Largest resident set of any process in it, MB.
+    pub(crate) rss_mb: f64,
+    /// Whether it succeeded.
+    pub(crate) ok: bool,
+}
+
+/// The measuring process: runs `args`, prints a [`Cost`] as JSON on its last line.
+pub(crate) fn measured(args: &[String]) -> ExitCode {
+    let Some((program, rest)) = args.split_first() else { return ExitCode::from(2) };
+    let begun = Instant::now();
+    let status =
+        Command::new(program).args(rest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let wall_ms = begun.elapsed().as_secs_f64() * 1e3;
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return ExitCode::FAILURE };
+    let cost = Cost {
+        wall_ms,
+        cpu_ms: ms(usage.user_time()) + ms(usage.system_time()),
+        #[expect(clippy::cast_precision_loss, reason = "kilobytes of memory lie far below 2^52")]
+        rss_mb: usage.max_rss() as f64 / 1024.0,
+        ok: status.is_ok_and(|status| status.success()),
+    };
+    println!("{}", serde_json::json!(cost));
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds of CPU lie far below 2^52")]
+fn ms(time: TimeVal) -> f64 {
+    time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3
+}
+
+/// Runs `command` once, measured.
+pub(crate) fn cost(command: &[OsString]) -> Result<Cost> {
+    let me = std::env::current_exe().map_err(|error| format!("find xtask itself: {error}"))?;
+    let output = Command::new(me).arg(MEASURED).args(command).output().map_err(|error| format!("measure: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().last().unwrap_or_default();
+    let cost: Cost = serde_json::from_str(line).map_err(|error| format!("measure {command:?}: {error}"))?;
+    if !cost.ok {
+        return Err(format!("{command:?} fails"));
+    }
+    Ok(cost)
+}
+
+/// Minimum and median of a list of values.
+pub(crate) fn least_and_median(values: &[f64]) -> (f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    (sorted.first().copied().unwrap_or(f64::NAN), sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN))
+}

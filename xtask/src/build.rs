@@ -1,0 +1,36 @@
+//! Building: the command line as a release binary, and the lean ones static, small and quick to start.
+
+use crate::shell::{self, Result};
+use std::fs;
+
+/// The target of the lean binaries. Named, so that the static flags below reach them and not the proc-macros.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+/// Static and at a fixed address: the dynamic linker costs 0.3 ms a start.
+const STATIC: &str =
+    r#"target.x86_64-unknown-linux-gnu.rustflags=["-Ctarget-feature=+crt-static","-Crelocation-model=static"]"#;
+
+/// Packages built lean. Each is built alone, so that no neighbour's features are unified into it.
+const LEAN: [&str; 3] = ["shoal-runtime", "shoal-monitor", "probe"];
+
+/// Builds everything a user or an integration test starts, into the folder of the release binaries.
+pub(crate) fn all() -> Result<()> {
+    lean()?;
+    shell::cargo(&["build", "--release", "-p", "shoal"], &[])
+}
+
+/// Builds the lean binaries and puts them beside the release binary.
+pub(crate) fn lean() -> Result<()> {
+    let folder = shell::target().join("release");
+    fs::create_dir_all(&folder).map_err(|error| format!("make {}: {error}", folder.display()))?;
+    for package in LEAN {
+        shell::cargo(&["--config", STATIC, "build", "--profile", "lean", "--target", TRIPLE, "-p", package], &[])?;
+        let from = shell::target().join(TRIPLE).join("lean").join(package);
+        // Through a temporary name: a container may be running the old binary at this moment.
+        let (fresh, to) = (folder.join(format!(".{package}.new")), folder.join(package));
+        fs::copy(&from, &fresh)
+            .and_then(|_| fs::rename(&fresh, &to))
+            .map_err(|error| format!("place {}: {error}", to.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! What must pass before a push, in the order in which it fails fastest.
+
+use crate::shell::Result;
+use crate::{build, shell};
+use std::process::Command;
+
+/// Every check, every test, the demo.
+pub(crate) fn run() -> Result<()> {
+    shell::cargo(&["fmt", "--all", "--check"], &[])?;
+    shell::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    build::all()?;
+    hermetic(&[])?;
+    integration(&[])?;
+    shell::run::<&str>("./demo", &[])
+}
+
+/// The tests alone: hermetic ones first.
+pub(crate) fn test(filter: &[String]) -> Result<()> {
+    hermetic(filter)?;
+    build::all()?;
+    integration(filter)
+}
+
+/// Unit tests of every crate and the suites of `tests/`.
+fn hermetic(filter: &[String]) -> Result<()> {
+    shell::cargo(&["test", "--workspace", "--exclude", "integration", "--exclude", "probe"], filter)
+}
+
+/// The suites of `integration/` on the built binaries.
+fn integration(filter: &[String]) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(shell::top())
+        .args(["test", "-p", "integration"])
+        .args(filter)
+        .env("SHOAL_BIN_DIR", shell::bin_dir());
+    shell::status(command)
+}
+
+/// The runtime suite for each runtime, one column each.
+pub(crate) fn table(args: &[String]) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(shell::top()).args(["test", "-p", "integration", "--test"]).args(args).args(["--", "--table"]);
+    command.env("SHOAL_BIN_DIR", shell::bin_dir());
+    shell::status(command)
+}
