@@ -1,1 +1,8 @@
 //! A bundle becomes a process: namespaces, cgroups, mounts, seccomp, capabilities.
+//!
+//! Facts → plan → apply → observe. In: an accepted [`container::Container`] and [`facts::HostFacts`]. Out: a
+//! [`plan::Plan`] of typed steps (pure), which [`host`] applies through the stages of a new process. Synchronous and
+//! single-threaded: the only program that applies plans is `shoal-runtime`.
+
+pub mod host;
+pub mod plan;

@@ -1,0 +1,1 @@
+//! What will be done to make a container, decided before anything is touched.
