@@ -21,3 +21,11 @@ pub mod reference;
 pub mod spec;
 
 pub use container_id::ContainerId;
+#[cfg(feature = "image")]
+pub use descriptor::Descriptor;
+#[cfg(feature = "image")]
+pub use digest::Digest;
+#[cfg(feature = "image")]
+pub use platform::Platform;
+#[cfg(feature = "image")]
+pub use reference::Reference;
