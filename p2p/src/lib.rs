@@ -1,1 +1,12 @@
 //! Peers: identity, admission, membership, replicated table, content exchange.
+//!
+//! Pure cores (`table`, `membership`, `broadcast`, `sync`, `admission`, `node`) take time, seeds and ids as arguments
+//! and answer with outputs; `mesh`, `swarm` and `disk` are the only places that touch sockets, clocks and files.
+
+pub mod id;
+pub mod membership;
+pub mod mesh;
+pub mod table;
+
+pub use id::{ClusterId, NodeId};
+pub use mesh::Mesh;
