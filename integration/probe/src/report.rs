@@ -7,7 +7,10 @@ use std::fs;
 use std::process::ExitCode;
 
 /// A section's name and what fills it.
-const SECTIONS: &[(&str, fn() -> Value)] = &[
+type Section = (&'static str, fn() -> Value);
+
+/// Every section, in the order in which the report has them.
+const SECTIONS: &[Section] = &[
     ("args", args),
     ("env", env),
     ("cwd", cwd),

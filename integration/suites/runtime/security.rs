@@ -1,0 +1,183 @@
+//! The known attacks: what must hold while the payload, the image or a racer is hostile.
+
+use crate::case::cases;
+use crate::subject::Subject;
+use integration::Scratch;
+use integration::bundle::Bundle;
+use serde_json::json;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+cases! { "security":
+    cve_2024_21626_a_cwd_through_a_descriptor_is_refused ["runc": "1.1.5 is vulnerable unless patched by the distribution"],
+    cve_2024_21626_a_leaked_descriptor_is_not_passed,
+    cve_2019_16884_a_volume_over_proc_is_refused ["crun": "1.8 starts it"],
+    cve_2019_18837_proc_and_sys_as_symlinks_make_nothing_outside,
+    cve_2025_31133_a_masked_file_is_not_writable_when_dev_null_is_a_link ["runc": "1.1.5 is vulnerable", "crun": "1.8 is vulnerable"],
+    cve_2026_41579_a_dev_symlink_makes_no_node_outside ["runc": "1.1.5 is vulnerable", "crun": "1.8 is vulnerable"],
+    cve_2021_43784_many_id_mappings_are_a_clean_error,
+    ghsa_g54h_without_device_rules_nodes_are_unusable ["runc": "1.1 allows by default", "crun": "1.8 allows by default"],
+    standard_paths_as_links_fifos_and_files_never_reach_the_host ["runc": "1.1 makes the links of /dev on the host when /dev is a link", "crun": "1.8 is vulnerable"],
+    cve_2019_5736_the_binary_cannot_be_opened_for_writing,
+}
+
+/// A folder on the host that a hostile image points at, and the proof that nothing was made in it.
+struct Canary {
+    scratch: Scratch,
+}
+
+impl Canary {
+    fn new() -> Self {
+        Self { scratch: Scratch::new("canary") }
+    }
+
+    fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn untouched(&self) {
+        let made: Vec<_> =
+            std::fs::read_dir(self.path()).expect("the canary is there").flatten().map(|entry| entry.path()).collect();
+        assert!(made.is_empty(), "made on the host: {made:?}");
+    }
+}
+
+fn cve_2024_21626_a_cwd_through_a_descriptor_is_refused(subject: &Subject) {
+    for number in 3..12 {
+        let mut bundle = Bundle::new(&["cat", "../../../../../../etc/machine-id"]);
+        bundle.config["process"]["cwd"] = format!("/proc/self/fd/{number}").into();
+        let _ = subject.run(&bundle).expect_failure();
+    }
+}
+
+fn cve_2024_21626_a_leaked_descriptor_is_not_passed(subject: &Subject) {
+    let bundle = Bundle::new(&["probe", "report", "fds"]);
+    bundle.write();
+    let runtime = subject.cmd(["run", "--bundle"]).arg(bundle.path()).arg(bundle.id()).line();
+    let outcome = integration::Cmd::new("sh").args(["-c", &format!("exec 9</; exec {runtime}")]).run().expect_success();
+    assert!(!outcome.stdout.contains("\"9\""), "{}", outcome.stdout);
+}
+
+fn cve_2019_16884_a_volume_over_proc_is_refused(subject: &Subject) {
+    let fake = Scratch::new("proc");
+    std::fs::create_dir_all(fake.join("self/attr")).expect("writable");
+    std::fs::write(fake.join("self/attr/exec"), "").expect("writable");
+    let mut bundle = Bundle::new(&["probe", "true"]);
+    bundle.mount(json!({"destination": "/proc", "type": "bind", "source": fake.path(), "options": ["bind"]}));
+    bundle.config["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+    let _ = subject.run(&bundle).expect_failure();
+    assert_eq!(std::fs::read_to_string(fake.join("self/attr/exec")).expect("readable"), "");
+}
+
+fn cve_2019_18837_proc_and_sys_as_symlinks_make_nothing_outside(subject: &Subject) {
+    for name in ["proc", "sys", "dev/pts", "dev/shm"] {
+        let canary = Canary::new();
+        let bundle = Bundle::new(&["probe", "true"]);
+        let place = bundle.rootfs().join(name);
+        let _ = std::fs::remove_dir(&place);
+        std::fs::create_dir_all(place.parent().expect("a parent")).expect("writable");
+        symlink(canary.path(), &place).expect("the place is free");
+        let _ = subject.run(&bundle);
+        canary.untouched();
+    }
+}
+
+fn cve_2025_31133_a_masked_file_is_not_writable_when_dev_null_is_a_link(subject: &Subject) {
+    let mut bundle = Bundle::new(&["sh", "-c", "echo owned > /etc/secret; wc -c < /etc/secret"]);
+    std::fs::write(bundle.rootfs().join("etc/secret"), "secret").expect("writable");
+    std::fs::write(bundle.rootfs().join("target"), "target").expect("writable");
+    let mounts = bundle.config["mounts"].as_array_mut().expect("a list");
+    mounts.retain(|mount| !mount["destination"].as_str().is_some_and(|path| path.starts_with("/dev")));
+    symlink("/target", bundle.rootfs().join("dev/null")).expect("the place is free");
+    bundle.config["linux"]["maskedPaths"] = json!(["/etc/secret"]);
+    let outcome = subject.run(&bundle);
+    assert_eq!(std::fs::read_to_string(bundle.rootfs().join("target")).expect("readable"), "target");
+    assert_eq!(std::fs::read_to_string(bundle.rootfs().join("etc/secret")).expect("readable"), "secret");
+    assert!(!outcome.status.success() || outcome.stdout.trim() == "0", "{}", outcome.stdout);
+}
+
+fn cve_2026_41579_a_dev_symlink_makes_no_node_outside(subject: &Subject) {
+    let canary = Canary::new();
+    let mut bundle = Bundle::new(&["probe", "true"]);
+    bundle.config["mounts"]
+        .as_array_mut()
+        .expect("a list")
+        .retain(|mount| !mount["destination"].as_str().is_some_and(|path| path.starts_with("/dev")));
+    std::fs::remove_dir(bundle.rootfs().join("dev")).expect("empty");
+    symlink(canary.path(), bundle.rootfs().join("dev")).expect("the place is free");
+    let _ = subject.run(&bundle);
+    canary.untouched();
+}
+
+fn cve_2021_43784_many_id_mappings_are_a_clean_error(subject: &Subject) {
+    let mut bundle = Bundle::new(&["probe", "true"]);
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+    let many: Vec<_> = (0..70_000).map(|id| json!({"containerID": id, "hostID": 100_000 + id, "size": 1})).collect();
+    bundle.config["linux"]["uidMappings"] = many.clone().into();
+    bundle.config["linux"]["gidMappings"] = many.into();
+    let _ = subject.run(&bundle).expect_failure();
+    let _ = subject.cmd(["state", bundle.id()]).run().expect_failure();
+    let mut bundle = Bundle::new(&["probe", "true"]);
+    bundle.config["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("a list")
+        .push(json!({"type": "ipc", "path": "x".repeat(100_000)}));
+    let _ = subject.run(&bundle).expect_failure();
+}
+
+fn ghsa_g54h_without_device_rules_nodes_are_unusable(subject: &Subject) {
+    let mut bundle = Bundle::new(&["sh", "-c", "mknod /tmp/kmsg c 1 11; probe open /tmp/kmsg /dev/null"]);
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.config["process"]["capabilities"][set] = json!(["CAP_MKNOD"]);
+    }
+    bundle.config["linux"].as_object_mut().expect("a map").remove("resources");
+    let text = subject.run(&bundle).stdout;
+    assert!(text.contains("/tmp/kmsg errno 1\n") || text.contains("/tmp/kmsg errno 2\n"), "{text}");
+    assert!(text.contains("/dev/null ok"), "{text}");
+}
+
+fn standard_paths_as_links_fifos_and_files_never_reach_the_host(subject: &Subject) {
+    let paths =
+        ["proc", "sys", "dev", "dev/pts", "dev/shm", "dev/mqueue", "dev/null", "dev/console", "dev/ptmx", "etc", "tmp"];
+    for path in paths {
+        for kind in ["link", "chain", "fifo", "file"] {
+            let canary = Canary::new();
+            let bundle = Bundle::new(&["/bin/probe", "true"]);
+            let place = bundle.rootfs().join(path);
+            std::fs::create_dir_all(place.parent().expect("a parent")).expect("writable");
+            if place.exists() {
+                std::fs::remove_dir_all(&place).expect("ours");
+            }
+            match kind {
+                "link" => symlink(canary.path(), &place).expect("free"),
+                "chain" => {
+                    symlink(format!("/tmp/../hop-{}", path.replace('/', "-")), &place).expect("free");
+                    symlink(
+                        Path::new("../../../../..").join(canary.path().strip_prefix("/").expect("absolute")),
+                        bundle.rootfs().join(format!("hop-{}", path.replace('/', "-"))),
+                    )
+                    .expect("free");
+                }
+                "fifo" => nix::unistd::mkfifo(&place, nix::sys::stat::Mode::from_bits_truncate(0o644)).expect("free"),
+                _ => std::fs::write(&place, "a file").expect("free"),
+            }
+            let outcome = subject.run(&bundle);
+            canary.untouched();
+            assert!(outcome.status.success() || !outcome.stderr.is_empty(), "{path} as {kind}: failed without a word");
+        }
+    }
+}
+
+fn cve_2019_5736_the_binary_cannot_be_opened_for_writing(subject: &Subject) {
+    let binary = subject.binary();
+    let before = std::fs::read(binary).expect("readable");
+    let mut bundle = Bundle::new(&["/proc/self/exe", "--version"]);
+    let _ = subject.run(&bundle);
+    bundle = Bundle::new(&["sh", "-c", "probe write-exe & sleep 1000"]);
+    let container = subject.start(&bundle);
+    for _ in 0..50 {
+        let _ = container.exec(&["/proc/self/exe", "--version"]);
+    }
+    drop(container);
+    assert!(std::fs::read(binary).expect("readable") == before, "the host's binary was changed");
+}
