@@ -1,1 +1,18 @@
 //! Services: desired state, placement, reconcile, routes; the node loop of the mesh.
+//!
+//! Everything outside [`node`] is pure: time, randomness and ids are arguments, so one simulator can run a thousand
+//! nodes from one seed. [`core::Core`] holds the decisions of one node, [`node`] is the only place that touches the world.
+
+// compose
+pub mod core;
+pub mod health;
+pub mod model;
+// node
+pub mod place;
+pub mod port;
+pub mod quantity;
+pub mod reconcile;
+pub mod rollout;
+pub mod route;
+pub mod service;
+pub mod steward;

@@ -1,0 +1,456 @@
+//! A handful of cores joined by a fake table and fake containers, under virtual time: what holds for every seed.
+
+use super::*;
+use crate::model::{Availability, Phase, RolloutState};
+use crate::service::{FailureAction, Mode, ServiceSpec, UpdateOrder};
+use std::collections::BTreeSet;
+
+/// How long a row or a call takes to the others.
+const LINK_MS: Ms = 20;
+/// How long a container takes to start and to stop.
+const CONTAINER_MS: Ms = 150;
+
+enum Due {
+    Event(usize, Event),
+    Started(usize, String, String),
+    Ended(usize, String, Option<i32>),
+}
+
+struct Sim {
+    now: Ms,
+    cores: Vec<Option<Core>>,
+    due: BTreeMap<(Ms, u64), Due>,
+    serial: u64,
+    /// Containers that run: node, instance → image.
+    running: BTreeMap<(usize, String), String>,
+    reachable: Box<dyn Fn(usize, usize) -> bool>,
+    notes: Vec<Note>,
+    calls: BTreeMap<u64, (usize, String)>,
+}
+
+fn id(n: usize) -> NodeId {
+    format!("node{n}")
+}
+
+fn index(id: &str) -> usize {
+    id.trim_start_matches("node").parse().unwrap()
+}
+
+impl Sim {
+    fn new(count: usize, seed: u64) -> Self {
+        let cores = (0..count)
+            .map(|n| Some(Core::new(Config { me: id(n), seed: seed.wrapping_mul(1000) + n as u64 }, 0)))
+            .collect();
+        let mut sim = Self {
+            now: 0,
+            cores,
+            due: BTreeMap::new(),
+            serial: 0,
+            running: BTreeMap::new(),
+            reachable: Box::new(|_, _| true),
+            notes: Vec::new(),
+            calls: BTreeMap::new(),
+        };
+        for n in 0..count {
+            let facts = NodeFacts {
+                v: 1,
+                name: format!("n{n}"),
+                site: format!("dc{}", n % 2),
+                capacity: Amount { cpu_nanos: 4_000_000_000, memory_bytes: 4 << 30, pids: 0 },
+                ..NodeFacts::default()
+            };
+            sim.broadcast(|_| Event::Member { node: id(n), liveness: Liveness::Alive });
+            sim.broadcast(|_| Event::Facts(id(n), facts.clone()));
+        }
+        sim.broadcast(|_| Event::ContainersListed);
+        sim
+    }
+
+    fn at(&mut self, at: Ms, due: Due) {
+        self.serial += 1;
+        self.due.insert((at, self.serial), due);
+    }
+
+    fn broadcast(&mut self, event: impl Fn(usize) -> Event) {
+        for n in 0..self.cores.len() {
+            self.at(self.now, Due::Event(n, event(n)));
+        }
+    }
+
+    fn put_service(&mut self, spec: ServiceSpec, generation: u64, previous: Option<ServiceSpec>) {
+        let accepted = spec.clone().accept().unwrap();
+        let row = ServiceRow {
+            v: 1,
+            id: "sid".to_owned(),
+            generation,
+            spec: spec.clone(),
+            previous: previous.map(Box::new),
+            created_ms: 0,
+            updated_ms: 0,
+            extra: BTreeMap::new(),
+        };
+        if generation > 1 {
+            let rollout = RolloutRow {
+                v: 1,
+                service_id: "sid".to_owned(),
+                revision: accepted.revision,
+                generation,
+                state: RolloutState::Updating,
+                message: String::new(),
+                started_ms: self.now,
+                changed_ms: self.now,
+            };
+            self.broadcast(|_| Event::Rollout(spec.name.clone(), rollout.clone()));
+        }
+        self.broadcast(|_| Event::Service(Box::new(row.clone())));
+    }
+
+    /// The others learn it from the membership, its rows stay in the table.
+    fn kill(&mut self, n: usize) {
+        self.cores[n] = None;
+        self.running.retain(|(node, _), _| *node != n);
+        self.broadcast(|_| Event::Member { node: id(n), liveness: Liveness::Down });
+    }
+
+    fn run(&mut self, for_ms: Ms) {
+        let end = self.now + for_ms;
+        loop {
+            self.drain();
+            let timer = self.cores.iter().flatten().filter_map(Core::poll_timeout).min();
+            let next = self.due.keys().next().map(|(at, _)| *at);
+            let Some(next) = [timer, next].into_iter().flatten().min().filter(|at| *at <= end) else { break };
+            self.now = next.max(self.now);
+            while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= self.now) {
+                let due = entry.remove();
+                self.deliver(due);
+            }
+            for n in 0..self.cores.len() {
+                let now = self.now;
+                if let Some(core) = &mut self.cores[n]
+                    && core.poll_timeout().is_some_and(|at| at <= now)
+                {
+                    core.handle(now, Event::Tick);
+                }
+            }
+            self.check_capacity();
+        }
+        self.now = end;
+    }
+
+    fn deliver(&mut self, due: Due) {
+        let now = self.now;
+        let (n, event) = match due {
+            Due::Event(n, event) => (n, event),
+            Due::Started(n, id, image) => {
+                if self.cores[n].is_none() {
+                    return;
+                }
+                self.running.insert((n, id.clone()), image.clone());
+                if image.contains("crash") {
+                    self.at(now + CONTAINER_MS, Due::Ended(n, id.clone(), Some(1)));
+                }
+                let seen =
+                    Observed::Running { container: format!("c{id}"), health: Default::default(), addresses: vec![] };
+                (n, Event::Container { id, seen })
+            }
+            Due::Ended(n, id, code) => {
+                if self.running.remove(&(n, id.clone())).is_none() {
+                    return;
+                }
+                (n, Event::Container { id, seen: Observed::Ended { code, message: String::new() } })
+            }
+        };
+        if let Some(core) = &mut self.cores[n] {
+            core.handle(now, event);
+        }
+    }
+
+    fn drain(&mut self) {
+        for n in 0..self.cores.len() {
+            while let Some(action) = self.cores[n].as_mut().and_then(Core::poll_action) {
+                self.act(n, action);
+            }
+        }
+    }
+
+    fn spread(&mut self, from: usize, event: impl Fn() -> Event) {
+        for n in (0..self.cores.len()).filter(|n| *n != from) {
+            if (self.reachable)(from, n) {
+                self.at(self.now + LINK_MS, Due::Event(n, event()));
+            }
+        }
+    }
+
+    fn act(&mut self, n: usize, action: Action) {
+        let later = self.now + LINK_MS;
+        match action {
+            Action::PutInstance(row) => self.spread(n, || Event::Instance(row.clone())),
+            Action::DropInstance(id) => self.spread(n, || Event::InstanceGone(id.clone())),
+            Action::PutRollout(name, row) => self.spread(n, || Event::Rollout(name.clone(), row.clone())),
+            Action::PutService(row) => self.spread(n, || Event::Service(row.clone())),
+            Action::Reserve(to, reserve) => {
+                let to = index(&to);
+                if self.cores[to].is_some() && (self.reachable)(n, to) {
+                    self.serial += 1;
+                    let call = self.serial;
+                    self.calls.insert(call, (n, reserve.id.clone()));
+                    self.at(later, Due::Event(to, Event::Reserve(call, reserve)));
+                }
+            }
+            Action::Release(to, release) => self.at(later, Due::Event(index(&to), Event::Release(0, release))),
+            Action::Answer(call, answer) => {
+                if let Some((asker, id)) = self.calls.remove(&call) {
+                    self.at(later, Due::Event(asker, Event::Reserved { id, answer }));
+                }
+            }
+            Action::Start(row, service) => {
+                let image = service.spec.template.image.clone();
+                self.at(self.now + CONTAINER_MS, Due::Started(n, row.id.clone(), image));
+            }
+            Action::Stop { id, .. } => self.at(self.now + CONTAINER_MS, Due::Ended(n, id, Some(143))),
+            Action::Remove(id) => {
+                self.running.remove(&(n, id));
+            }
+            Action::Note(note) => self.notes.push(note),
+        }
+    }
+
+    /// S6: no node has more reserved than it has.
+    fn check_capacity(&self) {
+        for (n, core) in self.cores.iter().enumerate() {
+            let Some(core) = core else { continue };
+            let memory: u64 = core
+                .instances()
+                .filter(|row| row.node == id(n) && !row.phase.ended())
+                .map(|row| row.reserved.memory_bytes)
+                .sum();
+            assert!(memory <= 4 << 30, "node{n} reserves {memory}");
+        }
+    }
+
+    fn count(&self, image: &str) -> usize {
+        self.running.values().filter(|running| *running == image).count()
+    }
+
+    fn on_node(&self, n: usize) -> usize {
+        self.running.keys().filter(|(node, _)| *node == n).count()
+    }
+
+    /// The slots that run, as the node that runs them says.
+    fn slots(&self) -> Vec<Slot> {
+        let mut out: Vec<Slot> = self
+            .running
+            .keys()
+            .filter_map(|(n, id)| self.cores[*n].as_ref()?.instances.get(id).map(|row| row.slot.clone()))
+            .collect();
+        out.sort();
+        out
+    }
+}
+
+fn spec(image: &str, replicas: u32) -> ServiceSpec {
+    let mut spec = ServiceSpec::new("web", image);
+    spec.mode = Mode::Replicated { replicas };
+    spec
+}
+
+fn numbers(count: u32) -> Vec<Slot> {
+    (0..count).map(Slot::Number).collect()
+}
+
+#[test]
+fn replicas_run_once_each_and_nothing_more_happens() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(5, seed);
+        sim.put_service(spec("a:1", 7), 1, None);
+        sim.run(20_000);
+        assert_eq!(sim.slots(), numbers(7), "seed {seed}");
+        assert!((0..5).all(|n| sim.on_node(n) >= 1), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_dead_nodes_slots_are_filled_within_a_second_of_the_verdict() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(3, seed);
+        sim.put_service(spec("a:1", 6), 1, None);
+        sim.run(10_000);
+        sim.kill(usize::try_from(seed).unwrap() % 3);
+        sim.run(1_000);
+        assert_eq!(sim.slots(), numbers(6), "seed {seed}");
+        sim.run(20_000);
+        assert_eq!(sim.slots(), numbers(6), "seed {seed}");
+    }
+}
+
+#[test]
+fn the_last_node_alone_takes_everything_that_fits() {
+    let mut sim = Sim::new(3, 3);
+    let mut wish = spec("a:1", 6);
+    wish.template.resources.reservations.memory_bytes = 1 << 30;
+    sim.put_service(wish, 1, None);
+    sim.run(10_000);
+    sim.kill(0);
+    sim.kill(1);
+    sim.run(20_000);
+    assert_eq!(sim.on_node(2), 4);
+    assert!(sim.notes.iter().any(|note| note.message.contains("short of memory (need 1G")), "{:?}", sim.notes);
+}
+
+#[test]
+fn scaling_up_and_down_keeps_the_lowest_slots() {
+    let mut sim = Sim::new(3, 1);
+    sim.put_service(spec("a:1", 2), 1, None);
+    sim.run(5_000);
+    sim.put_service(spec("a:1", 9), 1, None);
+    sim.run(5_000);
+    assert_eq!(sim.slots(), numbers(9));
+    sim.put_service(spec("a:1", 3), 1, None);
+    sim.run(5_000);
+    assert_eq!(sim.slots(), numbers(3));
+    sim.broadcast(|_| Event::ServiceGone("web".to_owned()));
+    sim.run(5_000);
+    assert!(sim.running.is_empty());
+    assert_eq!(sim.cores.iter().flatten().map(|core| core.instances().count()).sum::<usize>(), 0);
+}
+
+#[test]
+fn a_drained_node_empties_without_a_gap() {
+    let mut sim = Sim::new(3, 5);
+    sim.put_service(spec("a:1", 6), 1, None);
+    sim.run(10_000);
+    let policy = NodePolicy { v: 1, availability: Availability::Drain, ..NodePolicy::default() };
+    sim.broadcast(|_| Event::Policy(id(1), Some(policy.clone())));
+    for _ in 0..100 {
+        sim.run(100);
+        assert!(sim.slots().into_iter().collect::<BTreeSet<_>>().len() == 6);
+    }
+    assert_eq!(sim.on_node(1), 0);
+    assert_eq!(sim.slots(), numbers(6));
+}
+
+#[test]
+fn an_update_replaces_every_slot_and_start_first_leaves_no_gap() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        let mut sim = Sim::new(3, 8);
+        let old = spec("a:1", 5);
+        sim.put_service(old.clone(), 1, None);
+        sim.run(10_000);
+        let mut new = spec("a:2", 5);
+        new.update.order = order;
+        sim.put_service(new, 2, Some(old));
+        let mut least = usize::MAX;
+        for _ in 0..300 {
+            sim.run(100);
+            least = least.min(sim.running.len());
+        }
+        assert_eq!((sim.count("a:2"), sim.count("a:1")), (5, 0), "{order:?}");
+        assert_eq!(sim.slots(), numbers(5));
+        assert_eq!(least, if order == UpdateOrder::StartFirst { 5 } else { 4 }, "{order:?}");
+        let core = sim.cores[0].as_ref().unwrap();
+        assert_eq!(core.rollout("web").unwrap().state, RolloutState::Completed);
+    }
+}
+
+#[test]
+fn a_bad_update_pauses_or_goes_back() {
+    for (action, good) in [(FailureAction::Pause, 3), (FailureAction::Rollback, 4)] {
+        let mut sim = Sim::new(3, 8);
+        let old = spec("a:1", 4);
+        sim.put_service(old.clone(), 1, None);
+        sim.run(10_000);
+        let mut new = spec("crash:2", 4);
+        new.update.failure_action = action;
+        sim.put_service(new, 2, Some(old));
+        sim.run(60_000);
+        assert_eq!(sim.count("a:1"), good, "{action:?}");
+        let state = sim.cores[0].as_ref().unwrap().rollout("web").unwrap().state;
+        let wanted = if good == 3 { RolloutState::Paused } else { RolloutState::RollbackCompleted };
+        assert_eq!(state, wanted);
+    }
+}
+
+#[test]
+fn a_crash_loop_slows_down_and_does_not_flood_the_table() {
+    let mut sim = Sim::new(3, 8);
+    sim.put_service(spec("crash:1", 1), 1, None);
+    sim.run(120_000);
+    let ends = sim.notes.iter().filter(|note| note.kind == "ended").count();
+    assert!((5..12).contains(&ends), "{ends}");
+    let rows = sim.cores[0].as_ref().unwrap().instances().count();
+    assert!(rows <= 3 * (HISTORY_MAX + 1), "{rows}");
+}
+
+#[test]
+fn two_sides_of_a_cut_both_serve_and_one_copy_remains_after_the_heal() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(4, seed);
+        sim.put_service(spec("a:1", 4), 1, None);
+        sim.run(10_000);
+        sim.reachable = Box::new(|a, b| a / 2 == b / 2);
+        let verdict = |sim: &mut Sim, liveness| {
+            for n in 0..4 {
+                for other in (0..4).filter(|other| other / 2 != n / 2) {
+                    sim.at(sim.now, Due::Event(n, Event::Member { node: id(other), liveness }));
+                }
+            }
+        };
+        verdict(&mut sim, Liveness::Down);
+        sim.run(10_000);
+        assert_eq!(sim.running.len(), 8, "seed {seed}");
+        sim.reachable = Box::new(|_, _| true);
+        verdict(&mut sim, Liveness::Alive);
+        let rows: Vec<InstanceRow> = sim.cores.iter().flatten().flat_map(|core| core.instances().cloned()).collect();
+        for row in rows {
+            sim.broadcast(|_| Event::Instance(Box::new(row.clone())));
+        }
+        sim.run(10_000);
+        assert_eq!(sim.slots(), numbers(4), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_global_service_runs_once_on_every_node_it_may() {
+    let mut sim = Sim::new(4, 2);
+    let mut wish = spec("a:1", 1);
+    wish.mode = Mode::Global;
+    wish.placement.constraints = vec!["node.name != n2".to_owned()];
+    sim.put_service(wish, 1, None);
+    sim.run(10_000);
+    assert_eq!((0..4).map(|n| sim.on_node(n)).collect::<Vec<_>>(), [1, 1, 0, 1]);
+    sim.kill(3);
+    sim.run(10_000);
+    assert_eq!(sim.running.len(), 2);
+}
+
+#[test]
+fn a_restarted_node_adopts_what_runs_and_starts_what_did_not() {
+    let mut sim = Sim::new(2, 4);
+    sim.put_service(spec("a:1", 4), 1, None);
+    sim.run(10_000);
+    let old = sim.cores[0].take().unwrap();
+    let mut core = Core::new(Config { me: id(0), seed: 99 }, sim.now);
+    for node in old.nodes() {
+        core.handle(sim.now, Event::Member { node: node.id.clone(), liveness: Liveness::Alive });
+        core.handle(sim.now, Event::Facts(node.id.clone(), node.facts.clone()));
+    }
+    for (row, _) in old.services() {
+        core.handle(sim.now, Event::Service(Box::new(row.clone())));
+    }
+    for row in old.instances() {
+        core.handle(sim.now, Event::Instance(Box::new(row.clone())));
+    }
+    let mine: Vec<String> = sim.running.keys().filter(|(n, _)| *n == 0).map(|(_, id)| id.clone()).collect();
+    let lost = mine[0].clone();
+    sim.running.remove(&(0, lost.clone()));
+    for id in mine.iter().filter(|id| **id != lost) {
+        let seen = Observed::Running { container: id.clone(), health: Default::default(), addresses: vec![] };
+        core.handle(sim.now, Event::Container { id: id.clone(), seen });
+    }
+    core.handle(sim.now, Event::ContainersListed);
+    sim.cores[0] = Some(core);
+    sim.run(10_000);
+    assert_eq!(sim.slots(), numbers(4));
+    assert!(mine[1..].iter().all(|id| sim.running.contains_key(&(0, id.clone()))));
+    assert_eq!(sim.cores[0].as_ref().unwrap().instances[&lost].phase, Phase::Failed);
+}

@@ -1,0 +1,87 @@
+//! What the core needs from the world, in plain types: the engine's containers. The node supplies it over the real engine,
+//! tests over a fake one.
+
+use crate::model::{Health, InstanceRow};
+use crate::service::Service;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use thiserror::Error;
+
+/// The label every container of the mesh carries: the instance's id.
+pub const LABEL_INSTANCE: &str = "shoal.instance";
+/// The label with the service's name.
+pub const LABEL_SERVICE: &str = "shoal.service";
+/// The label with the node that made the container; a node adopts only its own.
+pub const LABEL_NODE: &str = "shoal.node";
+
+/// What the engine sees of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// Its image is being fetched.
+    Preparing,
+    /// It is being made.
+    Starting,
+    /// It runs.
+    Running {
+        /// The container's id.
+        container: String,
+        /// What its health check says.
+        health: Health,
+        /// Its addresses in the mesh.
+        addresses: Vec<IpAddr>,
+    },
+    /// It ended, could not be started, or is gone.
+    Ended {
+        /// The exit code, when there is one.
+        code: Option<i32>,
+        /// Why, when there is more to say than the code.
+        message: String,
+    },
+}
+
+/// What becomes of one instance: everything the engine needs, nothing of the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wish {
+    /// The container's name, `web.1.ID`.
+    pub name: String,
+    /// Its labels, the mesh's included.
+    pub labels: BTreeMap<String, String>,
+    /// The instance.
+    pub instance: InstanceRow,
+    /// The service it belongs to.
+    pub service: Service,
+}
+
+impl Wish {
+    /// Builds the wish for an instance.
+    #[must_use]
+    pub fn new(instance: InstanceRow, service: Service) -> Self {
+        let mut labels = service.spec.template.labels.clone();
+        labels.insert(LABEL_INSTANCE.to_owned(), instance.id.clone());
+        labels.insert(LABEL_SERVICE.to_owned(), instance.service.clone());
+        labels.insert(LABEL_NODE.to_owned(), instance.node.clone());
+        let name = format!("{}.{}", instance.slot.task_name(&instance.service), instance.id);
+        Self { name, labels, instance, service }
+    }
+}
+
+/// What the engine could not do.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct EngineError(pub String);
+
+/// Containers of this host. Every call may block; the node makes them on a pool of threads.
+pub trait Containers: Send + Sync + 'static {
+    /// Says whether the image is here, so that only fetching shows as "Preparing".
+    fn has_image(&self, image: &str) -> bool;
+    /// Makes and starts a container; the image is here. Returns the container's id.
+    fn start(&self, wish: &Wish) -> Result<String, EngineError>;
+    /// Sends the stop signal, then SIGKILL after the grace. Succeeds when it is not running.
+    fn stop(&self, container: &str, grace_ms: u64) -> Result<(), EngineError>;
+    /// Removes a container that does not run, with its log. Succeeds when there is none.
+    fn remove(&self, container: &str) -> Result<(), EngineError>;
+    /// Returns the containers with [`LABEL_NODE`] equal to `node`: instance id, container id, what is seen.
+    fn list(&self, node: &str) -> Result<Vec<(String, String, Observed)>, EngineError>;
+    /// Returns what a container wrote, oldest first, at most `tail` lines.
+    fn logs(&self, container: &str, tail: usize) -> Result<Vec<String>, EngineError>;
+}

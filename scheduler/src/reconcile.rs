@@ -1,0 +1,149 @@
+//! Want − have, slot by slot: which instances fill a slot, which are outdated, which are on their way out. Pure and
+//! level-triggered: the same rows give the same answer, whatever happened before.
+
+use crate::model::Availability;
+use crate::model::{InstanceRow, Liveness, Ms, Node, Phase, ServiceRow, Slot};
+use crate::place::{allowed, filter::Obstacle};
+use crate::service::{Mode, Service};
+use std::collections::BTreeMap;
+
+/// What a node's state means for the instances on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// They count.
+    Good,
+    /// They work, but shall move away (drain, a constraint no longer fulfilled).
+    Leaving,
+    /// They are given up.
+    Lost,
+}
+
+/// Says what a node's state means for a service's instances on it at `now`.
+#[must_use]
+pub fn standing(service: &Service, node: &Node, now: Ms) -> Standing {
+    match node.liveness {
+        Liveness::Left => return Standing::Lost,
+        Liveness::Down if now >= node.since_ms.saturating_add(service.spec.lost_after_ms) => return Standing::Lost,
+        _ => {}
+    }
+    let moved = node.policy.availability == Availability::Drain
+        || (node.facts.v != 0 && matches!(allowed(service, node), Err(Obstacle::Constraint(_))));
+    if moved { Standing::Leaving } else { Standing::Good }
+}
+
+/// What there is in one slot.
+#[derive(Debug, Clone, Default)]
+pub struct SlotView<'a> {
+    /// Active instances with the wanted revision on good nodes, the one that survives first.
+    pub current: Vec<&'a InstanceRow>,
+    /// Active instances with another revision on good nodes.
+    pub outdated: Vec<&'a InstanceRow>,
+    /// Active instances on nodes they shall leave.
+    pub leaving: Vec<&'a InstanceRow>,
+    /// Instances that were told to stop and have not ended.
+    pub stopping: Vec<&'a InstanceRow>,
+    /// The latest ended instance with the wanted revision.
+    pub ended: Option<&'a InstanceRow>,
+    /// Whether an active instance was on a node that is given up.
+    pub lost: bool,
+}
+
+impl SlotView<'_> {
+    /// Says whether some instance of the slot, old or new, does its work.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        self.current.iter().chain(&self.outdated).chain(&self.leaving).any(|row| row.works())
+    }
+}
+
+/// Returns the slots a service wants.
+#[must_use]
+pub fn wanted<'a>(service: &Service, nodes: impl Iterator<Item = &'a Node>) -> Vec<Slot> {
+    match service.spec.mode {
+        Mode::Replicated { replicas } => (0..replicas).map(Slot::Number).collect(),
+        Mode::Global => nodes
+            .filter(|node| matches!(node.liveness, Liveness::Alive | Liveness::Suspect))
+            .filter(|node| node.policy.availability != Availability::Drain && node.facts.v != 0)
+            .filter(|node| allowed(service, node).is_ok())
+            .map(|node| Slot::Node(node.id.clone()))
+            .collect(),
+    }
+}
+
+/// Sorts a service's instances into its slots. `stands` says what an instance's node means; every slot that is wanted or
+/// has an instance appears.
+pub fn slots<'a>(
+    row: &ServiceRow,
+    service: &Service,
+    wanted: &[Slot],
+    instances: impl Iterator<Item = &'a InstanceRow>,
+    stands: impl Fn(&InstanceRow) -> Standing,
+) -> BTreeMap<Slot, SlotView<'a>> {
+    let mut out: BTreeMap<Slot, SlotView<'a>> = wanted.iter().map(|slot| (slot.clone(), SlotView::default())).collect();
+    for instance in instances.filter(|instance| instance.service_id == row.id) {
+        let view = out.entry(instance.slot.clone()).or_default();
+        let is_current = instance.revision == service.revision;
+        if instance.phase.ended() {
+            if is_current && view.ended.is_none_or(|last| last.id < instance.id) {
+                view.ended = Some(instance);
+            }
+            continue;
+        }
+        match (stands(instance), instance.phase) {
+            (Standing::Lost, _) => view.lost = true,
+            (_, Phase::Stopping) => view.stopping.push(instance),
+            (Standing::Leaving, _) => view.leaving.push(instance),
+            (Standing::Good, _) if is_current => view.current.push(instance),
+            (Standing::Good, _) => view.outdated.push(instance),
+        }
+    }
+    for view in out.values_mut() {
+        view.current.sort_by(|a, b| if a.beats(b) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::tests::row;
+    use crate::service::ServiceSpec;
+
+    fn service_row(spec: ServiceSpec) -> ServiceRow {
+        ServiceRow {
+            v: 1,
+            id: "sid".to_owned(),
+            generation: 1,
+            spec,
+            previous: None,
+            created_ms: 0,
+            updated_ms: 0,
+            extra: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn instances_fall_into_their_slots() {
+        let spec = ServiceSpec::new("web", "a");
+        let service = spec.clone().accept().unwrap();
+        let mut good = row("1", "a", Phase::Running);
+        good.revision.clone_from(&service.revision);
+        let old = row("2", "a", Phase::Running);
+        let mut dead = row("3", "lost", Phase::Running);
+        dead.slot = Slot::Number(1);
+        let all = [good, old, dead];
+        let stands = |row: &InstanceRow| if row.node == "lost" { Standing::Lost } else { Standing::Good };
+        let slots = slots(&service_row(spec), &service, &[Slot::Number(0), Slot::Number(1)], all.iter(), stands);
+        assert_eq!(slots[&Slot::Number(0)].current.len(), 1);
+        assert_eq!(slots[&Slot::Number(0)].outdated.len(), 1);
+        assert!(slots[&Slot::Number(1)].lost && slots[&Slot::Number(1)].current.is_empty());
+    }
+
+    #[test]
+    fn the_working_then_the_older_instance_survives() {
+        let (working, starting) = (row("9", "a", Phase::Running), row("1", "b", Phase::Starting));
+        assert!(working.beats(&starting) && !starting.beats(&working));
+        let (older, newer) = (row("1", "a", Phase::Running), row("2", "b", Phase::Running));
+        assert!(older.beats(&newer) && !newer.beats(&older));
+    }
+}
