@@ -1,3 +1,18 @@
-//! One small process per running container: terminal, log, exit code, restart, health.
+//! One small process per running container: terminal, log, exit code, restart, health. Everything is in
+//! [`engine::monitor`]; started with `--init` it is the first process inside a container (`run --init`).
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "--init" || first == "--") {
+        return engine::init::main(&arguments[1..]);
+    }
+    match engine::monitor::main(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoal-monitor: {error}");
+            ExitCode::from(125)
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The unsafe room: system calls that neither `std` nor `nix` offer safely.
+//!
+//! In: plain values and borrowed descriptors. Out: owned descriptors and `io::Result`. Nothing here decides anything.
+#![expect(unsafe_code, reason = "I2: the one room of this crate where system calls are made by hand")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Opens a handle of a process that stays valid when its number is reused. `pidfd_open(2)`
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    owned(fd)
+}
+
+/// Sends a signal to the process behind a handle. `pidfd_send_signal(2)`
+pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is borrowed for the call; the info pointer is null, as the manual page allows.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Leaves the caller's session and process group: the parent process ends at once with status 0, the child goes on.
+/// Must be called before any thread is started.
+pub fn daemonize() -> io::Result<()> {
+    // SAFETY: the monitor is single-threaded here, so the child may run any code; the parent leaves by `_exit`.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: setsid takes no arguments.
+        0 => match unsafe { libc::setsid() } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        },
+        // SAFETY: ends the parent without running destructors that the child shares.
+        _ => unsafe { libc::_exit(0) },
+    }
+}
+
+/// Rows and columns of a terminal. `ioctl_tty(2)` TIOCGWINSZ
+pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel writes one winsize into the local variable.
+    let answer = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok((size.ws_row, size.ws_col)) }
+}
+
+/// Sets rows and columns of a terminal. `ioctl_tty(2)` TIOCSWINSZ
+pub fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads one winsize from the local variable.
+    let answer = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Receives one descriptor over a unix socket, as `--console-socket` sends it; `None` when the message carries none.
+pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut text = [0u8; 4096];
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut parts = [io::IoSliceMut::new(&mut text)];
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut received = None;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = part {
+            for raw in descriptors {
+                // SAFETY: the kernel has just installed this descriptor for us; nobody else owns it.
+                let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+                received.get_or_insert(fd);
+            }
+        }
+    }
+    Ok(received)
+}
+
+/// Watches one directory or file for the events of `mask`. `inotify(7)`; reading the descriptor only empties it.
+pub fn watch(path: &std::path::Path, mask: u32) -> io::Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt;
+    // SAFETY: takes one flag word.
+    let fd = owned(i64::from(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }))?;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path is a NUL-terminated string that lives over the call.
+    let answer = unsafe { libc::inotify_add_watch(fd.as_fd().as_raw_fd(), path.as_ptr(), mask) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+}
+
+/// Takes ownership of the descriptor a system call returned.
+fn owned(answer: i64) -> io::Result<OwnedFd> {
+    match RawFd::try_from(answer) {
+        // SAFETY: a non-negative answer is a descriptor that the kernel has just made for us.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

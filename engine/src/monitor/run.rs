@@ -1,0 +1,824 @@
+//! The loop of the monitor.
+
+use super::child::{self, Child, StartError};
+use super::connection::{Connection, Incoming};
+use super::plan::{PLAN_VERSION, Plan};
+use super::protocol::{Kind, Reply, Request, SOCKET};
+use crate::events::{self, Event};
+use crate::file::{self, Durable};
+use crate::health::{self, Health};
+use crate::host::process::{ProcessId, boot_id};
+use crate::host::sys;
+use crate::log::{Lines, Origin, Stream, Writer};
+use crate::record::{STATE_VERSION, State, Status};
+use crate::restart::Backoff;
+use crate::time::now;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How much input may wait for a container that does not read, in bytes.
+const STDIN_WAITING_BYTES_MAX: usize = 64 * 1024;
+/// How many clients one monitor serves; a further one waits in the socket's queue.
+const CLIENTS_MAX: usize = 256;
+/// How long output is still read after the end while another process holds the pipes.
+const DRAIN: Duration = Duration::from_millis(500);
+/// How long clients may take to read the last words.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a monitor could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// Not called as the engine calls it.
+    #[error("usage: shoal-monitor RUN-FOLDER (the engine starts it; it is no command for people)")]
+    Usage,
+    /// Its folder, plan or socket cannot be used.
+    #[error("{step}: {source}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its plan cannot be read.
+    #[error(transparent)]
+    Plan(#[from] file::FileError),
+    /// Its plan is of another version.
+    #[error("monitor.json has version {version}, this shoal-monitor knows {PLAN_VERSION}")]
+    Version {
+        /// The plan's version.
+        version: u32,
+    },
+}
+
+fn step(step: &'static str) -> impl FnOnce(io::Error) -> MonitorError {
+    move |source| MonitorError::Io { step, source }
+}
+
+/// The whole life of a monitor. Descriptor 0 is the connection of the command that starts the container.
+pub fn main(arguments: &[std::ffi::OsString]) -> Result<(), MonitorError> {
+    let [folder] = arguments else { return Err(MonitorError::Usage) };
+    std::env::set_current_dir(folder).map_err(step("enter the run folder"))?;
+    let plan: Plan = file::load(Path::new("monitor.json"))?;
+    if plan.version != PLAN_VERSION {
+        return Err(MonitorError::Version { version: plan.version });
+    }
+    let launcher = io::stdin().as_fd().try_clone_to_owned().map_err(step("take descriptor 0"))?;
+    sys::daemonize().map_err(step("become a session of its own"))?;
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(step("open /dev/null"))?;
+    nix::unistd::dup2_stdin(&null).map_err(io::Error::from).map_err(step("close descriptor 0"))?;
+    nix::unistd::dup2_stdout(&null).map_err(io::Error::from).map_err(step("close descriptor 1"))?;
+    nix::unistd::dup2_stderr(&null).map_err(io::Error::from).map_err(step("close descriptor 2"))?;
+    drop(null);
+    nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from).map_err(step("adopt orphans"))?;
+    fs::remove_file(SOCKET).ok();
+    let listener = UnixListener::bind(SOCKET).map_err(step("listen"))?;
+    listener.set_nonblocking(true).map_err(step("listen"))?;
+    let cleanup = Monitor::new(plan, listener, UnixStream::from(launcher))?.run();
+    if let Some((program, arguments)) = cleanup.as_deref().and_then(<[String]>::split_first) {
+        // The monitor becomes the command that cleans up: no process more than needed.
+        return Err(step("execute the cleanup")(Command::new(program).args(arguments).exec()));
+    }
+    Ok(())
+}
+
+/// A probe in flight.
+#[derive(Debug)]
+struct Probe {
+    child: std::process::Child,
+    handle: OwnedFd,
+    output: OwnedFd,
+    text: Vec<u8>,
+    start: u64,
+    deadline: Instant,
+    timed_out: bool,
+}
+
+struct Monitor {
+    plan: Plan,
+    state: State,
+    listener: UnixListener,
+    connections: Vec<Connection>,
+    log: Option<Writer>,
+    child: Option<Child>,
+    out_lines: Lines,
+    err_lines: Lines,
+    stdin: Vec<u8>,
+    stdin_closing: bool,
+    backoff: Backoff,
+    started_at: Instant,
+    /// The launcher has said start.
+    go: bool,
+    restart_at: Option<Instant>,
+    kill_at: Option<Instant>,
+    timeout_at: Option<Instant>,
+    health: Health,
+    probe: Option<Probe>,
+    probe_at: Option<Instant>,
+    /// Connections (by descriptor) that asked for a probe.
+    probe_asked: bool,
+    stopping: bool,
+    oom_before: u64,
+    over: bool,
+}
+
+impl Monitor {
+    fn new(plan: Plan, listener: UnixListener, launcher: UnixStream) -> Result<Self, MonitorError> {
+        let origin = Origin { id: plan.id.clone(), name: plan.name.clone(), image: plan.image.clone() };
+        let (log, error) = match Writer::open(&plan.log, &plan.data, &origin) {
+            Ok(log) => (Some(log), String::new()),
+            Err(error) => (None, format!("open the log ({}): {error}", plan.log.driver())),
+        };
+        let launcher = Connection::new(launcher).map_err(step("speak to the command"))?;
+        let state = State {
+            version: STATE_VERSION,
+            monitor: ProcessId::own(),
+            boot_id: boot_id(),
+            restart_count: plan.restart_count,
+            error,
+            ..State::default()
+        };
+        Ok(Self {
+            plan,
+            state,
+            listener,
+            connections: vec![launcher],
+            log,
+            child: None,
+            out_lines: Lines::default(),
+            err_lines: Lines::default(),
+            stdin: Vec::new(),
+            stdin_closing: false,
+            backoff: Backoff::default(),
+            started_at: Instant::now(),
+            go: false,
+            restart_at: None,
+            kill_at: None,
+            timeout_at: None,
+            health: Health::default(),
+            probe: None,
+            probe_at: None,
+            probe_asked: false,
+            stopping: false,
+            oom_before: 0,
+            over: false,
+        })
+    }
+
+    /// Runs until the container has ended for good; returns the cleanup command when nobody else cleans up.
+    fn run(mut self) -> Option<Vec<String>> {
+        while !self.over {
+            self.wait();
+        }
+        // Nothing new is accepted; what is owed is delivered.
+        let deadline = Instant::now() + FAREWELL;
+        while self.connections.iter().any(Connection::has_output) && Instant::now() < deadline {
+            let mut polled: Vec<PollFd<'_>> = self
+                .connections
+                .iter()
+                .filter(|connection| connection.has_output())
+                .map(|connection| PollFd::new(connection.stream.as_fd(), PollFlags::POLLOUT))
+                .collect();
+            poll(&mut polled, PollTimeout::from(100u8)).ok();
+            self.connections.retain_mut(Connection::flush);
+        }
+        fs::remove_file(SOCKET).ok();
+        let mine = !self.connections.iter().any(|connection| connection.cleans_up);
+        mine.then_some(self.plan.cleanup)
+    }
+
+    /// One round: waits for something, then does everything that is due.
+    fn wait(&mut self) {
+        let ready = self.poll();
+        if ready.listener {
+            self.accept();
+        }
+        self.serve(&ready.clients);
+        if ready.stdin {
+            self.feed();
+        }
+        if ready.stdout {
+            self.pump(Stream::Stdout);
+        }
+        if ready.stderr {
+            self.pump(Stream::Stderr);
+        }
+        if ready.probe {
+            self.probe_progress();
+        }
+        if ready.exited {
+            self.exited();
+        }
+        self.timers();
+        if self.child.is_none() && !self.over {
+            if !self.go && self.connections.is_empty() {
+                // The command that wanted a container has died before it said so.
+                self.over = true;
+            } else if self.go && self.restart_at.is_none() {
+                self.start();
+            }
+        }
+        let stdin_held = self.connections.iter().any(|connection| connection.stdin);
+        self.connections.retain_mut(Connection::flush);
+        self.after_client_left(stdin_held);
+    }
+
+    fn poll(&self) -> Ready {
+        let full = self.connections.iter().any(Connection::is_full);
+        let stdin_full = self.stdin.len() > STDIN_WAITING_BYTES_MAX;
+        let mut list: Vec<(BorrowedFd<'_>, PollFlags, What)> = Vec::with_capacity(self.connections.len() + 7);
+        if self.connections.len() < CLIENTS_MAX {
+            list.push((self.listener.as_fd(), PollFlags::POLLIN, What::Listener));
+        }
+        for (at, connection) in self.connections.iter().enumerate() {
+            let mut flags = PollFlags::empty();
+            if !(connection.stdin && stdin_full) {
+                flags |= PollFlags::POLLIN;
+            }
+            if connection.has_output() {
+                flags |= PollFlags::POLLOUT;
+            }
+            list.push((connection.stream.as_fd(), flags, What::Client(at)));
+        }
+        if let Some(child) = &self.child {
+            list.push((child.handle.as_fd(), PollFlags::POLLIN, What::Exited));
+            if let (Some(stdin), true) = (&child.io.stdin, !self.stdin.is_empty()) {
+                list.push((stdin.as_fd(), PollFlags::POLLOUT, What::Stdin));
+            }
+            for (end, which) in [(&child.io.stdout, What::Stdout), (&child.io.stderr, What::Stderr)] {
+                if let (Some(end), false) = (end, full) {
+                    list.push((end.as_fd(), PollFlags::POLLIN, which));
+                }
+            }
+        }
+        if let Some(probe) = &self.probe {
+            list.push((probe.handle.as_fd(), PollFlags::POLLIN, What::Probe));
+            list.push((probe.output.as_fd(), PollFlags::POLLIN, What::Probe));
+        }
+        let mut polled: Vec<PollFd<'_>> = list.iter().map(|(fd, flags, _)| PollFd::new(*fd, *flags)).collect();
+        let mut ready = Ready::default();
+        if poll(&mut polled, self.next_timer()).is_err() {
+            return ready;
+        }
+        for (polled, (_, _, which)) in polled.iter().zip(&list) {
+            if !polled.any().unwrap_or(false) {
+                continue;
+            }
+            match which {
+                What::Listener => ready.listener = true,
+                What::Client(at) => ready.clients.push(*at),
+                What::Stdin => ready.stdin = true,
+                What::Stdout => ready.stdout = true,
+                What::Stderr => ready.stderr = true,
+                What::Exited => ready.exited = true,
+                What::Probe => ready.probe = true,
+            }
+        }
+        ready
+    }
+
+    /// How long nothing is due: without a timer the process sleeps for ever.
+    fn next_timer(&self) -> PollTimeout {
+        if self.go && self.child.is_none() && self.restart_at.is_none() {
+            return PollTimeout::ZERO;
+        }
+        let probe = self.probe.as_ref().map_or(self.probe_at, |probe| Some(probe.deadline));
+        let due = [self.restart_at, self.kill_at, self.timeout_at, probe].into_iter().flatten().min();
+        match due {
+            None => PollTimeout::NONE,
+            Some(due) => {
+                let left = due.saturating_duration_since(Instant::now()).as_millis() + 1;
+                i32::try_from(left).ok().and_then(|left| PollTimeout::try_from(left).ok()).unwrap_or(PollTimeout::MAX)
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if let Ok(connection) = Connection::new(stream) {
+                self.connections.push(connection);
+            }
+            if self.connections.len() >= CLIENTS_MAX {
+                break;
+            }
+        }
+    }
+
+    fn serve(&mut self, ready: &[usize]) {
+        let stdin_held = self.connections.iter().any(|connection| connection.stdin);
+        let mut gone = Vec::new();
+        for &at in ready {
+            match self.connections[at].fill() {
+                Ok(frames) => frames.into_iter().for_each(|frame| self.handle(at, frame)),
+                Err(_) => gone.push(at),
+            }
+        }
+        for at in gone.into_iter().rev() {
+            self.connections.remove(at);
+        }
+        self.after_client_left(stdin_held);
+    }
+
+    /// Stdin of an attached `run -i` ends with its client.
+    fn after_client_left(&mut self, stdin_held: bool) {
+        if stdin_held && self.plan.stdin_once && !self.connections.iter().any(|connection| connection.stdin) {
+            self.stdin_closing = true;
+            self.feed();
+        }
+    }
+
+    fn handle(&mut self, at: usize, frame: Incoming) {
+        let request = match frame {
+            Incoming::Stdin(bytes) if bytes.is_empty() => {
+                self.stdin_closing = true;
+                return self.feed();
+            }
+            Incoming::Stdin(bytes) => {
+                self.stdin.extend_from_slice(&bytes);
+                return self.feed();
+            }
+            Incoming::Request(request) => request,
+        };
+        match request {
+            Request::Hello { .. } => {}
+            Request::Start => self.go = true,
+            Request::Attach { stdin, stdout, stderr } => {
+                let connection = &mut self.connections[at];
+                (connection.stdout, connection.stderr) = (stdout, stderr);
+                connection.stdin = stdin && self.plan.stdin;
+            }
+            Request::CleanupIsMine => self.connections[at].cleans_up = true,
+            Request::Resize { rows, columns } => {
+                if let Some(terminal) = self.child.as_ref().and_then(|child| child.io.stdout.as_ref())
+                    && self.plan.tty
+                {
+                    sys::set_window_size(terminal.as_fd(), rows, columns).ok();
+                }
+                self.plan.size = Some((rows, columns));
+            }
+            Request::Signal { signal } => {
+                // As docker: a signal that is meant to end it is a stop by hand.
+                if signal == libc::SIGKILL || signal == self.plan.stop_signal || signal == libc::SIGTERM {
+                    self.stopped_by_hand();
+                }
+                self.signal(signal);
+                self.connections[at].reply(&Reply::Done);
+            }
+            Request::Stop { signal, timeout_ms } => self.stop(at, signal, timeout_ms),
+            Request::Paused { paused } => {
+                if self.child.is_some() {
+                    self.state.status = if paused { Status::Paused } else { Status::Running };
+                    self.save(Durable::No);
+                }
+                self.connections[at].reply(&Reply::Done);
+            }
+            Request::Restart { policy } => {
+                self.plan.restart = policy;
+                self.connections[at].reply(&Reply::Done);
+            }
+            Request::Rename { name } => {
+                self.plan.name = name;
+                self.connections[at].reply(&Reply::Done);
+            }
+            Request::Probe => {
+                if self.plan.health.as_ref().and_then(health::Check::argv).is_none() {
+                    let message = "this container has no health check".into();
+                    self.connections[at].reply(&Reply::Refused { message });
+                } else {
+                    self.probe_asked = true;
+                    self.probe_at = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    fn stopped_by_hand(&mut self) {
+        self.stopping = true;
+        self.state.stopped_by_hand = true;
+    }
+
+    fn stop(&mut self, at: usize, signal: Option<i32>, timeout_ms: Option<u64>) {
+        self.stopped_by_hand();
+        if self.child.is_none() {
+            // Between two starts: there is nothing to kill, only a restart to call off.
+            self.restart_at = None;
+            let code = self.state.exit_code;
+            self.connections[at].reply(&Reply::Done);
+            return self.end(code);
+        }
+        match timeout_ms {
+            Some(0) => self.signal(libc::SIGKILL),
+            _ => self.signal(signal.unwrap_or(self.plan.stop_signal)),
+        }
+        self.kill_at = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        self.connections[at].reply(&Reply::Done);
+    }
+
+    fn signal(&self, signal: i32) {
+        if let Some(child) = &self.child {
+            // A process that has just ended needs no signal.
+            sys::pidfd_send_signal(child.handle.as_fd(), signal).ok();
+        }
+    }
+
+    fn start(&mut self) {
+        self.oom_before = 0;
+        match child::start(&self.plan) {
+            Ok(child) => self.started(child),
+            Err(error) => self.not_started(&error),
+        }
+    }
+
+    fn started(&mut self, child: Child) {
+        self.started_at = Instant::now();
+        self.state.status = Status::Running;
+        self.state.process = child.process;
+        self.state.started = now();
+        self.state.oom_killed = false;
+        self.state.exit_code = 0;
+        self.state.finished = 0;
+        self.timeout_at =
+            (self.plan.timeout > 0).then(|| self.started_at + Duration::from_secs(self.plan.timeout));
+        self.health = Health::default();
+        if let Some(check) = self.plan.health.as_ref().filter(|check| check.argv().is_some()) {
+            self.probe_at = Some(Instant::now() + Duration::from_nanos(self.health.pause(check, 0)));
+            self.state.health = Some(self.health.clone());
+        }
+        let pid = child.process.pid;
+        self.child = Some(child);
+        self.save(Durable::No);
+        self.event("start", &[]);
+        for connection in &mut self.connections {
+            connection.reply(&Reply::Started { pid });
+        }
+        self.feed();
+    }
+
+    fn not_started(&mut self, error: &StartError) {
+        self.state.error.clone_from(&error.message);
+        self.state.finished = now();
+        self.state.exit_code = i32::from(if error.code == 0 { 127 } else { error.code });
+        for connection in &mut self.connections {
+            connection.reply(&Reply::Failed { code: error.code, message: error.message.clone() });
+        }
+        let first = self.state.started == 0;
+        let again = if first {
+            // Nothing that did not start once is tried again: the user is there to read why.
+            self.state.status = Status::Created;
+            None
+        } else {
+            self.backoff.after_exit(self.plan.restart, self.state.exit_code, 0, self.stopping)
+        };
+        match again {
+            Some(pause) => self.restart_in(pause),
+            None => {
+                if !first {
+                    self.state.status = Status::Exited;
+                }
+                self.save(Durable::Yes);
+                self.over = true;
+            }
+        }
+    }
+
+    /// The container's process has ended: the rest of its output, its code, what follows.
+    fn exited(&mut self) {
+        let Some(process) = self.child.as_ref().map(|child| child.process) else { return };
+        let deadline = Instant::now() + DRAIN;
+        self.drain(deadline);
+        let code = child::reap(process);
+        let ends = self.child.take().map(|child| child.io);
+        drop(ends);
+        for (stream, lines) in [(Stream::Stdout, &mut self.out_lines), (Stream::Stderr, &mut self.err_lines)] {
+            let log = &mut self.log;
+            lines.finish(&mut |text| {
+                if let Some(log) = log {
+                    log.write(stream, now(), text).ok();
+                }
+            });
+        }
+        self.stdin.clear();
+        self.kill_at = None;
+        self.timeout_at = None;
+        self.probe_at = None;
+        if let Some(mut probe) = self.probe.take() {
+            probe.child.kill().ok();
+            probe.child.wait().ok();
+        }
+        self.state.oom_killed = crate::cgroup::oom_kills(&self.plan.cgroup) > self.oom_before;
+        if self.state.oom_killed {
+            self.event("oom", &[]);
+        }
+        child::force_delete(&self.plan);
+        child::reap_orphans(&[]);
+        self.state.exit_code = code;
+        self.state.finished = now();
+        self.event("die", &[("exitCode", &code.to_string())]);
+        let ran_ms = u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match self.backoff.after_exit(self.plan.restart, code, ran_ms, self.stopping) {
+            Some(pause) => {
+                for connection in &mut self.connections {
+                    connection.reply(&Reply::Exited { code, last: false });
+                }
+                self.restart_in(pause);
+            }
+            None => self.end(code),
+        }
+    }
+
+    fn restart_in(&mut self, pause_ms: u64) {
+        self.state.status = Status::Restarting;
+        self.state.restart_count += 1;
+        self.restart_at = Some(Instant::now() + Duration::from_millis(pause_ms));
+        self.stdin_closing = false;
+        self.save(Durable::Yes);
+    }
+
+    fn end(&mut self, code: i32) {
+        self.state.status = Status::Exited;
+        self.save(Durable::Yes);
+        for connection in &mut self.connections {
+            connection.reply(&Reply::Exited { code, last: true });
+        }
+        self.over = true;
+    }
+
+    fn timers(&mut self) {
+        let at = Instant::now();
+        let due = |timer: &mut Option<Instant>| timer.take_if(|due| *due <= at).is_some();
+        if due(&mut self.restart_at) {
+            self.start();
+        }
+        if due(&mut self.kill_at) {
+            self.signal(libc::SIGKILL);
+        }
+        if due(&mut self.timeout_at) {
+            self.stopped_by_hand();
+            self.signal(libc::SIGKILL);
+        }
+        if let Some(probe) = &mut self.probe
+            && probe.deadline <= at
+            && !probe.timed_out
+        {
+            probe.timed_out = true;
+            probe.deadline = at + Duration::from_secs(1);
+            kill_probe(probe);
+        }
+        if self.probe.is_none() && due(&mut self.probe_at) {
+            self.probe_start();
+        }
+    }
+
+    /// Reads one output until it would block, at most one pipe's worth so that clients get their turn.
+    fn pump(&mut self, stream: Stream) -> bool {
+        let Some(child) = &mut self.child else { return false };
+        let end = match stream {
+            Stream::Stdout => &mut child.io.stdout,
+            Stream::Stderr => &mut child.io.stderr,
+        };
+        let Some(fd) = end else { return false };
+        let mut buffer = [0u8; 16 * 1024];
+        let bytes = match nix::unistd::read(&*fd, &mut buffer) {
+            Ok(0) => &[][..],
+            Ok(count) => &buffer[..count],
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return true,
+            // A terminal whose last holder has gone answers EIO: its end of file.
+            Err(_) => &[][..],
+        };
+        if bytes.is_empty() {
+            *end = None;
+            if self.plan.tty {
+                child.io.stdin = None;
+            }
+            return false;
+        }
+        let kind = match stream {
+            Stream::Stdout => Kind::Stdout,
+            Stream::Stderr => Kind::Stderr,
+        };
+        for connection in &mut self.connections {
+            if match stream {
+                Stream::Stdout => connection.stdout,
+                Stream::Stderr => connection.stderr,
+            } {
+                connection.data(kind, bytes);
+            }
+        }
+        let lines = match stream {
+            Stream::Stdout => &mut self.out_lines,
+            Stream::Stderr => &mut self.err_lines,
+        };
+        if let Some(log) = &mut self.log {
+            let mut failed = None;
+            lines.push(bytes, &mut |text| {
+                if let Err(error) = log.write(stream, now(), text) {
+                    failed = Some(error);
+                }
+            });
+            if let Some(error) = failed {
+                // A full disk must not stop the container; the state says what was lost.
+                self.state.error = format!("write the log: {error}");
+            }
+        }
+        true
+    }
+
+    /// Reads what is left in the pipes after the end, while slow clients are given time to take it.
+    fn drain(&mut self, deadline: Instant) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            loop {
+                if Instant::now() >= deadline {
+                    return;
+                }
+                let Some(child) = &self.child else { return };
+                let end = match stream {
+                    Stream::Stdout => &child.io.stdout,
+                    Stream::Stderr => &child.io.stderr,
+                };
+                let Some(end) = end else { break };
+                let mut polled = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+                // Held by another process and silent: it is no longer this container's output.
+                if poll(&mut polled, PollTimeout::from(20u8)).unwrap_or(0) == 0 {
+                    break;
+                }
+                if !self.pump(stream) {
+                    break;
+                }
+                if self.connections.iter().any(Connection::is_full) {
+                    self.connections.retain_mut(Connection::flush);
+                }
+            }
+        }
+    }
+
+    /// Writes waiting input into the container; closes its end when asked and empty.
+    fn feed(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        while let (Some(stdin), false) = (&child.io.stdin, self.stdin.is_empty()) {
+            match nix::unistd::write(stdin, &self.stdin) {
+                Ok(count) => drop(self.stdin.drain(..count)),
+                Err(nix::Error::EAGAIN) => return,
+                Err(nix::Error::EINTR) => {}
+                // The container has closed its input.
+                Err(_) => {
+                    self.stdin.clear();
+                    child.io.stdin = None;
+                }
+            }
+        }
+        if self.stdin_closing && self.stdin.is_empty() {
+            if !self.plan.tty {
+                child.io.stdin = None;
+            } else if let Some(terminal) = &child.io.stdin {
+                // End of input on a terminal is its end-of-file character.
+                fs::File::from(match terminal.try_clone() {
+                    Ok(copy) => copy,
+                    Err(_) => return,
+                })
+                .write_all(&[4])
+                .ok();
+                self.stdin_closing = false;
+            }
+        }
+    }
+
+    fn probe_start(&mut self) {
+        if self.child.is_none() || self.state.status == Status::Paused {
+            self.probe_at = Some(Instant::now() + Duration::from_secs(1));
+            return;
+        }
+        let Some(check) = &self.plan.health else { return };
+        let Some(argv) = check.argv() else { return };
+        let timeout = Duration::from_nanos(check.timeout_ns());
+        let Ok((output, write)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)
+        else {
+            return;
+        };
+        fs::remove_file("probe.pid").ok();
+        let Ok(also) = write.try_clone() else { return };
+        let mut command = Command::new(&self.plan.runtime);
+        command.arg("--root").arg(&self.plan.runtime_root).args(["exec", "--pid-file", "probe.pid", &self.plan.id]);
+        command.args(argv).stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(Stdio::from(also));
+        let started = command.spawn();
+        drop(command);
+        let start = now();
+        match started.and_then(|child| {
+            let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+            Ok((child, sys::pidfd_open(pid)?))
+        }) {
+            Ok((child, handle)) => {
+                let deadline = Instant::now() + timeout;
+                self.probe =
+                    Some(Probe { child, handle, output, text: Vec::new(), start, deadline, timed_out: false });
+            }
+            Err(error) => {
+                let output = error.to_string();
+                self.probed(health::Entry { start, end: now(), exit_code: 1, output });
+            }
+        }
+    }
+
+    fn probe_progress(&mut self) {
+        let Some(probe) = &mut self.probe else { return };
+        let ended = probe.child.try_wait();
+        let mut buffer = [0u8; 4096];
+        while let Ok(count) = nix::unistd::read(&probe.output, &mut buffer) {
+            if count == 0 {
+                break;
+            }
+            let room = health::OUTPUT_BYTES_MAX.saturating_sub(probe.text.len());
+            probe.text.extend_from_slice(&buffer[..count.min(room)]);
+        }
+        let Ok(Some(status)) = ended else {
+            return;
+        };
+        let Some(probe) = self.probe.take() else { return };
+        let (exit_code, output) = if probe.timed_out {
+            let seconds = self.plan.health.as_ref().map_or(0, health::Check::timeout_ns) / 1_000_000;
+            (-1, format!("Health check exceeded timeout ({seconds}ms)"))
+        } else {
+            (status.code().unwrap_or(-1), String::from_utf8_lossy(&probe.text).into_owned())
+        };
+        self.probed(health::Entry { start: probe.start, end: now(), exit_code, output });
+    }
+
+    fn probed(&mut self, entry: health::Entry) {
+        let Some(check) = self.plan.health.clone() else { return };
+        let age = u64::try_from(self.started_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let changed = self.health.record(&check, entry.clone(), age);
+        self.probe_at = Some(Instant::now() + Duration::from_nanos(self.health.pause(&check, age)));
+        self.state.health = Some(self.health.clone());
+        self.save(Durable::No);
+        if changed {
+            self.event(&format!("health_status: {}", self.health.status.as_str()), &[]);
+        }
+        if std::mem::take(&mut self.probe_asked) {
+            for connection in &mut self.connections {
+                connection.reply(&Reply::Probed { entry: entry.clone() });
+            }
+        }
+    }
+
+    fn save(&mut self, durable: Durable) {
+        if let Err(error) = file::save(&self.plan.data.join("state.json"), &self.state, durable) {
+            // Nothing can be written: the container goes on, clients still hear the end over the socket.
+            self.state.error = error.to_string();
+        }
+    }
+
+    fn event(&self, action: &str, more: &[(&str, &str)]) {
+        let mut attributes = self.plan.labels.clone();
+        attributes.insert("name".into(), self.plan.name.clone());
+        attributes.insert("image".into(), self.plan.image.clone());
+        attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let event = Event {
+            version: events::VERSION,
+            time: now(),
+            kind: "container".into(),
+            action: action.into(),
+            id: self.plan.id.clone(),
+            attributes,
+        };
+        // A lost event stops nothing.
+        events::append(&self.plan.events, &event).ok();
+    }
+}
+
+/// Kills the process a probe started inside the container; the runtime that waits for it ends by itself.
+fn kill_probe(probe: &mut Probe) {
+    let mut text = String::new();
+    let inside = fs::File::open("probe.pid").and_then(|mut file| file.read_to_string(&mut text)).ok();
+    match inside.and_then(|_| text.trim().parse().ok()).and_then(ProcessId::of) {
+        Some(process) => drop(process.signal(libc::SIGKILL)),
+        None => drop(probe.child.kill()),
+    }
+}
+
+/// What the round of polling found.
+#[derive(Debug, Default)]
+struct Ready {
+    listener: bool,
+    clients: Vec<usize>,
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    exited: bool,
+    probe: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Listener,
+    Client(usize),
+    Stdin,
+    Stdout,
+    Stderr,
+    Exited,
+    Probe,
+}
