@@ -1,5 +1,10 @@
 //! The runtime against Debian's runc and crun (and youki where it is installed).
 
+mod calls;
+mod limits;
+mod profile;
+mod verbs;
+
 use super::bundle::Bundle;
 use super::figure::Figures;
 use super::measured::{Cost, cost, least_and_median};
@@ -18,6 +23,22 @@ const SIZE_MAX: f64 = 1.5e6;
 struct Tool {
     name: &'static str,
     path: PathBuf,
+}
+
+impl Tool {
+    /// The command `TOOL --root DIR VERB…`.
+    fn line(&self, bundle: &Bundle, args: &[&str]) -> Vec<OsString> {
+        let root = bundle.root().join(self.name);
+        let head = [self.path.clone().into(), "--root".into(), root.into_os_string()];
+        head.into_iter().chain(args.iter().map(OsString::from)).collect()
+    }
+
+    /// The command that runs the bundle's container under the id `id`.
+    fn run(&self, bundle: &Bundle, verb: &str, id: &str) -> Vec<OsString> {
+        let mut line = self.line(bundle, &[verb, "--bundle"]);
+        line.extend([bundle.path().as_os_str().to_owned(), id.into()]);
+        line
+    }
 }
 
 /// Takes and prints the figures.
@@ -45,6 +66,10 @@ pub(crate) fn run(figures: &mut Figures) -> Result<()> {
         println!("version {} {}", tool.name, version.lines().next().unwrap_or_default());
     }
     no_op(figures, &ours, &peers, &bundle)?;
+    verbs::take(figures, &ours, &peers, &bundle)?;
+    profile::take(figures, &ours, &peers, &bundle)?;
+    calls::take(figures, &ours, &peers, &bundle)?;
+    limits::take(figures, &ours, &peers, &bundle)?;
     let size =
         std::fs::metadata(&ours.path).map_err(|error| format!("size of {}: {error}", ours.path.display()))?.len();
     #[expect(clippy::cast_precision_loss, reason = "a binary's size lies far below 2^52")]
@@ -93,17 +118,7 @@ fn summary(costs: &[Cost]) -> Summary {
 }
 
 fn run_once(tool: &Tool, bundle: &Bundle, round: usize) -> Vec<OsString> {
-    let root = bundle.root().join(tool.name);
-    let id = format!("bench-{}-{}-{round}", std::process::id(), tool.name);
-    vec![
-        tool.path.clone().into(),
-        "--root".into(),
-        root.into(),
-        "run".into(),
-        "--bundle".into(),
-        bundle.path().into(),
-        id.into(),
-    ]
+    tool.run(bundle, "run", &format!("bench-{}-{}-{round}", std::process::id(), tool.name))
 }
 
 fn find(name: &str) -> Option<PathBuf> {
