@@ -1,5 +1,9 @@
 //! Who is in the cluster and who answers. In: heartbeats, verdict rows, time. Out: members with their liveness.
 
+pub mod brake;
+pub mod ring;
+pub mod view;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
