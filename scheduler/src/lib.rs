@@ -7,7 +7,7 @@
 pub mod core;
 pub mod health;
 pub mod model;
-// node
+pub mod node;
 pub mod place;
 pub mod port;
 pub mod quantity;

@@ -74,6 +74,8 @@ pub struct EngineError(pub String);
 pub trait Containers: Send + Sync + 'static {
     /// Says whether the image is here, so that only fetching shows as "Preparing".
     fn has_image(&self, image: &str) -> bool;
+    /// Fetches an image from whoever has it.
+    fn pull(&self, image: &str) -> Result<(), EngineError>;
     /// Makes and starts a container; the image is here. Returns the container's id.
     fn start(&self, wish: &Wish) -> Result<String, EngineError>;
     /// Sends the stop signal, then SIGKILL after the grace. Succeeds when it is not running.

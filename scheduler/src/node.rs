@@ -1,0 +1,288 @@
+//! The node process: one per host in a mesh. It joins the pure [`Core`] to the world: the mesh's table and calls
+//! ([`cluster`]), the host's containers ([`containers`]), people and programs ([`api`]).
+//!
+//! One task owns the core; everything else sends it bounded messages. A node that dies takes no container with it, and
+//! adopts what it finds when it comes back.
+
+pub mod api;
+pub mod cluster;
+pub mod containers;
+pub mod host;
+pub mod journal;
+pub mod socket;
+
+use crate::core::{Action, Config, Core, Event};
+use crate::model::{Answer, Ms, NodeFacts, NodeId, Release, Reserve};
+use crate::port::Containers;
+use journal::Journal;
+use p2p::Mesh;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+/// Messages that wait for the core; senders wait when it is full.
+const INPUTS_MAX: usize = 4_096;
+/// The longest the core sleeps: a lost timer costs a second, not an hour.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// How to run a node.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The mesh's configuration: folder, name, site, labels, addresses, token.
+    pub mesh: p2p::mesh::Config,
+    /// Where the API listens.
+    pub socket: PathBuf,
+    /// What services may reserve here; the host's processors and memory when absent.
+    pub capacity: Option<crate::service::Amount>,
+}
+
+/// Why a node could not start or had to end.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The mesh could not be started or joined.
+    #[error("failed to start the node: {0}")]
+    Mesh(#[from] p2p::mesh::Error),
+    /// The API's socket could not be opened.
+    #[error("failed to listen on {path}: {source}")]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another node answers on the socket.
+    #[error("a node already runs here: {path} answers (stop it with `shoal mesh down`)")]
+    Running {
+        /// The socket's path.
+        path: PathBuf,
+    },
+}
+
+/// The node's clock: milliseconds since 1970 at the start, then monotonic.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    base_ms: Ms,
+    began: Instant,
+}
+
+impl Clock {
+    /// Reads the wall clock once.
+    #[must_use]
+    pub fn start() -> Self {
+        let base = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { base_ms: u64::try_from(base.as_millis()).unwrap_or(0), began: Instant::now() }
+    }
+
+    /// Returns the time now.
+    #[must_use]
+    pub fn now(&self) -> Ms {
+        self.base_ms + u64::try_from(self.began.elapsed().as_millis()).unwrap_or(0)
+    }
+}
+
+/// What is sent to the task that owns the core.
+pub(crate) enum Input {
+    /// Something happened.
+    Event(Event),
+    /// A peer, or this node itself, asks for an instance.
+    Reserve(Box<Reserve>, oneshot::Sender<Answer>),
+    /// A peer, or this node itself, asks to stop an instance.
+    Release(Release, oneshot::Sender<Answer>),
+    /// Somebody wants to look.
+    Look(Box<dyn FnOnce(&Core, Ms) + Send>),
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Event(_) => "Event",
+            Self::Reserve(..) => "Reserve",
+            Self::Release(..) => "Release",
+            Self::Look(_) => "Look",
+        })
+    }
+}
+
+/// A handle to the core's task.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    pub(crate) inputs: mpsc::Sender<Input>,
+}
+
+impl Handle {
+    /// Sends an event; nothing when the node is ending.
+    pub(crate) async fn event(&self, event: Event) {
+        let _ = self.inputs.send(Input::Event(event)).await;
+    }
+
+    /// Runs `look` on the core and returns what it returned; `None` when the node is ending.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core, Ms) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        let look = Box::new(move |core: &Core, now: Ms| {
+            let _ = sender.send(look(core, now));
+        });
+        self.inputs.send(Input::Look(look)).await.ok()?;
+        receiver.await.ok()
+    }
+}
+
+/// Starts a node and runs it until `stop` resolves or it is told to end by its API. `ready` is called once it serves.
+pub async fn run(
+    options: Options,
+    port: Arc<dyn Containers>,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(&Mesh),
+) -> Result<(), NodeError> {
+    let clock = Clock::start();
+    let listener = socket::listen(&options.socket)?;
+    let mesh = Mesh::start(options.mesh.clone()).await?;
+    let me: NodeId = mesh.id().to_string();
+    let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
+    let handle = Handle { inputs };
+    let journal = Arc::new(Journal::new(clock));
+    let facts = host::facts(&options);
+    let worker = containers::Worker::new(me.clone(), port, handle.clone());
+
+    cluster::serve(&mesh, &handle, &worker).await?;
+    let follower = tokio::spawn(cluster::follow(mesh.clone(), handle.clone(), Arc::clone(&journal)));
+    let lister = tokio::spawn(worker.clone().watch());
+    let seed = crate::steward::mix(&me, &clock.now().to_string());
+    let core = Core::new(Config { me: me.clone(), seed }, clock.now());
+    let driver = Driver {
+        core,
+        clock,
+        me: me.clone(),
+        handle: handle.clone(),
+        writer: cluster::Writer::start(mesh.clone()),
+        mesh: mesh.clone(),
+        worker: worker.clone(),
+        journal: Arc::clone(&journal),
+        calls: HashMap::new(),
+        call_serial: 0,
+    };
+    let core_task = tokio::spawn(driver.run(receiver));
+    cluster::announce(&mesh, &me, &facts).await?;
+
+    let (ended, end) = oneshot::channel();
+    let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone());
+    let server = tokio::spawn(api::serve(listener, context));
+    ready(&mesh);
+    tokio::select! {
+        () = stop => {}
+        _ = end => {}
+    }
+    server.abort();
+    follower.abort();
+    lister.abort();
+    core_task.abort();
+    let _ = std::fs::remove_file(&options.socket);
+    // An error means that it had stopped already (the node left).
+    let _ = mesh.stop().await;
+    Ok(())
+}
+
+/// The task that owns the core.
+struct Driver {
+    core: Core,
+    clock: Clock,
+    me: NodeId,
+    handle: Handle,
+    writer: cluster::Writer,
+    mesh: Mesh,
+    worker: containers::Worker,
+    journal: Arc<Journal>,
+    calls: HashMap<u64, oneshot::Sender<Answer>>,
+    call_serial: u64,
+}
+
+impl Driver {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            while let Some(action) = self.core.poll_action() {
+                self.act(action).await;
+            }
+            let now = self.clock.now();
+            let sleep = self.core.poll_timeout().map_or(SLEEP_MAX, |at| Duration::from_millis(at.saturating_sub(now)));
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => {
+                        self.take(input);
+                        // A burst is taken whole before anything is decided.
+                        while let Ok(input) = inputs.try_recv() {
+                            self.take(input);
+                        }
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep(sleep.min(SLEEP_MAX)) => self.core.handle(self.clock.now(), Event::Tick),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Event(event) => self.core.handle(now, event),
+            Input::Reserve(reserve, answer) => {
+                let call = self.call(answer);
+                self.core.handle(now, Event::Reserve(call, reserve));
+            }
+            Input::Release(release, answer) => {
+                let call = self.call(answer);
+                self.core.handle(now, Event::Release(call, release));
+            }
+            Input::Look(look) => look(&self.core, now),
+        }
+    }
+
+    fn call(&mut self, answer: oneshot::Sender<Answer>) -> u64 {
+        self.call_serial += 1;
+        self.calls.insert(self.call_serial, answer);
+        self.call_serial
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::PutInstance(row) => self.writer.put_instance(&row).await,
+            Action::DropInstance(id) => self.writer.drop_instance(&self.me, &id).await,
+            Action::PutRollout(name, row) => self.writer.put_rollout(&name, &row).await,
+            Action::PutService(row) => self.writer.put_service(&row).await,
+            Action::Reserve(to, reserve) => {
+                let (mesh, handle, me) = (self.mesh.clone(), self.handle.clone(), self.me.clone());
+                tokio::spawn(async move {
+                    let id = reserve.id.clone();
+                    let answer = cluster::ask_reserve(&mesh, &handle, &me, &to, reserve).await;
+                    handle.event(Event::Reserved { id, answer }).await;
+                });
+            }
+            Action::Release(to, release) => {
+                let (mesh, handle, me) = (self.mesh.clone(), self.handle.clone(), self.me.clone());
+                tokio::spawn(async move { cluster::ask_release(&mesh, &handle, &me, &to, release).await });
+            }
+            Action::Answer(call, answer) => {
+                if let Some(sender) = self.calls.remove(&call) {
+                    let _ = sender.send(answer);
+                }
+            }
+            Action::Start(row, service) => self.worker.start(*row, *service),
+            Action::Stop { id, grace_ms } => self.worker.stop(id, grace_ms),
+            Action::Remove(id) => self.worker.remove(id),
+            Action::Note(note) => self.journal.note(note.kind, &note.subject, &note.message),
+        }
+    }
+}
+
+/// Facts as `node` rows carry them, for the tests of this crate and the API.
+#[must_use]
+pub fn merged_labels(facts: &NodeFacts, policy: &crate::model::NodePolicy) -> BTreeMap<String, String> {
+    let mut labels = facts.labels.clone();
+    labels.retain(|key, _| !policy.hidden_labels.contains(key));
+    labels.extend(policy.labels.clone());
+    labels
+}

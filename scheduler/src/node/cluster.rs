@@ -1,0 +1,313 @@
+//! The mesh as the core sees it: rows become events, actions become rows and calls. Nothing is decided here.
+
+use super::{Handle, Input, containers::Worker, journal::Journal};
+use crate::core::Event;
+use crate::model::{
+    Answer, InstanceRow, Liveness, NodeFacts, NodeId, NodePolicy, Release, Reserve, RolloutRow, ServiceRow,
+};
+use p2p::Mesh;
+use p2p::mesh::{Change, Error};
+use p2p::table::{Body, Key, Row, Table};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// The calls between schedulers, version 1: JSON of [`Ask`], answered with JSON of [`Answer`] or of lines.
+pub const PROTOCOL: &str = "/shoal/scheduler/1";
+/// The part of a `node` row's key below the owner that holds the scheduler's facts.
+pub const FACTS: &str = "facts";
+/// Writes that wait for the mesh.
+const WRITES_MAX: usize = 1_024;
+/// How often members are read in whole: changes come by themselves, this catches a lost one.
+const MEMBERS_EVERY: Duration = Duration::from_secs(5);
+
+/// What one node asks of another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ask {
+    /// Run an instance.
+    Reserve(Box<Reserve>),
+    /// Stop an instance.
+    Release(Release),
+    /// Send what an instance wrote.
+    Logs {
+        /// The instance.
+        id: String,
+        /// At most this many lines, the last ones.
+        tail: usize,
+    },
+}
+
+/// Answers the calls of other nodes.
+pub(crate) async fn serve(mesh: &Mesh, handle: &Handle, worker: &Worker) -> Result<(), Error> {
+    let (handle, worker) = (handle.clone(), worker.clone());
+    mesh.serve(
+        PROTOCOL,
+        Arc::new(move |_peer, bytes| {
+            let (handle, worker) = (handle.clone(), worker.clone());
+            Box::pin(async move {
+                let ask: Ask = serde_json::from_slice(&bytes).map_err(|error| format!("not understood: {error}"))?;
+                let answer = match ask {
+                    Ask::Reserve(reserve) => serde_json::to_vec(&reserve_here(&handle, reserve).await),
+                    Ask::Release(release) => serde_json::to_vec(&release_here(&handle, release).await),
+                    Ask::Logs { id, tail } => serde_json::to_vec(&worker.logs(&id, tail).await?),
+                };
+                answer.map_err(|error| error.to_string())
+            })
+        }),
+    )
+    .await
+}
+
+async fn reserve_here(handle: &Handle, reserve: Box<Reserve>) -> Answer {
+    let (sender, receiver) = oneshot::channel();
+    let _ = handle.inputs.send(Input::Reserve(reserve, sender)).await;
+    receiver.await.unwrap_or_else(|_| Answer::Refused("the node ends".to_owned()))
+}
+
+async fn release_here(handle: &Handle, release: Release) -> Answer {
+    let (sender, receiver) = oneshot::channel();
+    let _ = handle.inputs.send(Input::Release(release, sender)).await;
+    receiver.await.unwrap_or_else(|_| Answer::Refused("the node ends".to_owned()))
+}
+
+/// Asks a node, or this one, to run an instance. An error is a refusal.
+pub(crate) async fn ask_reserve(
+    mesh: &Mesh,
+    handle: &Handle,
+    me: &NodeId,
+    to: &NodeId,
+    reserve: Box<Reserve>,
+) -> Answer {
+    if to == me {
+        return reserve_here(handle, reserve).await;
+    }
+    call(mesh, to, &Ask::Reserve(reserve)).await.unwrap_or_else(Answer::Refused)
+}
+
+/// Asks a node, or this one, to stop an instance.
+pub(crate) async fn ask_release(mesh: &Mesh, handle: &Handle, me: &NodeId, to: &NodeId, release: Release) -> Answer {
+    if to == me {
+        return release_here(handle, release).await;
+    }
+    call(mesh, to, &Ask::Release(release)).await.unwrap_or_else(Answer::Refused)
+}
+
+/// Asks a node for what an instance wrote.
+pub(crate) async fn ask_logs(mesh: &Mesh, to: &NodeId, id: &str, tail: usize) -> Result<Vec<String>, String> {
+    call(mesh, to, &Ask::Logs { id: id.to_owned(), tail }).await
+}
+
+async fn call<T: DeserializeOwned>(mesh: &Mesh, to: &NodeId, ask: &Ask) -> Result<T, String> {
+    let peer = to.parse::<p2p::NodeId>().map_err(|error| error.to_string())?;
+    let bytes = serde_json::to_vec(ask).map_err(|error| error.to_string())?;
+    let answer = mesh.call(peer, PROTOCOL, bytes).await.map_err(|error| error.to_string())?;
+    serde_json::from_slice(&answer).map_err(|error| format!("its answer is not understood: {error}"))
+}
+
+/// Writes this node's facts.
+pub(crate) async fn announce(mesh: &Mesh, me: &NodeId, facts: &NodeFacts) -> Result<(), Error> {
+    let owner = me.parse::<p2p::NodeId>().expect("the mesh's own id");
+    let body = Body::json(facts).expect("plain data has a JSON form");
+    let (mesh, key) = (mesh.clone(), Key::owned(Table::NODE, owner, FACTS));
+    // The write is accepted at once; that two peers have it is not worth waiting for.
+    let mut put = Box::pin(async move { mesh.put(key, body).await });
+    match futures::poll!(&mut put) {
+        std::task::Poll::Ready(done) => done.map(drop),
+        std::task::Poll::Pending => {
+            tokio::spawn(put);
+            Ok(())
+        }
+    }
+}
+
+/// Turns rows and verdicts into events, for as long as the node runs. First everything there is, then changes; a watcher
+/// that fell behind reads everything again.
+pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
+    const TABLES: [Table; 5] = [Table::NODE, Table::NODE_POLICY, Table::SERVICE, Table::ROLLOUT, Table::INSTANCE];
+    let (sender, mut changes) = mpsc::channel::<(Table, Change)>(WRITES_MAX);
+    let Ok(mut members) = mesh.watch_members().await else { return };
+    let mut known = BTreeSet::new();
+    read_members(&mesh, &handle, &mut known).await;
+    for table in TABLES {
+        let Ok(mut receiver) = mesh.watch(table).await else { return };
+        read_table(&mesh, &handle, table).await;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while let Some(change) = receiver.recv().await {
+                if sender.send((table, change)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let mut every = tokio::time::interval(MEMBERS_EVERY);
+    loop {
+        tokio::select! {
+            change = members.recv() => match change {
+                Some(change) => {
+                    let node = change.id.to_string();
+                    let word = serde_json::to_value(change.liveness).ok();
+                    let word = word.as_ref().and_then(|value| value.as_str()).unwrap_or("changed").to_owned();
+                    journal.note("member", &node, &word);
+                    known.insert(node.clone());
+                    handle.event(Event::Member { node, liveness: liveness(change.liveness) }).await;
+                }
+                None => return,
+            },
+            change = changes.recv() => match change {
+                Some((table, Change::Row(row))) => deliver(&mesh, &handle, table, row).await,
+                Some((table, Change::Gone(key))) => {
+                    if let Some(event) = gone(table, &key) {
+                        handle.event(event).await;
+                    }
+                }
+                Some((table, Change::Lagged)) => read_table(&mesh, &handle, table).await,
+                None => return,
+            },
+            _ = every.tick() => read_members(&mesh, &handle, &mut known).await,
+        }
+    }
+}
+
+async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeSet<NodeId>) {
+    let Ok(members) = mesh.members().await else { return };
+    let mut present = BTreeSet::new();
+    for member in members {
+        let node = member.id.to_string();
+        present.insert(node.clone());
+        handle.event(Event::Member { node, liveness: liveness(member.liveness) }).await;
+    }
+    for node in known.difference(&present) {
+        handle.event(Event::MemberGone(node.clone())).await;
+    }
+    *known = present;
+}
+
+async fn read_table(mesh: &Mesh, handle: &Handle, table: Table) {
+    let Ok(rows) = mesh.rows_with(table, "", true).await else { return };
+    for row in rows {
+        deliver(mesh, handle, table, row).await;
+    }
+}
+
+async fn deliver(mesh: &Mesh, handle: &Handle, table: Table, row: Row) {
+    if row.deleted {
+        if let Some(event) = gone(table, &row.key) {
+            handle.event(event).await;
+        }
+        return;
+    }
+    match event(table, &row) {
+        Ok(Some(event)) => handle.event(event).await,
+        Ok(None) => {}
+        Err(reason) => {
+            let _ = mesh.quarantine(row.key, reason).await;
+        }
+    }
+}
+
+/// Reads a row of a table that the core knows. The key must agree with the body: nobody speaks for another node.
+fn event(table: Table, row: &Row) -> Result<Option<Event>, String> {
+    let owner = || row.key.owner().map(|id| id.to_string()).unwrap_or_default();
+    let read_error = |error: serde_json::Error| error.to_string();
+    Ok(Some(match table {
+        Table::NODE if row.key.rest() == FACTS => {
+            Event::Facts(owner(), row.body.parse::<NodeFacts>().map_err(read_error)?)
+        }
+        Table::NODE_POLICY => {
+            Event::Policy(row.key.id.clone(), Some(row.body.parse::<NodePolicy>().map_err(read_error)?))
+        }
+        Table::SERVICE => {
+            let service: ServiceRow = row.body.parse().map_err(read_error)?;
+            if service.spec.name != row.key.id {
+                return Err(format!("the row of {} names {}", row.key.id, service.spec.name));
+            }
+            Event::Service(Box::new(service))
+        }
+        Table::ROLLOUT => Event::Rollout(row.key.id.clone(), row.body.parse::<RolloutRow>().map_err(read_error)?),
+        Table::INSTANCE => {
+            let instance: InstanceRow = row.body.parse().map_err(read_error)?;
+            if instance.node != owner() || instance.id != row.key.rest() {
+                return Err(format!("the row of {} names another node or instance", row.key.id));
+            }
+            Event::Instance(Box::new(instance))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn gone(table: Table, key: &Key) -> Option<Event> {
+    match table {
+        Table::NODE_POLICY => Some(Event::Policy(key.id.clone(), None)),
+        Table::SERVICE => Some(Event::ServiceGone(key.id.clone())),
+        Table::ROLLOUT => Some(Event::RolloutGone(key.id.clone())),
+        Table::INSTANCE => Some(Event::InstanceGone(key.rest().to_owned())),
+        _ => None,
+    }
+}
+
+/// The core's word for a verdict of the membership.
+#[must_use]
+pub fn liveness(liveness: p2p::membership::Liveness) -> Liveness {
+    match liveness {
+        p2p::membership::Liveness::Alive => Liveness::Alive,
+        p2p::membership::Liveness::Suspect => Liveness::Suspect,
+        p2p::membership::Liveness::Down => Liveness::Down,
+        p2p::membership::Liveness::Left => Liveness::Left,
+    }
+}
+
+/// Writes rows in the order they were decided, without waiting for each to be replicated.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    writes: mpsc::Sender<(Key, Option<Body>)>,
+}
+
+impl Writer {
+    pub(crate) fn start(mesh: Mesh) -> Self {
+        let (writes, mut receiver) = mpsc::channel::<(Key, Option<Body>)>(WRITES_MAX);
+        tokio::spawn(async move {
+            while let Some((key, body)) = receiver.recv().await {
+                let mesh = mesh.clone();
+                let mut write = Box::pin(async move {
+                    match body {
+                        Some(body) => mesh.put(key, body).await.map(drop),
+                        None => mesh.delete(key, None).await.map(drop),
+                    }
+                });
+                // The first poll hands the row to the mesh, in order; only the wait for its peers runs beside the next.
+                if futures::poll!(&mut write).is_pending() {
+                    tokio::spawn(write);
+                }
+            }
+        });
+        Self { writes }
+    }
+
+    async fn put(&self, key: Key, body: &impl Serialize) {
+        let body = Body::json(body).expect("plain data has a JSON form");
+        let _ = self.writes.send((key, Some(body))).await;
+    }
+
+    pub(crate) async fn put_instance(&self, row: &InstanceRow) {
+        let owner = row.node.parse().expect("the row is this node's own");
+        self.put(Key::owned(Table::INSTANCE, owner, &row.id), row).await;
+    }
+
+    pub(crate) async fn drop_instance(&self, me: &NodeId, id: &str) {
+        let owner = me.parse().expect("the mesh's own id");
+        let _ = self.writes.send((Key::owned(Table::INSTANCE, owner, id), None)).await;
+    }
+
+    pub(crate) async fn put_rollout(&self, name: &str, row: &RolloutRow) {
+        self.put(Key::global(Table::ROLLOUT, name), row).await;
+    }
+
+    pub(crate) async fn put_service(&self, row: &ServiceRow) {
+        self.put(Key::global(Table::SERVICE, &row.spec.name), row).await;
+    }
+}
