@@ -4,12 +4,16 @@
 //! A network is a folder `data/networks/NAME` with `network.json`; its name is unique because a folder is. What does not
 //! survive a reboot (leases, members, the resolver) is below `run/networks/ID`.
 
+pub mod dns;
 pub(crate) mod ipam;
+pub(crate) mod names;
 pub mod plan;
 pub mod publish;
 mod record;
+pub mod resolv;
 
 pub use crate::host::attach::{Reservation, inside, loopback, reserve};
+pub use crate::host::resolver::main as resolver_main;
 pub use publish::{PortError, PortMapping, Protocol, PublishedPort};
 pub use record::{Create, Driver, Network, Subnet};
 
@@ -227,6 +231,8 @@ pub struct Attach {
     pub mac: Option<[u8; 6]>,
     /// `--network-alias`.
     pub aliases: Vec<String>,
+    /// `--dns`.
+    pub dns: Vec<IpAddr>,
     /// Whether the default route goes through this network: true for the first one.
     pub default_route: bool,
     /// What `-p` and `-P` asked for: on the first network only.
@@ -256,6 +262,9 @@ pub struct Attachment {
     pub addresses: Vec<IpNet>,
     /// The gateways that the container's default routes use.
     pub gateways: Vec<IpAddr>,
+    /// `--dns`: the servers that the network's resolver asks for this container instead of the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
     /// What the container's `resolv.conf` must name: the resolver of the network. Empty on the default network, whose
     /// containers get the host's servers.
     pub nameservers: Vec<IpAddr>,

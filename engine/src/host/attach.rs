@@ -38,6 +38,7 @@ impl Networks {
             mac: String::new(),
             addresses: Vec::new(),
             gateways: Vec::new(),
+            dns: request.dns.clone(),
             nameservers: Vec::new(),
             aliases: request.aliases.clone(),
             ports: Vec::new(),
@@ -80,7 +81,8 @@ impl Networks {
         } else if !request.ports.is_empty() {
             out.warnings.push(format!("network {} publishes no ports; -p is without effect on it", network.name));
         }
-        self.enrol(network, &request.name, out)
+        self.enrol(network, &request.name, out)?;
+        if network.has_names() { super::resolver::ensure(network, &self.run_folder(&network.id)) } else { Ok(()) }
     }
 
     fn lease(&self, network: &Network, request: &Attach, out: &mut Attachment) -> Result<(), Error> {
