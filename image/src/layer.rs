@@ -1,5 +1,45 @@
 //! Layers: tar streams that become trees, and trees that become tar streams.
 
+pub mod compression;
+pub mod extract;
+pub mod tar;
+pub mod whiteout;
+pub mod write;
+
+pub use extract::ExtractError;
+pub use tar::TarError;
+
 /// Why a layer cannot be read or made.
 #[derive(Debug, thiserror::Error)]
-pub enum LayerError {}
+pub enum LayerError {
+    /// The stream is not a tar that is safe to unpack.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// It could not be unpacked.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
+    /// The stream could not be read or copied.
+    #[error("failed to {step}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The plain layer is not what the config promises.
+    #[error("its plain content is {actual} but the image's config promises {expected}")]
+    DiffId {
+        /// The promise.
+        expected: String,
+        /// The truth.
+        actual: String,
+    },
+    /// The plain layer is larger than is allowed.
+    #[error("it unpacks to more than {max} bytes from {packed} bytes: a decompression bomb, or not enough room")]
+    Bomb {
+        /// The bound.
+        max: u64,
+        /// The size of the compressed blob.
+        packed: u64,
+    },
+}

@@ -3,6 +3,7 @@
 //! In: references, archives, layers. Out: verified blobs, names, mounted root file systems, and the same again for others.
 //! Nothing from a registry, an archive or a layer is trusted before its digest is checked.
 
+pub mod archive;
 pub mod layer;
 pub mod progress;
 pub mod store;
@@ -11,6 +12,9 @@ pub use progress::Progress;
 pub use store::{Claim, ImageRecord, Ingest, Partial, Store, StoreError};
 
 pub mod fetch;
+pub mod policy;
+pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod remote;
 pub mod source;
