@@ -1,4 +1,21 @@
 //! The only place of this crate that touches the world.
 
+pub mod cgroup;
+pub mod cgroup_mount;
+pub mod clock;
+pub mod console;
+mod copy_up;
+pub mod delete;
+pub mod foreground;
+pub mod hooks;
+pub mod idmap;
+pub mod kill;
+pub mod launch;
+pub mod probe;
+pub mod procfs;
+pub mod room;
+pub mod stage;
+pub mod start;
+pub mod state;
 #[expect(unsafe_code, reason = "the room of system calls that have no safe wrapper (I2)")]
 pub mod sys;

@@ -4,5 +4,11 @@
 //! [`plan::Plan`] of typed steps (pure), which [`host`] applies through the stages of a new process. Synchronous and
 //! single-threaded: the only program that applies plans is `shoal-runtime`.
 
+pub mod container;
+pub mod error;
+pub mod facts;
+pub mod handshake;
 pub mod host;
 pub mod plan;
+
+pub use error::{Error, Result};

@@ -1,0 +1,87 @@
+//! The global flags, and reading a command's own.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser, ValueExt};
+use runtime::host::probe::Rootless;
+
+use crate::commands::Failure;
+
+/// Flags before the command.
+#[derive(Debug, Default)]
+pub(crate) struct Global {
+    /// `--root`.
+    pub root: Option<PathBuf>,
+    /// `--log`.
+    pub log: Option<PathBuf>,
+    /// `--log-format json`.
+    pub log_json: bool,
+    /// `--debug`.
+    pub debug: bool,
+    /// `--systemd-cgroup`, or `--cgroup-manager`.
+    pub cgroup_manager: CgroupManager,
+    /// `--rootless`.
+    pub rootless: Rootless,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum CgroupManager {
+    /// This program.
+    #[default]
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+    /// Nobody.
+    Disabled,
+}
+
+impl Global {
+    /// Reads the command line: the flags, the command and what follows it.
+    pub(crate) fn read() -> Result<(Self, String, Vec<OsString>), Failure> {
+        let mut global = Self::default();
+        let mut parser = Parser::from_env();
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Arg::Long("root") => global.root = Some(parser.value()?.into()),
+                Arg::Long("log") => global.log = Some(parser.value()?.into()),
+                Arg::Long("log-format") => {
+                    global.log_json = match parser.value()?.string()?.as_str() {
+                        "json" => true,
+                        "text" | "" => false,
+                        other => return Err(Failure::usage(format!("invalid log-format: {other:?}"))),
+                    }
+                }
+                Arg::Long("debug") => global.debug = true,
+                Arg::Long("systemd-cgroup") => global.cgroup_manager = CgroupManager::Systemd,
+                Arg::Long("cgroup-manager") => {
+                    global.cgroup_manager = match parser.value()?.string()?.as_str() {
+                        "cgroupfs" => CgroupManager::Cgroupfs,
+                        "systemd" => CgroupManager::Systemd,
+                        "disabled" => CgroupManager::Disabled,
+                        other => return Err(Failure::usage(format!("invalid cgroup-manager: {other:?}"))),
+                    }
+                }
+                Arg::Long("rootless") => {
+                    global.rootless = match parser.value()?.string()?.as_str() {
+                        "auto" => Rootless::Auto,
+                        "true" => Rootless::Told(true),
+                        "false" => Rootless::Told(false),
+                        other => return Err(Failure::usage(format!("invalid rootless: {other:?}"))),
+                    }
+                }
+                // Written by old callers for CRIU's path; the binary is found through PATH.
+                Arg::Long("criu") => drop(parser.value()?),
+                Arg::Short('v') | Arg::Long("version") => return Ok((global, "version".into(), Vec::new())),
+                Arg::Short('h') | Arg::Long("help") => return Ok((global, "help".into(), Vec::new())),
+                Arg::Value(command) => {
+                    let rest = parser.raw_args()?.collect();
+                    return Ok((global, command.string()?, rest));
+                }
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        Ok((global, "help".into(), Vec::new()))
+    }
+}

@@ -1,0 +1,54 @@
+//! `run`: create and start, and in the foreground stay until the end.
+
+use lexopt::Parser;
+use runtime::host::foreground::{self, Signals};
+use runtime::host::{delete, launch};
+
+use super::create::{Flags, prepare, print_plan};
+use super::{Context, Failure};
+
+/// `run`; its exit code is the process's.
+pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
+    let flags = Flags::read(parser, true)?;
+    let request = flags.request(context)?;
+    let prepared = prepare(context, &request)?;
+    if flags.plan {
+        return print_plan(&prepared);
+    }
+    if flags.detach {
+        let launched = launch::launch(&request, &prepared, None, false)?;
+        if let Err(error) =
+            launched.start().map(|odd| odd.iter().for_each(|error| context.log.warn(&error.to_string())))
+        {
+            let _ = delete::destroy(launched.directory, &launched.record);
+            return Err(error.into());
+        }
+        return Ok(0);
+    }
+    let signals = Signals::take()?;
+    let (relay, console) = if prepared.plan.process.terminal && request.console_socket.is_none() {
+        let (relay, console) = foreground::relay()?;
+        (Some(relay), Some(console))
+    } else {
+        (None, None)
+    };
+    if !flags.no_subreaper {
+        foreground::become_subreaper()?;
+    }
+    let launched = launch::launch(&request, &prepared, console, false)?;
+    let ended = foreground::accompany(&launched.born, &signals, relay.as_ref(), || {
+        for error in launched.start()? {
+            context.log.warn(&error.to_string());
+        }
+        Ok(())
+    });
+    if flags.keep && ended.is_ok() {
+        return Ok(u8::try_from(ended?).unwrap_or(1));
+    }
+    let odd = delete::destroy(launched.directory, &launched.record);
+    let code = ended?;
+    for error in odd? {
+        context.log.warn(&error.to_string());
+    }
+    Ok(u8::try_from(code).unwrap_or(1))
+}

@@ -1,0 +1,62 @@
+//! The log: text or JSON lines exactly as runc's callers parse them, to stderr and to `--log`.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use runtime::host::clock;
+
+use crate::args::Global;
+
+/// Where lines go and how they look.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    file: Option<RefCell<File>>,
+    json: bool,
+    debug: bool,
+}
+
+impl Log {
+    /// The log that the global flags ask for; one that cannot be opened leaves stderr.
+    pub(crate) fn open(global: &Global) -> Self {
+        let open = |path: &PathBuf| File::options().append(true).create(true).open(path).ok();
+        let file = global.log.as_ref().and_then(open).map(RefCell::new);
+        Self { file, json: global.log_json, debug: global.debug }
+    }
+
+    /// The error that ends the command.
+    pub(crate) fn error(&self, message: &str) {
+        self.write("error", message);
+        if self.file.is_some() {
+            eprintln!("{message}");
+        }
+    }
+
+    /// Something odd that does not end the command.
+    pub(crate) fn warn(&self, message: &str) {
+        self.write("warning", message);
+    }
+
+    /// What happens, for `--debug`.
+    pub(crate) fn debug(&self, message: &str) {
+        if self.debug {
+            self.write("debug", message);
+        }
+    }
+
+    fn write(&self, level: &str, message: &str) {
+        let time = clock::now_seconds();
+        let quoted = serde_json::Value::from(message);
+        let line = if self.json {
+            format!("{{\"level\":\"{level}\",\"msg\":{quoted},\"time\":\"{time}\"}}\n")
+        } else {
+            format!("time=\"{time}\" level={level} msg={quoted}\n")
+        };
+        // A log that cannot be written must not stop a container.
+        let _ = match &self.file {
+            Some(file) => file.borrow_mut().write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+    }
+}

@@ -1,0 +1,138 @@
+//! A `cgroup` mount: what the container sees under `/sys/fs/cgroup`.
+//!
+//! On a unified host one cgroup2 mount. On v1 and hybrid hosts a tmpfs with one directory a hierarchy. With a cgroup
+//! namespace of its own the container gets fresh mounts, rooted in its cgroup; without, bind mounts of its own part of
+//! the host's, so that it never sees more.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::symlinkat;
+
+use super::stage::tree::{Tree, filesystem};
+use super::sys::mount::{self, Attr};
+use super::sys::open::openat2;
+use crate::error::{During, Error, Result};
+use crate::plan::mounts::Mount;
+
+/// One hierarchy this process is in.
+#[derive(Debug, PartialEq, Eq)]
+struct Hierarchy {
+    /// Controllers as `cpu,cpuacct`, a name as `name=systemd`, or nothing for the unified one.
+    controllers: String,
+    /// The cgroup of this process, seen from its cgroup namespace.
+    path: String,
+}
+
+/// Makes the mount `wanted`.
+pub fn mount(tree: &mut Tree, wanted: &Mount) -> Result<()> {
+    let read = |path: &str| std::fs::read_to_string(path).during(|| format!("read {path}"));
+    let hierarchies = hierarchies(&read("/proc/self/cgroup")?);
+    let mounts = read("/proc/self/mountinfo")?;
+    let unified = [Hierarchy { controllers: String::new(), path: String::new() }];
+    if hierarchies.len() == 1 && hierarchies[0].controllers == unified[0].controllers {
+        let view = view(&hierarchies[0], &mounts, wanted)?;
+        return tree.place(wanted, &view);
+    }
+    let options = [("mode".to_owned(), Some("755".to_owned()))];
+    let base = filesystem("tmpfs", "tmpfs", &options, wanted.attr.set & !libc::MOUNT_ATTR_RDONLY)
+        .map_err(|error| Error::Failed { operation: wanted.describe(), errno: error.errno() })?;
+    tree.place(&Mount { attr: Attr::default(), recursive_attr: Attr::default(), ..wanted.clone() }, &base)?;
+    for hierarchy in &hierarchies {
+        let name = name(&hierarchy.controllers);
+        let Ok(view) = view(hierarchy, &mounts, wanted) else { continue };
+        let operation = || format!("mount cgroup on {}/{name}", wanted.destination);
+        mkdirat(&base, name, Mode::from_bits_truncate(0o755)).during(operation)?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let target = openat2(base.as_fd(), name.as_bytes(), flags, 0, libc::RESOLVE_BENEATH).during(operation)?;
+        mount::setattr(view.as_fd(), wanted.attr, false).during(operation)?;
+        mount::attach(view.as_fd(), target.as_fd()).during(operation)?;
+        if name.contains(',') {
+            for part in name.split(',') {
+                symlinkat(name, &base, part).during(operation)?;
+            }
+        }
+    }
+    let attr = Attr { set: wanted.attr.set, ..Attr::default() };
+    mount::setattr(base.as_fd(), attr, false).during(|| wanted.describe())
+}
+
+/// A detached mount of one hierarchy as the container may see it.
+fn view(hierarchy: &Hierarchy, mounts: &str, wanted: &Mount) -> Result<OwnedFd> {
+    // In a cgroup namespace of its own the process is in the root of each hierarchy.
+    if hierarchy.path == "/" {
+        let option = |word: &str| match word.split_once('=') {
+            Some((key, value)) => vec![("none".to_owned(), None), (key.to_owned(), Some(value.to_owned()))],
+            None => vec![(word.to_owned(), None)],
+        };
+        let fresh = if hierarchy.controllers.is_empty() {
+            filesystem("cgroup2", "cgroup", &[], wanted.attr.set)
+        } else {
+            let options: Vec<_> = hierarchy.controllers.split(',').flat_map(option).collect();
+            filesystem("cgroup", "cgroup", &options, wanted.attr.set)
+        };
+        if let Ok(fresh) = fresh {
+            return Ok(fresh);
+        }
+    }
+    let (root, point) = mount_point(mounts, &hierarchy.controllers).ok_or_else(|| Error::HostLack {
+        what: format!("a mount of the cgroup hierarchy {:?}", hierarchy.controllers),
+        hint: "mount it below /sys/fs/cgroup".into(),
+    })?;
+    let own = hierarchy.path.strip_prefix(root.trim_end_matches('/')).unwrap_or(&hierarchy.path);
+    let source = format!("{}/{}", point.trim_end_matches('/'), own.trim_start_matches('/'));
+    mount::clone_tree(AT_FDCWD, source.as_bytes(), false).during(|| format!("bind mount {source}"))
+}
+
+/// The name of a hierarchy's directory.
+fn name(controllers: &str) -> &str {
+    match controllers.strip_prefix("name=") {
+        Some(name) => name,
+        None if controllers.is_empty() => "unified",
+        None => controllers,
+    }
+}
+
+fn hierarchies(text: &str) -> Vec<Hierarchy> {
+    let line = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some(Hierarchy { controllers: fields.next()?.to_owned(), path: fields.next()?.to_owned() })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Root and mount point of the hierarchy with these controllers.
+fn mount_point(mountinfo: &str, controllers: &str) -> Option<(String, String)> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut after = after.split(' ');
+        let (kind, options) = (after.next()?, after.nth(1)?);
+        let right = match kind {
+            "cgroup2" => controllers.is_empty(),
+            "cgroup" => {
+                !controllers.is_empty() && controllers.split(',').all(|word| options.split(',').any(|o| o == word))
+            }
+            _ => false,
+        };
+        let mut before = before.split(' ').skip(3);
+        right.then_some(())?;
+        Some((before.next()?.to_owned(), before.next()?.to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_and_their_mounts_are_found() {
+        let found = hierarchies("4:cpu,cpuacct:/a\n1:name=systemd:/b\n0::/c\n");
+        assert_eq!(found[0], Hierarchy { controllers: "cpu,cpuacct".into(), path: "/a".into() });
+        assert_eq!((name("name=systemd"), name(""), name("pids")), ("systemd", "unified", "pids"));
+        let info = "30 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n31 25 0:27 /x /u rw - cgroup2 c rw\n";
+        assert_eq!(mount_point(info, "cpu,cpuacct"), Some(("/".into(), "/sys/fs/cgroup/cpu,cpuacct".into())));
+        assert_eq!(mount_point(info, ""), Some(("/x".into(), "/u".into())));
+        assert_eq!(mount_point(info, "memory"), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! `create` and `run`: a bundle becomes a container.
+//!
+//! Everything is checked and planned before anything is made. From the state directory on, a failure takes back all
+//! that was made; a crash leaves a record from which `delete --force` does the same.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci::ContainerId;
+use oci::spec::{OCI_VERSION, Spec, State, Status};
+
+use super::probe::{self, Rootless};
+use super::procfs::Procfs;
+use super::stage::init::{self, Init};
+use super::stage::parent::{self, Born, Service};
+use super::state::{Directory, Record, Root, VERSION};
+use super::{clock, console, delete, hooks, start};
+use crate::container::Container;
+use crate::error::{During, Error, Result};
+use crate::facts::HostFacts;
+use crate::handshake::{self, Channel, FromChild, ToChild};
+use crate::plan::{self, Options, Plan};
+
+/// What the command line asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Where containers are recorded.
+    pub root: Root,
+    /// The new container's name.
+    pub id: ContainerId,
+    /// The absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Where the terminal's master goes.
+    pub console_socket: Option<PathBuf>,
+    /// Where a pidfd of the first process goes.
+    pub pidfd_socket: Option<PathBuf>,
+    /// The file that gets the pid.
+    pub pid_file: Option<PathBuf>,
+    /// Options of the plan.
+    pub options: Options,
+    /// Descriptors from 3 on that the program inherits, `LISTEN_FDS` not counted.
+    pub preserve_fds: u32,
+    /// What `--rootless` says.
+    pub rootless: Rootless,
+}
+
+/// A bundle that was read, checked and planned.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The accepted container.
+    pub container: Container,
+    /// `config.json` as it was read.
+    pub config: Vec<u8>,
+    /// Facts about the host.
+    pub facts: HostFacts,
+    /// What will be done.
+    pub plan: Plan,
+    procfs: Procfs,
+}
+
+/// A container whose first process is ready to execute its program.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its locked directory.
+    pub directory: Directory,
+    /// Its record.
+    pub record: Record,
+    /// Its first process.
+    pub born: Born,
+    channel: Channel,
+}
+
+/// The greatest `config.json`: 70,000 mappings of 100 KB paths are an attack, not a container.
+const CONFIG_LEN_MAX: u64 = 16 << 20;
+
+/// Reads, checks and plans a bundle. Touches nothing.
+pub fn prepare(request: &Request) -> Result<Prepared> {
+    let path = request.bundle.join("config.json");
+    let config = match std::fs::File::open(&path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::state(format!("JSON specification file {} not found", path.display())));
+        }
+        file => {
+            let operation = || format!("read {}", path.display());
+            let mut text = Vec::new();
+            let mut file = std::io::Read::take(file.during(operation)?, CONFIG_LEN_MAX + 1);
+            std::io::Read::read_to_end(&mut file, &mut text).during(operation)?;
+            text
+        }
+    };
+    if config.len() as u64 > CONFIG_LEN_MAX {
+        return Err(Error::refusal("config.json", format!("is larger than {CONFIG_LEN_MAX} bytes")));
+    }
+    let spec = Spec::parse(&config).map_err(|error| Error::Refusal {
+        field: format!("config.json: {}", error.place),
+        reason: error.cause.to_string(),
+    })?;
+    let mut container = Container::accept(request.id.clone(), &request.bundle, spec)?;
+    container.rootfs = std::fs::canonicalize(&container.rootfs)
+        .during(|| format!("open the root file system {}", container.rootfs.display()))?;
+    let procfs = Procfs::open()?;
+    let facts = probe::facts(&procfs, request.rootless)?;
+    let plan = plan::plan(&container, &facts, request.options)?;
+    Ok(Prepared { container, config, facts, plan, procfs })
+}
+
+/// Makes the container; its first process then waits for `start` (with `wait_for_start`) or for [`Launched::start`].
+pub fn launch(
+    request: &Request,
+    prepared: &Prepared,
+    console: Option<OwnedFd>,
+    wait_for_start: bool,
+) -> Result<Launched> {
+    let console = match (&request.console_socket, prepared.plan.process.terminal, console) {
+        (Some(path), true, _) => Some(console::connect(path)?),
+        (None, true, Some(relay)) => Some(relay),
+        (None, true, None) => {
+            return Err(Error::state("cannot allocate tty if runc will detach without setting console socket"));
+        }
+        (Some(_), false, _) => {
+            return Err(Error::state("cannot use console socket if runc will not detach or allocate tty"));
+        }
+        (None, false, _) => None,
+    };
+    let directory = request.root.create(&request.id)?;
+    let mut record = record_of(prepared);
+    let made = build(request, prepared, console, wait_for_start, &directory, &mut record);
+    match made {
+        Ok((born, channel)) => Ok(Launched { directory, record, born, channel }),
+        Err(error) => {
+            // What fails while cleaning up is left for `delete --force`; the first error is what the caller needs.
+            let _ = delete::destroy(directory, &record);
+            Err(error)
+        }
+    }
+}
+
+fn record_of(prepared: &Prepared) -> Record {
+    let spec = &prepared.container.spec;
+    let has = |list: fn(&oci::spec::Hooks) -> &Vec<oci::spec::Hook>| {
+        spec.hooks.as_ref().is_some_and(|hooks| !list(hooks).is_empty())
+    };
+    Record {
+        version: VERSION,
+        id: prepared.container.id.to_string(),
+        oci_version: spec.oci_version.clone(),
+        bundle: prepared.container.bundle.display().to_string(),
+        rootfs: prepared.container.rootfs.display().to_string(),
+        created: clock::now(),
+        owner: prepared.facts.euid,
+        annotations: spec.annotations.clone(),
+        poststart: has(|hooks| &hooks.poststart),
+        poststop: has(|hooks| &hooks.poststop),
+        ..Record::default()
+    }
+}
+
+/// The state document of a container.
+pub fn state_of(record: &Record, status: Status) -> State {
+    State {
+        oci_version: if record.oci_version.is_empty() { OCI_VERSION.into() } else { record.oci_version.clone() },
+        id: record.id.clone(),
+        status,
+        pid: if status == Status::Stopped { 0 } else { record.pid },
+        bundle: record.bundle.clone(),
+        annotations: record.annotations.clone(),
+    }
+}
+
+fn build(
+    request: &Request,
+    prepared: &Prepared,
+    console: Option<OwnedFd>,
+    wait_for_start: bool,
+    directory: &Directory,
+    record: &mut Record,
+) -> Result<(Born, Channel)> {
+    let Prepared { container, config, facts, plan, procfs } = prepared;
+    directory.save_config(config)?;
+    directory.save(record)?;
+    let joins = parent::open_joins(&plan.namespaces)?;
+    let listener = if wait_for_start { Some(start::listen(directory)?) } else { None };
+    let (ours, theirs) = handshake::pair()?;
+    let (env, preserved) = inherited(request);
+    let state = state_of(record, Status::Creating);
+    let sources = Vec::new();
+    let listener: Option<OwnedFd> = listener.map(Into::into);
+    let mut ends = Some((theirs, listener, console, sources, env));
+    let born = parent::spawn(&plan.namespaces, joins, procfs, None, |joins| {
+        let (channel, listener, console, sources, env) = ends.take().expect("only the child runs this, once");
+        init::run(Init {
+            container,
+            plan,
+            channel,
+            procfs,
+            console,
+            listener,
+            joins,
+            sources,
+            state: state.clone(),
+            env,
+            preserved,
+        })
+    })?;
+    drop(ends);
+    record.pid = born.pid;
+    record.start_time = super::state::stat(born.pid).map_or(0, |(_, start)| start);
+    let hooks = container.spec.hooks.clone().unwrap_or_default();
+    let state = state_of(record, Status::Creating);
+    let service = Service { namespaces: &plan.namespaces, facts, procfs, hooks: &hooks, state: &state };
+    let served = serve(&service, &ours, &born, plan, directory, record);
+    if let Err(error) = served {
+        let _ = super::sys::clone::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(born.pid), None);
+        return Err(error);
+    }
+    if let Some(path) = &request.pid_file {
+        write_pid_file(path, born.pid)?;
+    }
+    if let Some(path) = &request.pidfd_socket {
+        let socket = console::connect(path)?;
+        console::send_named(socket.as_fd(), b"pidfd", &born.pidfd)?;
+    }
+    Ok((born, ours))
+}
+
+fn serve(
+    service: &Service<'_>,
+    channel: &Channel,
+    born: &Born,
+    plan: &Plan,
+    directory: &Directory,
+    record: &Record,
+) -> Result<()> {
+    directory.save(record)?;
+    service.map_ids(channel, born.pid)?;
+    if let Some(adjustment) = plan.process.oom_score_adj {
+        service.procfs.write(&format!("{}/oom_score_adj", born.pid), &adjustment.to_string())?;
+    }
+    channel.send(&ToChild::Placed(born.pid)).or_else(|error| explain(channel, error))?;
+    service.until_ready(channel, born.pid)
+}
+
+/// A broken channel means that the child has failed before: its own words are the reason.
+fn explain(channel: &Channel, error: Error) -> Result<()> {
+    match channel.receive() {
+        Ok(Some(FromChild::Failed(reason))) => Err(reason),
+        _ => Err(error),
+    }
+}
+
+/// What systemd passed to us for the container: its sockets and its notification socket.
+fn inherited(request: &Request) -> (Vec<String>, u32) {
+    let variable = |name: &str| std::env::var(name).ok();
+    let listen: u32 = variable("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0);
+    let mut env = Vec::new();
+    if listen > 0 {
+        env.extend([format!("LISTEN_FDS={listen}"), "LISTEN_PID=1".to_owned()]);
+        env.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
+    }
+    (env, request.preserve_fds.saturating_add(listen))
+}
+
+/// Writes the pid file so that a reader finds all of it or none.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let operation = || format!("write the pid file {}", path.display());
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    std::fs::write(&fresh, pid.to_string()).during(operation)?;
+    std::fs::rename(&fresh, path).during(operation)
+}
+
+impl Launched {
+    /// Lets the first process of `run` execute its program, and runs poststart hooks; their failures are returned.
+    pub fn start(&self) -> Result<Vec<Error>> {
+        self.channel.send(&ToChild::Start)?;
+        parent::until_executed(&self.channel)?;
+        Ok(poststart(&self.directory, &self.record))
+    }
+}
+
+/// Runs the poststart hooks of a container that has just been started.
+pub fn poststart(directory: &Directory, record: &Record) -> Vec<Error> {
+    if !record.poststart {
+        return Vec::new();
+    }
+    match directory.config().and_then(|text| read_config(&text)) {
+        Ok(spec) => {
+            hooks::run_all("poststart", &spec.hooks.unwrap_or_default().poststart, &state_of(record, Status::Running))
+        }
+        Err(error) => vec![error],
+    }
+}
+
+/// Reads a kept configuration.
+pub fn read_config(text: &[u8]) -> Result<Spec> {
+    Spec::parse(text).map_err(|error| Error::Refusal { field: error.place, reason: error.cause.to_string() })
+}

@@ -1,0 +1,6 @@
+//! The processes a container's birth consists of, one file a role.
+
+pub mod become_process;
+pub mod init;
+pub mod parent;
+pub mod tree;

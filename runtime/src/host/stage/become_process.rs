@@ -1,0 +1,215 @@
+//! The last steps before execve: session, limits, labels, user, capabilities, working directory. Shared by the first
+//! process and by `exec`.
+//!
+//! The order matters and each step says why it stands where it does.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+
+use nix::errno::Errno;
+use nix::unistd::AccessFlags;
+
+use super::super::procfs::Procfs;
+use super::super::sys::process::{self as sys, CapSets, Vector};
+use super::super::sys::schedule;
+use crate::error::{During, Error, Result};
+use crate::plan::capabilities::Capabilities;
+use crate::plan::process::Process;
+use crate::plan::rlimits;
+
+/// Settings that need the privileges of the runtime.
+pub fn prepare(process: &Process, id: &str, procfs: &Procfs) -> Result<()> {
+    if process.new_keyring {
+        keyring(id, process.selinux_label.as_deref(), procfs)?;
+    }
+    if let Some(attr) = process.scheduler {
+        schedule::set_attr(attr).during(|| "set the scheduler")?;
+    }
+    if let Some((class, priority)) = process.io_priority {
+        schedule::set_io_priority(class, priority).during(|| "set the I/O priority")?;
+    }
+    if let Some(policy) = &process.memory_policy {
+        schedule::set_memory_policy(policy.mode, &policy.nodes).during(|| "set the memory policy")?;
+    }
+    if let Some(domain) = process.personality {
+        sys::personality(domain).during(|| "set the personality")?;
+    }
+    for limit in &process.rlimits {
+        set_limit(limit)?;
+    }
+    // The kernel applies these at execve; written while procfs is still certain to be the host's.
+    if let Some(profile) = &process.apparmor_profile {
+        apparmor(procfs, profile)?;
+    }
+    if let Some(label) = &process.selinux_label {
+        procfs.write("self/attr/exec", label)?;
+    }
+    Ok(())
+}
+
+fn apparmor(procfs: &Procfs, profile: &str) -> Result<()> {
+    let text = format!("exec {profile}");
+    match procfs.write("self/attr/apparmor/exec", &text) {
+        Err(Error::Failed { errno: libc::ENOENT, .. }) => match procfs.write("self/attr/exec", &text) {
+            Err(Error::Failed { errno: libc::ENOENT | libc::EINVAL, .. }) => Err(Error::HostLack {
+                what: "AppArmor".into(),
+                hint: format!("apparmorProfile {profile:?} cannot be applied; leave it empty"),
+            }),
+            written => written,
+        },
+        written => written,
+    }
+}
+
+fn set_limit(limit: &rlimits::Limit) -> Result<()> {
+    let operation = || format!("set {} to {}:{}", rlimits::name(limit.resource), limit.soft, limit.hard);
+    sys::set_limit(limit.resource, limit.soft, limit.hard).during(operation)
+}
+
+/// A session keyring of its own, so that keys of the caller stay with the caller.
+fn keyring(id: &str, label: Option<&str>, procfs: &Procfs) -> Result<()> {
+    if let Some(label) = label {
+        procfs.write("self/attr/keycreate", label)?;
+    }
+    let name = CString::new(format!("_ses.{id}")).expect("a container id has no NUL");
+    let key = match sys::join_session_keyring(&name) {
+        // No keyrings in this kernel, forbidden by an outer filter, or the user's quota is used up: go on with the old
+        // one, as every runtime does.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EACCES | Errno::EDQUOT) => return Ok(()),
+        joined => joined.during(|| "join a session keyring")?,
+    };
+    let described = sys::keyring_description(key).during(|| "describe the session keyring")?;
+    let permissions = described.split(';').nth(3).and_then(|text| u32::from_str_radix(text, 16).ok());
+    let Some(permissions) = permissions else { return Ok(()) };
+    // The user of the container may search the ring (UserSearch), whoever owns it.
+    const USER_SEARCH: u32 = 0x0008_0000;
+    sys::set_key_permissions(key, permissions | USER_SEARCH).during(|| "set the permissions of the session keyring")
+}
+
+/// Becomes the user of `process`, with its capabilities, in its working directory.
+pub fn become_user(process: &Process) -> Result<()> {
+    let capabilities = process.capabilities;
+    if let Some(sets) = capabilities {
+        // While CAP_SETPCAP is still there.
+        drop_bounding(sets.bounding)?;
+    }
+    // The permitted set must survive the change of user, to be cut to what was asked for.
+    sys::keep_capabilities(true).during(|| "keep capabilities")?;
+    match sys::setgroups(&process.groups) {
+        Ok(()) => {}
+        // A user namespace without helpers has setgroups closed: nothing to set is no failure.
+        Err(Errno::EPERM) if process.groups.is_empty() => {}
+        Err(errno) => return Err(errno).during(|| "set the supplementary groups"),
+    }
+    sys::setresgid(process.gid).during(|| format!("become group {}", process.gid))?;
+    sys::setresuid(process.uid).during(|| format!("become user {}", process.uid))?;
+    sys::keep_capabilities(false).during(|| "no longer keep capabilities")?;
+    if let Some(sets) = capabilities {
+        set_capabilities(sets)?;
+    }
+    Ok(())
+}
+
+fn drop_bounding(keep: u64) -> Result<()> {
+    for capability in 0..u64::BITS {
+        if keep & 1 << capability != 0 {
+            continue;
+        }
+        match sys::bounding_drop(capability) {
+            Ok(()) => {}
+            // The kernel knows no more.
+            Err(Errno::EINVAL) => break,
+            Err(errno) => return Err(errno).during(|| "drop capabilities from the bounding set"),
+        }
+    }
+    Ok(())
+}
+
+fn set_capabilities(sets: Capabilities) -> Result<()> {
+    let wanted = CapSets { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable };
+    sys::capset(wanted).during(|| "set the capabilities")?;
+    for capability in (0..u64::BITS).filter(|capability| sets.ambient & 1 << capability != 0) {
+        // Only what is permitted and inheritable can be ambient.
+        sys::ambient_raise(capability).during(|| format!("raise ambient capability {capability}"))?;
+    }
+    Ok(())
+}
+
+/// Enters the working directory and makes sure that it is inside the root.
+pub fn enter_directory(path: &str) -> Result<()> {
+    nix::unistd::chdir(path).during(|| format!("chdir to cwd ({path:?}) set in config.json failed"))?;
+    // A directory outside (a leaked descriptor's, CVE-2024-21626) has no path from here.
+    match nix::unistd::getcwd() {
+        Ok(here) if here.is_absolute() => Ok(()),
+        _ => {
+            Err(Error::refusal("process.cwd", "current working directory is outside of container mount namespace root"))
+        }
+    }
+}
+
+/// The file to execute for `process`: as it is if it has a slash, else the first in `PATH`.
+pub fn find_program(process: &Process) -> Result<CString> {
+    let name = &process.args[0];
+    let exec = |reason: &str| Error::Exec { program: name.clone(), reason: reason.to_owned() };
+    if name.contains('/') {
+        return match executable(name) {
+            Ok(path) => Ok(path),
+            Err(errno) => Err(exec(&format!("stat {name}: {}", crate::error::describe(errno as i32)))),
+        };
+    }
+    if name.is_empty() {
+        return Err(exec("executable file not found in $PATH"));
+    }
+    let path = process.env.iter().rev().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut denied = false;
+    for directory in path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        match executable(&format!("{directory}/{name}")) {
+            Ok(path) => return Ok(path),
+            Err(Errno::EACCES) => denied = true,
+            Err(_) => {}
+        }
+    }
+    Err(exec(if denied { "permission denied" } else { "executable file not found in $PATH" }))
+}
+
+/// Where programs are looked for when the environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn executable(path: &str) -> nix::Result<CString> {
+    let found = nix::sys::stat::stat(path)?;
+    if found.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        return Err(Errno::EACCES);
+    }
+    nix::unistd::faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, nix::fcntl::AtFlags::AT_EACCESS)?;
+    CString::new(path).map_err(|_| Errno::EINVAL)
+}
+
+/// The environment of `process`, with `HOME` from the container's own `/etc/passwd` where it is missing.
+pub fn environment(process: &Process, extra: &[String]) -> Vec<String> {
+    let mut env: Vec<String> = process.env.iter().chain(extra).cloned().collect();
+    if !env.iter().any(|pair| pair.starts_with("HOME=")) {
+        env.push(format!("HOME={}", home(process.uid)));
+    }
+    env
+}
+
+/// The home directory of `uid`, `/` if nobody says.
+fn home(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let line = |line: &str| {
+        let mut fields = line.split(':');
+        let own = fields.nth(2)?.parse::<u32>().ok()? == uid;
+        own.then(|| fields.nth(2).map(str::to_owned)).flatten()
+    };
+    passwd.lines().find_map(line).filter(|home| !home.is_empty()).unwrap_or_else(|| "/".into())
+}
+
+/// Executes `program`; returns only the failure.
+pub fn execute(process: &Process, program: &CString, env: &[String]) -> Result<Infallible> {
+    let exec =
+        |errno: Errno| Error::Exec { program: process.args[0].clone(), reason: crate::error::describe(errno as i32) };
+    let args = Vector::new(&process.args).map_err(exec)?;
+    let env = Vector::new(env).map_err(exec)?;
+    sys::execve(program, &args, &env).map_err(exec)
+}

@@ -1,0 +1,209 @@
+//! The container's first process, from its birth to execve.
+//!
+//! It applies the plan's steps in order, tells the parent when it is ready or which step failed, waits for the start,
+//! and becomes the program.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci::spec::{Hooks, State, Status};
+
+use super::super::procfs::Procfs;
+use super::super::sys::clone::{setns, unshare};
+use super::super::sys::process as sys;
+use super::super::{console, hooks, start};
+use super::become_process;
+use super::tree::{self, Tree};
+use crate::container::Container;
+use crate::error::{During, Error, Result};
+use crate::handshake::{Channel, FromChild, ToChild};
+use crate::plan::namespaces::Kind;
+use crate::plan::{Plan, Step, mounts::Propagation};
+
+/// Everything the new process brings from its parent.
+#[derive(Debug)]
+pub struct Init<'a> {
+    /// The container.
+    pub container: &'a Container,
+    /// What to do.
+    pub plan: &'a Plan,
+    /// To the parent.
+    pub channel: Channel,
+    /// The host's procfs.
+    pub procfs: &'a Procfs,
+    /// Where the terminal's master goes.
+    pub console: Option<OwnedFd>,
+    /// For a container that waits for `start`.
+    pub listener: Option<OwnedFd>,
+    /// Namespaces this process joins itself, in order.
+    pub joins: Vec<(Kind, OwnedFd)>,
+    /// Bind mount sources the parent has opened.
+    pub sources: Vec<Option<OwnedFd>>,
+    /// The state hooks get; its pid is filled in once known.
+    pub state: State,
+    /// Variables beyond the configuration's.
+    pub env: Vec<String>,
+    /// Descriptors from 3 on that the program inherits.
+    pub preserved: u32,
+}
+
+/// Runs the first process; returns only what failed, after the parent (or `start`) was told.
+pub fn run(mut init: Init<'_>) -> i32 {
+    match set_up(&mut init).and_then(|()| finish(&mut init)) {
+        Ok(never) => match never {},
+        Err(error) => {
+            // Nobody can be told when the parent is gone.
+            let _ = init.channel.send(&FromChild::Failed(error));
+            1
+        }
+    }
+}
+
+fn set_up(init: &mut Init<'_>) -> Result<()> {
+    // The parent's mask would take bits from every node and directory that is made.
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    // A session of its own: signals of the caller's terminal are the caller's.
+    nix::unistd::setsid().during(|| "start a session")?;
+    namespaces(init)?;
+    let mut tree: Option<Tree> = None;
+    let mut propagation = None;
+    let count = init.plan.steps.len();
+    for (index, step) in init.plan.steps.iter().enumerate() {
+        apply(init, step, &mut tree, &mut propagation).map_err(|error| match error {
+            Error::Failed { operation, errno } => {
+                Error::Failed { operation: format!("{operation} (step {} of {count})", index + 1), errno }
+            }
+            other => other,
+        })?;
+    }
+    Ok(())
+}
+
+/// Enters or makes the namespaces that could not be made at birth, and becomes root of a new user namespace.
+fn namespaces(init: &mut Init<'_>) -> Result<()> {
+    let wanted = &init.plan.namespaces;
+    for (kind, fd) in std::mem::take(&mut init.joins) {
+        setns(fd.as_fd(), kind.flag()).during(|| format!("join the {} namespace", kind.word()))?;
+    }
+    if wanted.creates(Kind::User) {
+        init.channel.send(&FromChild::Unmapped)?;
+        init.channel.expect(|message| matches!(message, ToChild::Mapped).then_some(()))?;
+    }
+    if wanted.has(Kind::User) {
+        sys::setresgid(0).during(|| "become group 0 of the user namespace")?;
+        sys::setresuid(0).during(|| "become user 0 of the user namespace")?;
+    }
+    if wanted.creates(Kind::Time) {
+        // Offsets can be written until the first process enters the namespace, which execve does.
+        unshare(Kind::Time.flag()).during(|| "make a time namespace")?;
+        for line in &wanted.time_offsets {
+            init.procfs.write("self/timens_offsets", line)?;
+        }
+    }
+    Ok(())
+}
+
+fn apply(
+    init: &mut Init<'_>,
+    step: &Step,
+    tree: &mut Option<Tree>,
+    propagation: &mut Option<Propagation>,
+) -> Result<()> {
+    if tree.is_none() && !matches!(step, Step::HostPropagation(_)) {
+        let sources = std::mem::take(&mut init.sources);
+        *tree = Some(tree::begin(*propagation, &init.container.rootfs, sources)?);
+    }
+    let Some(tree) = tree else {
+        if let Step::HostPropagation(host) = step {
+            *propagation = Some(*host);
+        }
+        return Ok(());
+    };
+    match step {
+        Step::HostPropagation(_) | Step::Rootfs { .. } => Ok(()),
+        Step::Mount(mount) => tree.mount(mount),
+        Step::Cgroup { namespace } => {
+            let pid = init.channel.expect(|message| match message {
+                ToChild::Placed(pid) => Some(*pid),
+                _ => None,
+            })?;
+            init.state.pid = pid;
+            if *namespace {
+                unshare(Kind::Cgroup.flag()).during(|| "make a cgroup namespace")?;
+            }
+            Ok(())
+        }
+        Step::Device(node) => tree.device(node),
+        Step::Link { target, path, replace } => tree.link(target, path, *replace),
+        Step::WorkingDirectory(path) => tree.working_directory(path),
+        Step::Hostname(name) => nix::unistd::sethostname(name).during(|| format!("set the host name to {name:?}")),
+        Step::Domainname(name) => {
+            super::super::sys::process::set_domainname(name).during(|| format!("set the domain name to {name:?}"))
+        }
+        Step::Sysctl { key, value } => init.procfs.write(&format!("sys/{}", crate::plan::sysctl::path(key)), value),
+        Step::Hooks => run_hooks(init),
+        Step::Console => {
+            let (master, other) = console::open(tree.room())?;
+            console::cover_dev_console(tree.room(), other.as_fd())?;
+            let socket =
+                init.console.take().ok_or_else(|| Error::Bug { what: "a terminal without a socket".into() })?;
+            console::take(other.as_fd(), init.plan.process.console_size)?;
+            console::send(socket.as_fd(), &master)
+        }
+        Step::ReadonlyPath(path) => tree.readonly_path(path),
+        Step::MaskedPath(path) => tree.masked_path(path),
+        Step::ReadonlyRoot => tree.readonly_root(),
+        Step::Enter(entry) => tree.enter(*entry),
+        Step::RootPropagation(root) => super::super::sys::mount::setattr_path(b"/", root.attr(), root.recursive)
+            .during(|| "set the propagation of the container's root"),
+    }
+}
+
+fn hook_lists(init: &Init<'_>) -> Hooks {
+    init.container.spec.hooks.clone().unwrap_or_default()
+}
+
+fn run_hooks(init: &mut Init<'_>) -> Result<()> {
+    let lists = hook_lists(init);
+    if !lists.prestart.is_empty() || !lists.create_runtime.is_empty() {
+        init.channel.send(&FromChild::Mounted)?;
+        init.channel.expect(|message| matches!(message, ToChild::Hooked).then_some(()))?;
+    }
+    hooks::run("createContainer", &lists.create_container, &init.state)
+}
+
+fn finish(init: &mut Init<'_>) -> Result<Infallible> {
+    let process = &init.plan.process;
+    become_process::prepare(process, init.container.id.as_str(), init.procfs)?;
+    become_process::become_user(process)?;
+    become_process::enter_directory(&process.cwd)?;
+    let program = become_process::find_program(process)?;
+    let env = become_process::environment(process, &init.env);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
+    sys::close_on_exec_from(3 + init.preserved).during(|| "close descriptors")?;
+    if process.no_new_privileges {
+        sys::no_new_privileges().during(|| "set no_new_privs")?;
+    }
+    init.channel.send(&FromChild::Ready)?;
+    let lists = hook_lists(init);
+    let go = |init: &mut Init<'_>| -> Result<Infallible> {
+        init.state.status = Status::Created;
+        hooks::run("startContainer", &lists.start_container, &init.state)?;
+        sys::reset_signals();
+        become_process::execute(process, &program, &env)
+    };
+    match init.listener.take() {
+        None => {
+            init.channel.expect(|message| matches!(message, ToChild::Start).then_some(()))?;
+            go(init)
+        }
+        Some(listener) => {
+            let (mut stream, _listener) = start::wait(listener)?;
+            let failed = go(init);
+            if let Err(error) = &failed {
+                start::report(&mut stream, error);
+            }
+            failed
+        }
+    }
+}

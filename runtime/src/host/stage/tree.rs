@@ -1,0 +1,364 @@
+//! Applying the steps that make a container's file system: mounts, nodes, links, hidden and read-only paths, the root.
+//!
+//! Runs in the new process, in its mount namespace, while the host's tree is still `/`. Each mount is built detached
+//! and attached with one call; every path inside the root goes through [`Room`].
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::{UnlinkatFlags, fchdir, fchownat, symlinkat, unlinkat};
+
+use super::super::room::{Room, is_directory, stat};
+use super::super::sys::mount::{self, Attr};
+use crate::error::{During, Error, Result};
+use crate::plan::Entry;
+use crate::plan::devices::Node;
+use crate::plan::mounts::{Mount, Propagation, PropagationFlag, Source};
+
+/// The tree under construction.
+#[derive(Debug)]
+pub struct Tree {
+    room: Room,
+    /// Bind mount sources opened where the new process may not look, by index of the mount.
+    sources: Vec<Option<OwnedFd>>,
+    /// The parent directory of the last node or link, which usually is that of the next.
+    parent: Option<(String, OwnedFd)>,
+    /// The host's `/dev/null`, for hidden files.
+    null: Option<OwnedFd>,
+    /// The first hidden directory: an empty read-only tmpfs that all others share.
+    empty: Option<OwnedFd>,
+    /// Whether mounts of the host and of this tree still see each other.
+    shared: bool,
+}
+
+const RDONLY: Attr = Attr { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
+
+/// Sets how the copied host tree and the host see each other, and makes the root file system a mount of its own.
+pub fn begin(propagation: Option<Propagation>, rootfs: &Path, sources: Vec<Option<OwnedFd>>) -> Result<Tree> {
+    let operation = || format!("open the root file system {}", rootfs.display());
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open(rootfs, flags, Mode::empty()).during(operation)?;
+    let mut shared = false;
+    let root = match propagation {
+        None => directory,
+        Some(propagation) => {
+            mount::setattr_path(b"/", propagation.attr(), true).during(|| "set the propagation of /")?;
+            if propagation.flag == PropagationFlag::Shared {
+                shared = true;
+                make_parent_private(rootfs)?;
+            }
+            let operation = || format!("bind mount {} on itself", rootfs.display());
+            let tree = mount::clone_tree(directory.as_fd(), b"", true).during(operation)?;
+            mount::attach(tree.as_fd(), directory.as_fd()).during(operation)?;
+            tree
+        }
+    };
+    Ok(Tree { room: Room::new(root), sources, parent: None, null: None, empty: None, shared })
+}
+
+/// Keeps the mount of the root itself from spreading to the host, and lets pivot_root(2) work.
+fn make_parent_private(rootfs: &Path) -> Result<()> {
+    let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
+    for path in rootfs.ancestors() {
+        match mount::setattr_path(path.as_os_str().as_encoded_bytes(), private, false) {
+            // No mount point: the parent's then.
+            Err(Errno::EINVAL) => {}
+            answer => return answer.during(|| format!("make the mount on {} private", path.display())),
+        }
+    }
+    Ok(())
+}
+
+impl Tree {
+    /// The room paths are resolved in.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Makes one mount.
+    pub fn mount(&mut self, wanted: &Mount) -> Result<()> {
+        self.parent = None;
+        let operation = || wanted.describe();
+        let detached = match &wanted.source {
+            Source::Filesystem { kind, source, options } => self.filesystem(wanted, kind, source, options)?,
+            Source::Bind { path, recursive } => match self.sources.get_mut(wanted.index).and_then(Option::take) {
+                Some(prepared) => prepared,
+                None => mount::clone_tree(AT_FDCWD, path.as_bytes(), *recursive).during(operation)?,
+            },
+            Source::Cgroup => return super::super::cgroup_mount::mount(self, wanted),
+        };
+        self.place(wanted, &detached)
+    }
+
+    /// Gives a detached mount its attributes and attaches it where it belongs.
+    pub fn place(&mut self, wanted: &Mount, detached: &OwnedFd) -> Result<()> {
+        let operation = || wanted.describe();
+        if wanted.is_bind() || wanted.copy_up {
+            if !wanted.attr.is_empty() {
+                mount::setattr(detached.as_fd(), wanted.attr, false).during(operation)?;
+            }
+        }
+        if !wanted.recursive_attr.is_empty() {
+            mount::setattr(detached.as_fd(), wanted.recursive_attr, true).during(operation)?;
+        }
+        let target = self.target(wanted, detached)?;
+        mount::attach(detached.as_fd(), target.as_fd()).during(operation)?;
+        for propagation in &wanted.propagation {
+            mount::setattr(detached.as_fd(), propagation.attr(), propagation.recursive)
+                .during(|| format!("set the propagation of {}", wanted.destination))?;
+        }
+        Ok(())
+    }
+
+    fn filesystem(
+        &self,
+        wanted: &Mount,
+        kind: &str,
+        source: &str,
+        options: &[(String, Option<String>)],
+    ) -> Result<OwnedFd> {
+        let attr = if wanted.copy_up { 0 } else { wanted.attr.set };
+        match filesystem(kind, source, options, attr) {
+            // Only the owner of the network (IPC) namespace may mount its view; the host's is what there is to see.
+            Err(Error::Failed { errno: libc::EPERM, .. }) if kind == "sysfs" => self.instead("/sys", wanted),
+            Err(Error::Failed { errno: libc::EPERM, .. }) if kind == "mqueue" => self.instead("/dev/mqueue", wanted),
+            Ok(detached) if wanted.copy_up => {
+                if let Ok(old) = self.room.open(&wanted.destination, libc::O_RDONLY | libc::O_DIRECTORY) {
+                    super::super::copy_up::copy(&old, &detached)
+                        .during(|| format!("copy {} into its tmpfs", wanted.destination))?;
+                }
+                Ok(detached)
+            }
+            Err(Error::Failed { operation, errno }) => {
+                let operation = format!("{}{}", wanted.describe(), operation);
+                Err(Error::Failed { operation, errno })
+            }
+            made => made,
+        }
+    }
+
+    fn instead(&self, path: &str, wanted: &Mount) -> Result<OwnedFd> {
+        let tree = mount::clone_tree(AT_FDCWD, path.as_bytes(), true).during(|| wanted.describe())?;
+        mount::setattr(tree.as_fd(), wanted.attr, true).during(|| wanted.describe())?;
+        Ok(tree)
+    }
+
+    /// The directory or file a mount goes on, made where it is missing.
+    fn target(&self, wanted: &Mount, detached: &OwnedFd) -> Result<OwnedFd> {
+        let path = &wanted.destination;
+        let operation = || wanted.describe();
+        if let Source::Filesystem { kind, .. } = &wanted.source
+            && matches!(kind.as_str(), "proc" | "sysfs")
+        {
+            // An image that turns /proc into a link would make later writes to it go elsewhere (CVE-2019-18837).
+            return match self.room.open_plain(path, libc::O_PATH | libc::O_DIRECTORY) {
+                Err(Errno::ELOOP) => Err(Error::refusal(
+                    format!("mounts[{}].destination", wanted.index),
+                    format!("filesystem {kind:?} must be mounted on ordinary directory, and {path} is a symbolic link"),
+                )),
+                Err(Errno::ENOENT) => self.room.directory(path, 0o755).during(operation),
+                found => found.during(operation),
+            };
+        }
+        if wanted.is_bind() && super::super::room::is_directory(detached.as_fd()).is_ok_and(|is| !is) {
+            return self.room.file(path).during(operation);
+        }
+        if crate::plan::mounts::clean(path) == "/proc" {
+            let kind = fstatfs(detached).during(operation)?.filesystem_type();
+            if kind != PROC_SUPER_MAGIC {
+                return Err(Error::refusal(format!("mounts[{}].source", wanted.index), "is no procfs"));
+            }
+        }
+        self.room.directory(path, 0o755).during(operation)
+    }
+
+    /// The parent directory and the last part of a path in `/dev`.
+    fn parent<'a>(&mut self, path: &'a str) -> nix::Result<(&OwnedFd, &'a str)> {
+        let (directory, name) = path.rsplit_once('/').ok_or(Errno::EINVAL)?;
+        if name.is_empty() || name == ".." {
+            return Err(Errno::EINVAL);
+        }
+        if self.parent.as_ref().is_none_or(|(known, _)| known != directory) {
+            self.parent = Some((directory.to_owned(), self.room.directory(directory, 0o755)?));
+        }
+        Ok((&self.parent.as_ref().expect("set two lines above").1, name))
+    }
+
+    /// Makes one device node.
+    pub fn device(&mut self, node: &Node) -> Result<()> {
+        let operation = || format!("make the device {}", node.path);
+        if node.bind {
+            return self.bind_device(node).during(operation);
+        }
+        let number = makedev(node.major, node.minor);
+        let kind = SFlag::from_bits_truncate(node.kind);
+        let mode = Mode::from_bits_truncate(node.mode);
+        let (parent, name) = self.parent(&node.path).during(operation)?;
+        match mknodat(parent, name, kind, mode, number) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => {
+                let found = nix::sys::stat::fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).during(operation)?;
+                if found.st_mode & libc::S_IFMT == node.kind && (found.st_rdev == number || node.kind == libc::S_IFIFO)
+                {
+                    return Ok(());
+                }
+                unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).during(operation)?;
+                mknodat(parent, name, kind, mode, number).during(operation)?;
+            }
+            // No CAP_MKNOD here, as in a container: the host's node will do.
+            Err(Errno::EPERM) => return self.bind_device(node).during(operation),
+            Err(errno) => return Err(errno).during(operation),
+        }
+        if (node.uid, node.gid) != (0, 0) {
+            let (uid, gid) = (nix::unistd::Uid::from_raw(node.uid), nix::unistd::Gid::from_raw(node.gid));
+            let (parent, name) = self.parent(&node.path).during(operation)?;
+            fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW).during(operation)?;
+        }
+        Ok(())
+    }
+
+    fn bind_device(&mut self, node: &Node) -> nix::Result<()> {
+        let detached = mount::clone_tree(AT_FDCWD, node.path.as_bytes(), false)?;
+        if stat(detached.as_fd())?.st_rdev != makedev(node.major, node.minor) {
+            return Err(Errno::ENODEV);
+        }
+        let target = self.room.file(&node.path)?;
+        mount::attach(detached.as_fd(), target.as_fd())
+    }
+
+    /// Makes one symbolic link.
+    pub fn link(&mut self, target: &str, path: &str, replace: bool) -> Result<()> {
+        let operation = || format!("make the link {path}");
+        let (parent, name) = self.parent(path).during(operation)?;
+        if replace {
+            match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno).during(operation),
+            }
+        }
+        match symlinkat(target, parent, name) {
+            Err(Errno::EEXIST) => Ok(()),
+            made => made.during(operation),
+        }
+    }
+
+    /// Makes the working directory, unless it is there.
+    pub fn working_directory(&self, path: &str) -> Result<()> {
+        self.room.directory(path, 0o755).map(drop).during(|| format!("make the working directory {path}"))
+    }
+
+    /// Makes one path read-only.
+    pub fn readonly_path(&self, path: &str) -> Result<()> {
+        let operation = || format!("make {path} read-only");
+        let target = match self.room.open(path, libc::O_PATH) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            found => found.during(operation)?,
+        };
+        let detached = mount::clone_tree(target.as_fd(), b"", true).during(operation)?;
+        mount::setattr(detached.as_fd(), RDONLY, false).during(operation)?;
+        mount::attach(detached.as_fd(), target.as_fd()).during(operation)
+    }
+
+    /// Hides one path: a directory under an empty one, a file under `/dev/null`.
+    pub fn masked_path(&mut self, path: &str) -> Result<()> {
+        let operation = || format!("mask {path}");
+        let target = match self.room.open(path, libc::O_PATH) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            found => found.during(operation)?,
+        };
+        let cover = if is_directory(target.as_fd()).during(operation)? {
+            match &self.empty {
+                Some(first) => mount::clone_tree(first.as_fd(), b"", false).during(operation)?,
+                None => {
+                    let options = [
+                        ("nr_blocks".to_owned(), Some("1".to_owned())),
+                        ("nr_inodes".to_owned(), Some("1".to_owned())),
+                    ];
+                    let first = filesystem("tmpfs", "tmpfs", &options, libc::MOUNT_ATTR_RDONLY)?;
+                    mount::attach(first.as_fd(), target.as_fd()).during(operation)?;
+                    self.empty = Some(first);
+                    return Ok(());
+                }
+            }
+        } else {
+            mount::clone_tree(self.null().during(operation)?.as_fd(), b"", false).during(operation)?
+        };
+        mount::attach(cover.as_fd(), target.as_fd()).during(operation)
+    }
+
+    /// The host's `/dev/null`: the device itself, whatever a root file system holds under that name (CVE-2025-31133).
+    fn null(&mut self) -> nix::Result<&OwnedFd> {
+        if self.null.is_none() {
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let null = nix::fcntl::open("/dev/null", flags, Mode::empty())?;
+            let found = stat(null.as_fd())?;
+            if found.st_mode & libc::S_IFMT != libc::S_IFCHR || found.st_rdev != makedev(1, 3) {
+                return Err(Errno::ENODEV);
+            }
+            self.null = Some(null);
+        }
+        Ok(self.null.as_ref().expect("set above"))
+    }
+
+    /// Makes the mount of the root read-only.
+    pub fn readonly_root(&self) -> Result<()> {
+        mount::setattr(self.room.root(), RDONLY, false).during(|| "make the root file system read-only")
+    }
+
+    /// Makes the root file system `/`, and the current directory.
+    pub fn enter(&self, entry: Entry) -> Result<()> {
+        match entry {
+            Entry::Pivot => {
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                let old = self.shared.then(|| nix::fcntl::open("/", flags, Mode::empty()));
+                let old = old.transpose().during(|| "open the host's root")?;
+                fchdir(self.room.root()).during(|| "enter the root file system")?;
+                mount::pivot_root_here().during(|| "pivot_root")?;
+                if let Some(old) = old {
+                    // Unmounting a shared tree would unmount the host's.
+                    let slave = Attr { propagation: libc::MS_SLAVE, ..Attr::default() };
+                    mount::setattr(old.as_fd(), slave, true).during(|| "part with the host's mounts")?;
+                }
+                nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).during(|| "unmount the host's root")?;
+                nix::unistd::chdir("/").during(|| "enter /")
+            }
+            Entry::Move => {
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                let slash = nix::fcntl::open("/", flags, Mode::empty()).during(|| "open the host's root")?;
+                mount::attach(self.room.root(), slash.as_fd()).during(|| "move the root file system over /")?;
+                self.chroot()
+            }
+            Entry::Chroot => self.chroot(),
+        }
+    }
+
+    fn chroot(&self) -> Result<()> {
+        fchdir(self.room.root()).during(|| "enter the root file system")?;
+        nix::unistd::chroot(".").during(|| "chroot")?;
+        nix::unistd::chdir("/").during(|| "enter /")
+    }
+}
+
+/// A detached mount of a new file system.
+pub fn filesystem(kind: &str, source: &str, options: &[(String, Option<String>)], attr: u64) -> Result<OwnedFd> {
+    let context = mount::fsopen(kind).during(String::new)?;
+    let made = (|| {
+        if !source.is_empty() {
+            mount::fsconfig_set(context.as_fd(), "source", Some(source))
+                .map_err(|errno| (errno, " (source)".into()))?;
+        }
+        for (key, value) in options {
+            mount::fsconfig_set(context.as_fd(), key, value.as_deref())
+                .map_err(|errno| (errno, format!(" (option {key})")))?;
+        }
+        mount::fsmount(context.as_fd(), attr).map_err(|errno| (errno, String::new()))
+    })();
+    made.map_err(|(errno, place)| {
+        let said = mount::fs_message(context.as_fd()).map(|text| format!(" ({text})")).unwrap_or_default();
+        Error::Failed { operation: format!("{place}{said}"), errno: errno as i32 }
+    })
+}

@@ -1,0 +1,136 @@
+//! The process as it will be: user, limits, capabilities, labels, program. Shared by the first process and by `exec`.
+//! runtime-spec config.md "Process"
+
+use oci::spec::{self, Linux};
+use serde::Serialize;
+
+use super::capabilities::{self, Capabilities};
+use super::rlimits::{self, Limit};
+use super::schedule::{self, MemoryPolicy};
+use crate::error::{Error, Result};
+use crate::host::sys::schedule::Attr;
+
+/// A compiled process.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Process {
+    /// Program and arguments; never empty.
+    pub args: Vec<String>,
+    /// The environment.
+    pub env: Vec<String>,
+    /// The working directory.
+    pub cwd: String,
+    /// User id inside.
+    pub uid: u32,
+    /// Group id inside.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The file mode creation mask.
+    pub umask: u32,
+    /// The five sets; `None` leaves what the kernel gives.
+    pub capabilities: Option<Capabilities>,
+    /// Resource limits.
+    pub rlimits: Vec<Limit>,
+    /// Whether the process may never gain privileges.
+    pub no_new_privileges: bool,
+    /// The AppArmor profile.
+    pub apparmor_profile: Option<String>,
+    /// The SELinux label.
+    pub selinux_label: Option<String>,
+    /// The OOM killer's adjustment.
+    pub oom_score_adj: Option<i32>,
+    /// CPU scheduling.
+    pub scheduler: Option<Attr>,
+    /// I/O class and priority.
+    pub io_priority: Option<(u32, u32)>,
+    /// Execution domain.
+    pub personality: Option<u64>,
+    /// NUMA policy.
+    pub memory_policy: Option<MemoryPolicy>,
+    /// CPUs while joining and once joined, `exec` only.
+    pub affinity: (Option<Vec<u64>>, Option<Vec<u64>>),
+    /// Whether it gets a terminal.
+    pub terminal: bool,
+    /// The terminal's size, as rows and columns.
+    pub console_size: Option<(u16, u16)>,
+    /// Whether it gets a session keyring of its own.
+    pub new_keyring: bool,
+}
+
+/// The default mask, as runc's.
+const UMASK: u32 = 0o022;
+
+/// Checks and compiles `process`; oddities go to `warnings`.
+pub fn compile(process: &spec::Process, warnings: &mut Vec<String>) -> Result<Process> {
+    if process.args.is_empty() {
+        return Err(Error::refusal("process.args", "args must not be empty"));
+    }
+    if !process.cwd.starts_with('/') {
+        let reason =
+            if process.cwd.is_empty() { "Cwd property must not be empty" } else { "Cwd must be an absolute path" };
+        return Err(Error::refusal("process.cwd", reason));
+    }
+    for (field, texts) in [("process.args", &process.args), ("process.env", &process.env)] {
+        if let Some(index) = texts.iter().position(|text| text.contains('\0')) {
+            return Err(Error::refusal(format!("{field}[{index}]"), "has a NUL character inside"));
+        }
+    }
+    let adjustment = process.oom_score_adj;
+    if adjustment.is_some_and(|value| !(-1000..=1000).contains(&value)) {
+        return Err(Error::refusal("process.oomScoreAdj", "must be between -1000 and 1000"));
+    }
+    let affinity = |field: &str, list: Option<&String>| match list {
+        Some(list) if !list.is_empty() => schedule::list(field, list).map(Some),
+        _ => Ok(None),
+    };
+    let cpus = process.exec_cpu_affinity.clone().unwrap_or_default();
+    let label = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    Ok(Process {
+        args: process.args.clone(),
+        env: process.env.clone(),
+        cwd: process.cwd.clone(),
+        uid: process.user.uid,
+        gid: process.user.gid,
+        groups: process.user.additional_gids.clone(),
+        umask: process.user.umask.unwrap_or(UMASK),
+        capabilities: process.capabilities.as_ref().map(|sets| capabilities::compile(sets, warnings)),
+        rlimits: rlimits::compile(&process.rlimits)?,
+        no_new_privileges: process.no_new_privileges,
+        apparmor_profile: label(&process.apparmor_profile),
+        selinux_label: label(&process.selinux_label),
+        oom_score_adj: adjustment,
+        scheduler: process.scheduler.as_ref().map(schedule::scheduler).transpose()?,
+        io_priority: process.io_priority.as_ref().map(schedule::io_priority).transpose()?,
+        personality: None,
+        memory_policy: None,
+        affinity: (
+            affinity("process.execCPUAffinity.initial", cpus.initial.as_ref())?,
+            affinity("process.execCPUAffinity.final", cpus.last.as_ref())?,
+        ),
+        terminal: process.terminal,
+        console_size: process.console_size.as_ref().map(|size| (size.height, size.width)),
+        new_keyring: false,
+    })
+}
+
+impl Process {
+    /// Adds what `config.json` says about the process outside of `process`.
+    pub fn with_linux(mut self, linux: &Linux, new_keyring: bool) -> Result<Self> {
+        self.personality = linux.personality.as_ref().map(personality).transpose()?;
+        self.memory_policy = linux.memory_policy.as_ref().map(schedule::memory_policy).transpose()?;
+        self.new_keyring = new_keyring;
+        Ok(self)
+    }
+}
+
+/// personality(2): `PER_LINUX` and `PER_LINUX32`.
+fn personality(personality: &spec::LinuxPersonality) -> Result<u64> {
+    if let Some(flag) = personality.flags.first() {
+        return Err(Error::refusal("linux.personality.flags", format!("{flag:?}: no flag is defined")));
+    }
+    match personality.domain.as_str() {
+        "LINUX" => Ok(0),
+        "LINUX32" => Ok(8),
+        other => Err(Error::refusal("linux.personality.domain", format!("{other:?} is neither LINUX nor LINUX32"))),
+    }
+}
