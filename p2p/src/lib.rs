@@ -7,6 +7,7 @@ pub mod admission;
 pub mod id;
 pub mod membership;
 pub mod mesh;
+pub mod node;
 pub mod sync;
 pub mod table;
 pub mod wire;

@@ -179,7 +179,7 @@ pub fn on_want(rows: &Rows, wants: &[(u16, u64)], same_site: bool) -> Vec<Messag
 }
 
 /// Packs rows into messages of about [`BATCH_MAX`], up to [`ANSWER_MAX`] in all.
-fn pack(rows: &Rows, positions: impl Iterator<Item = Position>) -> Vec<Message> {
+pub fn pack(rows: &Rows, positions: impl Iterator<Item = Position>) -> Vec<Message> {
     let mut messages = Vec::new();
     let (mut batch, mut size, mut total) = (Vec::new(), 0, 0);
     for at in positions {

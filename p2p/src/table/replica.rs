@@ -117,6 +117,12 @@ impl Replica {
         self.epoch
     }
 
+    /// The sequence of this node's last write in this epoch.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// Starts a later epoch; an earlier one is ignored.
     pub fn enter_epoch(&mut self, epoch: u64) {
         if epoch > self.epoch {

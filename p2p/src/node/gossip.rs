@@ -1,0 +1,267 @@
+//! What travels on admitted links: pushes along the trees, repair, acknowledgements. In: messages. Out: messages, rows that
+//! stand. Every row goes through [`Node::absorb`], wherever it comes from.
+
+use super::links::MARKS_MAX;
+use super::{BATCH_MS, Node, Now, Output, RIPPLE_MS};
+use crate::id::NodeId;
+use crate::membership::ring;
+use crate::sync;
+use crate::table::rows::Class;
+use crate::table::{Position, Refusal, Table, codec};
+use crate::wire::{BATCH_MAX, Message, WireSum};
+
+/// Links checked after repair brought something: enough for it to run through a cluster as an epidemic, few enough to be no
+/// storm.
+pub const RIPPLE_LINKS: usize = 6;
+/// Recent changes worth sending unasked to a peer that comes back.
+pub const CATCH_UP_MAX: usize = 4_096;
+/// A peer with less than half our rows is new here and is sent the hot rows, up to this many.
+pub const HOT_WELCOME_MAX: usize = 4_096;
+/// Gates tried into each other site.
+const GATES: usize = 4;
+
+impl Node {
+    pub(super) fn message(&mut self, now: Now, peer: NodeId, message: Message) {
+        if self.floods(now, peer) {
+            return;
+        }
+        if let Message::Hello(hello) = message {
+            self.hello(now, peer, hello);
+            return;
+        }
+        let Some(link) = self.links.get(&peer) else { return };
+        if !link.admitted {
+            self.count("unadmitted_messages", 1);
+            return;
+        }
+        let same_site = link.same_site;
+        if let Some((subject, verdict, of)) = self.view.heard(peer, now.ms) {
+            self.say(now, subject, verdict, of);
+        }
+        match message {
+            Message::Beat(beat) => self.beat_arrived(now, peer, beat),
+            Message::Ask => self.send_beat(now, peer, true),
+            Message::Push { until, ack, rows } => self.pushed(now, peer, until, ack, &rows),
+            Message::Stored(ack) => {
+                for (_, pending) in self.writes.range_mut(..=ack) {
+                    pending.confirmed += usize::from(pending.awaited.remove(&peer));
+                }
+            }
+            Message::Root(global, site) => self.root_arrived(now, peer, global, site, same_site),
+            Message::Sums(sums) => {
+                let answers = sync::on_sums(self.replica.rows(), &sums, same_site);
+                self.answer(peer, answers);
+            }
+            Message::Spans(spans) => {
+                let answers = sync::on_spans(self.replica.rows(), &spans, same_site);
+                self.answer(peer, answers);
+            }
+            Message::Want(wants) => {
+                let answers = sync::on_want(self.replica.rows(), &wants, same_site);
+                self.answer(peer, answers);
+            }
+            Message::Rows(rows) => {
+                let mut news = false;
+                for packed in &rows {
+                    news |= self.absorb(now, peer, packed).unwrap_or(false);
+                }
+                if news {
+                    self.count("rows_repaired", rows.len() as u64);
+                    self.ripple_at.get_or_insert(now.ms + RIPPLE_MS);
+                }
+            }
+            Message::Hello(_) => {}
+            Message::Unknown(_) => self.count("unknown_messages", 1),
+        }
+    }
+
+    fn answer(&mut self, peer: NodeId, answers: Vec<Message>) {
+        for answer in answers {
+            self.out.push_back(Output::Send(peer, answer));
+        }
+    }
+
+    /// Takes in a packed row of a peer. `Ok(true)` when something stands because of it.
+    pub(super) fn absorb(&mut self, now: Now, peer: NodeId, packed: &[u8]) -> Result<bool, Refusal> {
+        let taken = self.admissible(now, packed).and_then(|fine| if fine { self.replica.merge(packed) } else { Ok(Vec::new()) });
+        match taken {
+            Ok(stand) => {
+                for row in &stand {
+                    self.stands(now, row);
+                }
+                self.count("merges", 1);
+                Ok(!stand.is_empty())
+            }
+            Err(refusal) => {
+                self.count("rows_refused", 1);
+                // A row of an evicted node is on its way out everywhere; anything else is worth a look.
+                if !matches!(refusal, Refusal::Writer { .. }) {
+                    self.alarm(now, "refused-row", format!("node {peer} sent a row that was refused: {refusal}"));
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    fn pushed(&mut self, now: Now, peer: NodeId, until: NodeId, ack: u64, rows: &[Vec<u8>]) {
+        let me = self.setup.id;
+        let arc = self.view.rings().arc(&self.setup.facts.site, me, until);
+        let parts = ring::split(&arc, until, |node| self.is_linked(node));
+        for packed in rows {
+            if self.absorb(now, peer, packed).is_err() {
+                continue;
+            }
+            for (child, until) in &parts {
+                self.queue_push(now, *child, *until, packed.clone(), 0);
+            }
+        }
+        if ack > 0 {
+            let batch = self.batch + u64::from(!self.unsaved.is_empty());
+            self.owed.push_back((batch, peer, ack));
+        }
+    }
+
+    /// Sends a row of this node down its tree. Returns the children that are asked to confirm.
+    pub(super) fn broadcast(&mut self, now: Now, packed: &[u8], ack: u64) -> Vec<NodeId> {
+        let me = self.setup.id;
+        let sited = codec::head(packed).is_ok_and(|head| head.site.is_some());
+        let site = self.setup.facts.site.clone();
+        let arc = self.view.rings().arc(&site, me, me);
+        let mut parts = ring::split(&arc, me, |node| self.is_linked(node));
+        if !sited {
+            let rings = self.view.rings();
+            for other in rings.sites().filter(|other| **other != site) {
+                let gate = rings.gates(other, me).take(GATES).find(|gate| self.is_linked(*gate));
+                parts.extend(gate.map(|gate| (gate, gate)));
+            }
+        }
+        // Two confirmations are needed; a few more peers are asked, because one of them may be slow or gone.
+        const ASKED: usize = 4;
+        for (at, (child, until)) in parts.iter().enumerate() {
+            self.queue_push(now, *child, *until, packed.to_vec(), if at < ASKED { ack } else { 0 });
+        }
+        parts.into_iter().take(ASKED).map(|(child, _)| child).collect()
+    }
+
+    fn queue_push(&mut self, now: Now, child: NodeId, until: NodeId, packed: Vec<u8>, ack: u64) {
+        let Some(link) = self.links.get_mut(&child) else { return };
+        link.push_bytes += packed.len() + 8;
+        link.push_ack = link.push_ack.max(ack);
+        link.pushes.entry(until).or_default().push(packed);
+        link.flush_at.get_or_insert(now.ms + BATCH_MS);
+        if link.push_bytes >= BATCH_MAX {
+            self.flush_link(child);
+        }
+        self.count("payload_sends", 1);
+    }
+
+    fn flush_link(&mut self, peer: NodeId) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        link.flush_at = None;
+        link.push_bytes = 0;
+        let ack = std::mem::take(&mut link.push_ack);
+        let pushes = std::mem::take(&mut link.pushes);
+        let last = pushes.len();
+        for (at, (until, rows)) in pushes.into_iter().enumerate() {
+            // Confirmation covers everything before it, so only the last message asks.
+            let ack = if at + 1 == last { ack } else { 0 };
+            self.out.push_back(Output::Send(peer, Message::Push { until, ack, rows }));
+        }
+    }
+
+    pub(super) fn flush_pushes(&mut self, now: Now) {
+        let due: Vec<NodeId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.flush_at.is_some_and(|at| now.ms >= at))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            self.flush_link(peer);
+        }
+    }
+
+    pub(super) fn send_root(&mut self, peer: NodeId) {
+        let root = sync::root(self.replica.rows());
+        self.count("repair_rounds", 1);
+        self.send_linked(peer, root);
+    }
+
+    pub(super) fn ripple(&mut self) {
+        let mut linked: Vec<NodeId> = self.linked().collect();
+        for _ in 0..RIPPLE_LINKS {
+            if linked.is_empty() {
+                break;
+            }
+            let peer = linked.swap_remove(self.dice.below(linked.len() as u64) as usize);
+            self.send_root(peer);
+        }
+    }
+
+    fn root_arrived(&mut self, now: Now, peer: NodeId, global: WireSum, site: WireSum, same_site: bool) {
+        let rows = self.replica.rows();
+        let Some(sums) = sync::on_root(rows, global, site, same_site) else {
+            let changes = self.changes;
+            if self.marks.len() >= MARKS_MAX && !self.marks.contains_key(&peer) {
+                self.marks.pop_first();
+            }
+            self.marks.insert(peer, changes);
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.catch_up = None;
+            }
+            return;
+        };
+        if u64::from(global.count) * 2 < rows.root().0.count.into() && same_site {
+            self.welcome(peer);
+        }
+        // After a cut, what changed since both were equal is nearly always the whole difference: send that, then compare.
+        let since = self.links.get_mut(&peer).and_then(|link| link.catch_up.take());
+        if let Some(since) = since
+            && let Some(positions) = self.changed_since(since)
+        {
+            let answers = sync::pack(self.replica.rows(), positions.into_iter().filter(|at| same_site || !Class::at(*at).sited()));
+            self.answer(peer, answers);
+            self.send_root(peer);
+            let _ = now;
+            return;
+        }
+        self.out.push_back(Output::Send(peer, sums));
+    }
+
+    /// What changed here since a change, each position once; `None` when that is too long ago or too much.
+    fn changed_since(&self, since: u64) -> Option<Vec<Position>> {
+        let oldest = self.recent.front().map_or(self.changes + 1, |(change, _)| *change);
+        if since + 1 < oldest {
+            return None;
+        }
+        let mut positions: Vec<Position> =
+            self.recent.iter().filter(|(change, _)| *change > since).map(|(_, at)| *at).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        (positions.len() <= CATCH_UP_MAX).then_some(positions)
+    }
+
+    /// Sends the hot rows to a peer that has just come.
+    fn welcome(&mut self, peer: NodeId) {
+        let hot = [Table::CAPACITY, Table::HEALTH, Table::SITE_SUMMARY];
+        let rows = self.replica.rows();
+        let positions: Vec<Position> =
+            hot.iter().flat_map(|table| rows.table(*table).map(|(at, _)| at)).take(HOT_WELCOME_MAX).collect();
+        let answers = sync::pack(rows, positions.into_iter());
+        self.answer(peer, answers);
+    }
+
+    pub(super) fn republish_hot(&mut self, now: Now) {
+        let me = self.setup.id;
+        let hot = [Table::CAPACITY, Table::HEALTH, Table::SITE_SUMMARY];
+        let own: Vec<Vec<u8>> = hot
+            .iter()
+            .flat_map(|table| self.replica.rows().table(*table))
+            .filter(|(_, head)| matches!(head.version, codec::VersionHead::Owned(owner, ..) if owner == me))
+            .filter_map(|(at, _)| self.replica.rows().packed(at).map(<[u8]>::to_vec))
+            .collect();
+        for packed in own {
+            self.broadcast(now, &packed, 0);
+        }
+    }
+}

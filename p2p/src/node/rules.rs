@@ -1,0 +1,160 @@
+//! What rows of the mesh's own tables mean: certificates, revocations, node facts, verdicts, published days.
+//! In: rows before and after they stand. Out: whether they may stand, and what follows from it.
+
+use super::{CLONE_BUMPS, Node, Now, Output};
+use crate::admission::{Certificate, Revocation};
+use crate::id::NodeId;
+use crate::membership::Role;
+use crate::membership::view::{Facts, read_watch};
+use crate::table::row::Version;
+use crate::table::{Refusal, Row, Table, codec, rows, tombstone};
+
+/// For how long a dropped day's tombstones are not taken back from nodes that have not dropped it yet.
+const DROPPED_DEAF_MS: u64 = 3_600_000;
+
+impl Node {
+    /// Whether a row may be merged: signatures of the signed tables, and tombstones that everybody has agreed to forget.
+    /// `Ok(false)` means "rightly ignored".
+    pub(super) fn admissible(&mut self, now: Now, packed: &[u8]) -> Result<bool, Refusal> {
+        let head = codec::head(packed)?;
+        let forged = |what: &'static str| Err(Refusal::Row(codec::RowError::Malformed(what)));
+        match head.table {
+            Table::CERTIFICATE => {
+                let Ok(certificate) = Certificate::from_bytes(head.body) else { return forged("certificate") };
+                let named = head.id.parse() == Ok(certificate.node());
+                let ours = certificate.cluster == self.setup.cluster;
+                if head.deleted || !named || !ours || !certificate.is_signed(self.setup.verify) {
+                    return forged("certificate");
+                }
+                // A second key with the same short id, or a replayed older certificate, never replaces the first.
+                let held = self.replica.rows().get(&head.to_row().key);
+                let held = held.and_then(|row| Certificate::from_bytes(&row.body.0).ok());
+                if held.is_some_and(|held| held.subject != certificate.subject) {
+                    return forged("certificate: its key has the id of another");
+                }
+            }
+            Table::REVOKED => {
+                let Ok(revocation) = Revocation::from_bytes(head.body) else { return forged("revocation") };
+                let named = head.id.parse() == Ok(revocation.subject);
+                let ours = revocation.cluster == self.setup.cluster;
+                let issuer = NodeId::of_key(&revocation.issuer);
+                let may = issuer == revocation.subject || self.role(issuer) >= Role::Member;
+                if head.deleted || !named || !ours || !may || !revocation.is_signed(self.setup.verify) {
+                    return forged("revocation");
+                }
+            }
+            Table::NODE if !head.deleted => {
+                let Ok(facts) = serde_json::from_slice::<Facts>(head.body) else { return forged("node facts") };
+                if facts.site.is_empty() || facts.site.len() > crate::table::row::SITE_MAX || facts.name.len() > 256 {
+                    return forged("node facts");
+                }
+            }
+            _ if head.deleted => {
+                let day = tombstone::day_of(head.body);
+                let deaf = self.dropped.get(&day).is_some_and(|(_, at)| now.ms < at + DROPPED_DEAF_MS);
+                if deaf && self.replica.rows().packed(rows::position(&head.to_row().key)).is_none() {
+                    return Ok(false);
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Acts on a row that stands.
+    pub(super) fn learn(&mut self, now: Now, row: &Row) {
+        if let Version::Owned { owner, epoch, .. } = row.version
+            && owner == self.setup.id
+            && epoch >= self.replica.epoch()
+            && !self.is_mine(row)
+        {
+            let elsewhere = row.key.table == Table::NODE && self.is_other_instance(row);
+            self.bump(now, epoch, elsewhere);
+            if self.bumps.len() + 1 == CLONE_BUMPS {
+                self.alarm(now, "cloned-key", "another machine seems to use this node's key".into());
+            }
+        }
+        match row.key.table {
+            Table::CERTIFICATE => {
+                if let Ok(certificate) = Certificate::from_bytes(&row.body.0) {
+                    self.roles.insert(certificate.node(), certificate.role);
+                    if certificate.role == Role::Reader {
+                        self.replica.mark_reader(certificate.node());
+                    }
+                }
+            }
+            Table::REVOKED => {
+                if let Ok(revocation) = Revocation::from_bytes(&row.body.0) {
+                    self.revoked(now, &revocation);
+                }
+            }
+            Table::NODE => self.node_row(now, row),
+            Table::WATCH if !row.deleted => {
+                let Version::Owned { owner, .. } = row.version else { return };
+                let (Ok(subject), Some((verdict, of))) = (row.key.rest().parse(), read_watch(&row.body.0)) else {
+                    self.quarantine(now, row.key.clone(), "a verdict that cannot be read".into());
+                    return;
+                };
+                let (turned, refute) = self.view.set_watch(owner, subject, verdict, of, now.wall_ms);
+                self.refute |= refute;
+                if let Some(turned) = turned {
+                    self.turned(now, turned);
+                }
+            }
+            Table::TOMBSTONES => {
+                if let Some(owner) = row.key.owner() {
+                    self.published.insert(owner, tombstone::published(&row.body.0));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether this very node, in this start, has written the row.
+    fn is_mine(&self, row: &Row) -> bool {
+        match row.version {
+            Version::Owned { epoch, seq, .. } => epoch == self.replica.epoch() && seq <= self.replica.seq(),
+            Version::Shared { .. } => false,
+        }
+    }
+
+    fn is_other_instance(&self, row: &Row) -> bool {
+        row.body.parse::<Facts>().is_ok_and(|facts| facts.instance != self.setup.facts.instance)
+    }
+
+    fn node_row(&mut self, now: Now, row: &Row) {
+        let (Some(node), Version::Owned { epoch, seq, .. }) = (row.key.owner(), &row.version) else { return };
+        if row.deleted {
+            if let Some(turned) = self.view.remove(node) {
+                self.turned(now, turned);
+            }
+            return;
+        }
+        let Ok(facts) = row.body.parse::<Facts>() else { return };
+        let role = self.role(node);
+        if self.view.liveness(node).is_none() && node != self.setup.id {
+            self.out.push_back(Output::Turned(node, crate::membership::Liveness::Alive));
+        }
+        if let Some(turned) = self.view.set_facts(node, facts, role, (*epoch, *seq), now.wall_ms) {
+            self.turned(now, turned);
+        }
+    }
+
+    fn revoked(&mut self, now: Now, revocation: &Revocation) {
+        let subject = revocation.subject;
+        if subject == self.setup.id {
+            let why = if revocation.left { "this node has left the cluster" } else { "this node was evicted from the cluster" };
+            self.expel(now, "evicted", why.to_owned());
+            return;
+        }
+        let gone = self.replica.evict(subject);
+        self.forgotten(gone);
+        self.published.remove(&subject);
+        if let Some(turned) = self.view.remove(subject) {
+            self.turned(now, turned);
+        }
+        if self.links.remove(&subject).is_some() {
+            self.out.push_back(Output::Hangup(subject, "it was evicted or left".into()));
+        }
+    }
+}
