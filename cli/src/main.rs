@@ -3,6 +3,7 @@
 mod commands;
 mod error;
 mod output;
+mod progress;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod challenge;
+pub mod client;
 pub mod config;
 pub mod error;
 pub(crate) mod tls;

@@ -1,0 +1,29 @@
+//! `shoal logout`.
+
+use super::registry_args::environment;
+use crate::commands::Global;
+use crate::error::Error;
+use image::remote::auth::AuthFile;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Forget the credentials of a registry
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// HOST[:PORT]
+    #[arg(value_name = "REGISTRY", default_value = "docker.io")]
+    server: String,
+    /// The file they are in
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+}
+
+pub(crate) fn run(_global: &Global, args: &Args) -> Result<ExitCode, Error> {
+    let server = super::login::host(&args.server);
+    if AuthFile::pick(args.authfile.as_deref(), environment).erase(&server)? {
+        println!("Removed login credentials for {server}");
+    } else {
+        println!("Not logged in to {server}");
+    }
+    Ok(ExitCode::SUCCESS)
+}

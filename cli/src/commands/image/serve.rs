@@ -1,0 +1,70 @@
+//! `shoal image serve`.
+
+use super::registry_args::block_on;
+use crate::commands::Global;
+use crate::error::Error;
+use image::registry::{Registry, Shelf, access::Users, serve};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Be a registry: OCI distribution 1.1 over this store
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where to listen; port 0 picks one and prints it
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4701", env = "SHOAL_REGISTRY_LISTEN")]
+    listen: SocketAddr,
+    /// Serve TLS with this certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Ask for user and password; a file made by `htpasswd -B`
+    #[arg(long, value_name = "FILE")]
+    htpasswd: Option<PathBuf>,
+    /// Refuse every write
+    #[arg(long)]
+    read_only: bool,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
+    let store = super::open_store(global)?;
+    let folder = store.path().join("registry");
+    let shelf = Shelf::open(&folder, Arc::new(store))
+        .map_err(|error| Error::new(format!("failed to open the registry at {}: {error}", folder.display())))?;
+    let users = match &args.htpasswd {
+        Some(path) => Some(Users::open(path).map_err(|error| Error::new(format!("failed to read the users of {}: {error}", path.display())))?),
+        None => None,
+    };
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Some(serve::tls(certificate, key)?),
+        _ => None,
+    };
+    if users.is_some() && tls.is_none() && !args.listen.ip().is_loopback() {
+        eprintln!("shoal: passwords travel unprotected: add --tls-cert and --tls-key");
+    }
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let registry = Arc::new(Registry::new(shelf, users, args.read_only));
+    block_on(async {
+        let listener = tokio::net::TcpListener::bind(args.listen)
+            .await
+            .map_err(|error| Error::new(format!("failed to listen on {}: {error}", args.listen)))?;
+        println!("listening on {scheme}://{}/v2/", listener.local_addr()?);
+        serve::serve(registry, listener, tls, stopped()).await?;
+        Ok(ExitCode::SUCCESS)
+    })?
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
