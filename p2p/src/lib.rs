@@ -4,6 +4,7 @@
 //! and answer with outputs; `mesh`, `swarm` and `disk` are the only places that touch sockets, clocks and files.
 
 pub mod admission;
+pub mod disk;
 pub mod id;
 pub mod membership;
 pub mod mesh;
