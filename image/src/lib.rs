@@ -9,6 +9,7 @@ pub mod progress;
 pub mod store;
 
 pub use progress::Progress;
+pub use store::rootfs;
 pub use store::{Claim, ImageRecord, Ingest, Partial, Store, StoreError};
 
 pub mod fetch;

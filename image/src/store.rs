@@ -13,12 +13,17 @@
 //! store; none of them has to be running.
 
 mod adopt;
+mod erofs;
 mod error;
+mod index;
 mod ingest;
 pub mod layout;
+pub mod layers;
 mod lease;
+mod mounts;
 pub mod names;
 mod partial;
+pub mod rootfs;
 pub(crate) mod sys;
 
 pub use error::StoreError;
@@ -139,6 +144,41 @@ impl Store {
             .map_err(StoreError::io("create", &path))?;
         file.lock().map_err(StoreError::io("lock", &path))?;
         Ok((file, path))
+    }
+}
+
+/// A directory in `tmp/`, locked by its writer; removed with what is in it unless it was renamed.
+#[derive(Debug)]
+pub(crate) struct TemporaryDir {
+    path: PathBuf,
+    /// Holds the lock.
+    _handle: File,
+}
+
+impl TemporaryDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TemporaryDir {
+    fn drop(&mut self) {
+        // Renamed away in the good case; else the next collection takes what cannot be removed now.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Store {
+    /// A new directory in `tmp/`.
+    pub(crate) fn temporary_dir(&self, what: &str) -> Result<TemporaryDir, StoreError> {
+        let path = self.path().join("tmp").join(sys::unique_name(what));
+        let lock_path = self.path().join("gc.lock");
+        let lock = layout::open_lock(&lock_path)?;
+        lock.lock_shared().map_err(StoreError::io("lock", &lock_path))?;
+        sys::create_dirs(&path).map_err(StoreError::io("create", &path))?;
+        let handle = File::open(&path).map_err(StoreError::io("open", &path))?;
+        handle.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(TemporaryDir { path, _handle: handle })
     }
 }
 

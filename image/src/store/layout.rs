@@ -203,6 +203,26 @@ pub(crate) fn open_lock(path: &Path) -> Result<File, StoreError> {
         .map_err(StoreError::io("open the lock", path))
 }
 
+/// Opens, creates and locks a lock file that its holder may remove: what is locked in the end is what lies at `path`.
+pub(crate) fn lock_named(path: &Path) -> Result<File, StoreError> {
+    loop {
+        let lock = open_lock(path)?;
+        lock.lock().map_err(StoreError::io("lock", path))?;
+        if same_file(&lock, path) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// Whether the open file is what lies at `path`.
+pub(crate) fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
+        _ => false,
+    }
+}
+
 fn read_bounded(file: &mut File, size: u64, max: u64, name: &str, path: &Path) -> Result<Vec<u8>, StoreError> {
     let refused = |bytes| StoreError::TooLarge { name: name.to_owned(), bytes, max };
     if size > max {

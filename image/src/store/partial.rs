@@ -75,7 +75,7 @@ impl Store {
                 Err(std::fs::TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
             // The one who had it may have finished and removed the file between our open and our lock.
-            if same_file(&file, &path) {
+            if crate::store::layout::same_file(&file, &path) {
                 break file;
             }
         };
@@ -258,14 +258,6 @@ impl Drop for Partial {
         for start in state.open.keys().copied().collect::<Vec<_>>() {
             let _ = self.record(&mut state, start);
         }
-    }
-}
-
-fn same_file(file: &File, path: &std::path::Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
-        _ => false,
     }
 }
 

@@ -1,0 +1,323 @@
+//! The tree that the entries of one layer make, in memory: what the kernel will show when the index is mounted.
+//!
+//! In: entries of a tar in order, later ones replacing earlier ones. Out: nodes. Whiteouts become overlayfs's forms. Names
+//! are resolved inside the tree, links included, exactly as the unpacker resolves them inside a directory.
+
+use super::NotIndexable;
+use crate::layer::extract::{ExtractError, split};
+use crate::layer::tar::{Entry, Extent, Kind};
+use crate::layer::whiteout::{self, Name};
+use crate::store::layers::RootEntry;
+use std::collections::BTreeMap;
+
+/// The most nodes of a layer: some 2 GiB of memory. Real layers have fewer than a million.
+const NODES_MAX: usize = 8 << 20;
+/// How many links are followed in one name (the kernel's MAXSYMLINKS).
+const LINKS_MAX: usize = 40;
+
+/// A file, a directory or something else.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) content: Content,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: (i64, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// How many names it has; 0 once it was replaced.
+    pub(crate) links: u32,
+    /// The directory it is in (for directories).
+    pub(crate) parent: usize,
+    /// Whether it hides the directory of lower layers.
+    pub(crate) opaque: bool,
+}
+
+/// What a node is.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A directory: names and nodes.
+    Directory(BTreeMap<Box<[u8]>, usize>),
+    /// A file: its size, and where its data begin in the tar; of a sparse one, where they belong.
+    File { size: u64, offset: u64, extents: Option<Vec<Extent>> },
+    /// A symbolic link and its target.
+    Symlink(Vec<u8>),
+    /// A character device: major and minor number.
+    Char(u32, u32),
+    /// A block device: major and minor number.
+    Block(u32, u32),
+    /// A named pipe.
+    Fifo,
+    /// Something that hides what lower layers have under its name.
+    Whiteout,
+}
+
+impl Node {
+    pub(crate) fn new(content: Content, parent: usize) -> Self {
+        Self {
+            content,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            xattrs: Vec::new(),
+            links: 1,
+            parent,
+            opaque: false,
+        }
+    }
+}
+
+/// The tree; node 0 is the root.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) root_entry: Option<RootEntry>,
+    /// The directory of the last entry.
+    last: Option<(Vec<u8>, usize)>,
+}
+
+/// Why an entry does not fit.
+#[derive(Debug)]
+pub(crate) enum TreeError {
+    /// It must not be unpacked at all.
+    Extract(ExtractError),
+    /// The layer must be unpacked instead.
+    NotIndexable(NotIndexable),
+}
+
+impl Tree {
+    pub(crate) fn new() -> Self {
+        let mut root = Node::new(Content::Directory(BTreeMap::new()), 0);
+        root.links = 2;
+        Self { nodes: vec![root], root_entry: None, last: None }
+    }
+
+    /// Takes the next entry.
+    pub(crate) fn add(&mut self, entry: &Entry) -> Result<(), TreeError> {
+        if self.nodes.len() > NODES_MAX {
+            return Err(refused(entry, "the layer has too many entries"));
+        }
+        let (directory, name) = split(&entry.path);
+        if name.is_empty() {
+            if entry.kind != Kind::Directory {
+                return Err(refused(entry, "the root can only be a directory"));
+            }
+            self.root_entry = Some(RootEntry::of(entry));
+            self.set(0, entry);
+            return Ok(());
+        }
+        let whiteout = whiteout::name(name);
+        if whiteout == Name::Reserved || (whiteout != Name::Plain && entry.kind == Kind::Directory) {
+            return Ok(());
+        }
+        let parent = match &self.last {
+            Some((path, node)) if path == directory => *node,
+            _ => {
+                let node = self.directory(directory, entry)?;
+                self.last = Some((directory.to_vec(), node));
+                node
+            }
+        };
+        match whiteout {
+            Name::Opaque => {
+                self.nodes[parent].opaque = true;
+                Ok(())
+            }
+            Name::Removes(target) => {
+                self.white_out(parent, target);
+                Ok(())
+            }
+            Name::Plain | Name::Reserved => self.make(parent, name, entry),
+        }
+    }
+
+    fn make(&mut self, parent: usize, name: &[u8], entry: &Entry) -> Result<(), TreeError> {
+        let content = match entry.kind {
+            Kind::HardLink => return self.link(parent, name, entry),
+            Kind::Directory => Content::Directory(BTreeMap::new()),
+            Kind::File => {
+                Content::File { size: entry.size, offset: entry.data_offset, extents: entry.sparse.clone() }
+            }
+            Kind::Symlink => Content::Symlink(entry.link.clone()),
+            Kind::Char if entry.device == (0, 0) => {
+                return Err(refused(entry, "a character device 0:0 would hide files of lower layers"));
+            }
+            Kind::Char => Content::Char(entry.device.0, entry.device.1),
+            Kind::Block => Content::Block(entry.device.0, entry.device.1),
+            Kind::Fifo => Content::Fifo,
+        };
+        let there = self.child(parent, name);
+        if let Some(there) = there
+            && entry.kind == Kind::Directory
+            && matches!(self.nodes[there].content, Content::Directory(_))
+        {
+            self.set(there, entry);
+            return Ok(());
+        }
+        let hides = there.is_some_and(|there| matches!(self.nodes[there].content, Content::Whiteout));
+        if let Some(there) = there {
+            self.unlink(parent, name, there);
+        }
+        let mut node = Node::new(content, parent);
+        node.opaque = hides && entry.kind == Kind::Directory;
+        let id = self.insert(parent, name, node);
+        self.set(id, entry);
+        Ok(())
+    }
+
+    fn link(&mut self, parent: usize, name: &[u8], entry: &Entry) -> Result<(), TreeError> {
+        let (directory, target) = split(&entry.link);
+        let found = match self.resolve(directory, entry)? {
+            Some(node) => self.child(node, target),
+            None => None,
+        };
+        let Some(node) = found.filter(|node| !matches!(self.nodes[*node].content, Content::Whiteout)) else {
+            let reason = "it has a hard link to a file of a lower layer".to_owned();
+            return Err(TreeError::NotIndexable(NotIndexable(reason)));
+        };
+        if matches!(self.nodes[node].content, Content::Directory(_)) {
+            return Err(refused(entry, "a hard link to a directory"));
+        }
+        match self.child(parent, name) {
+            Some(there) if there == node => return Ok(()),
+            Some(there) => self.unlink(parent, name, there),
+            None => {}
+        }
+        self.nodes[node].links += 1;
+        self.name(parent, name, node);
+        Ok(())
+    }
+
+    fn white_out(&mut self, parent: usize, target: &[u8]) {
+        match self.child(parent, target) {
+            Some(there) => {
+                // The layer's own entry stays; a directory hides the one below.
+                if matches!(self.nodes[there].content, Content::Directory(_)) {
+                    self.nodes[there].opaque = true;
+                }
+            }
+            None => {
+                let mut node = Node::new(Content::Whiteout, parent);
+                node.mode = 0;
+                self.insert(parent, target, node);
+            }
+        }
+    }
+
+    /// The directory `path`; missing parts are made: 0755, root's.
+    fn directory(&mut self, path: &[u8], entry: &Entry) -> Result<usize, TreeError> {
+        let mut end = 0;
+        let mut at = 0;
+        for component in path.split(|b| *b == b'/').filter(|component| !component.is_empty()) {
+            end += component.len() + usize::from(end > 0);
+            at = match self.resolve(&path[..end], entry)? {
+                Some(node) => node,
+                None => match self.child(at, component).map(|there| (there, &self.nodes[there].content)) {
+                    Some((_, Content::Symlink(_))) => {
+                        return Err(refused(entry, "its directory is a symbolic link to something that is not there"));
+                    }
+                    Some((there, Content::Whiteout)) => {
+                        self.unlink(at, component, there);
+                        let mut node = Node::new(Content::Directory(BTreeMap::new()), at);
+                        node.opaque = true;
+                        self.insert(at, component, node)
+                    }
+                    Some(_) => return Err(refused(entry, "its directory is not a directory")),
+                    None => self.insert(at, component, Node::new(Content::Directory(BTreeMap::new()), at)),
+                },
+            };
+        }
+        Ok(at)
+    }
+
+    /// The directory that `path` leads to, links followed with the root as `/`; `None` when something is missing or in
+    /// the way.
+    fn resolve(&self, path: &[u8], entry: &Entry) -> Result<Option<usize>, TreeError> {
+        let mut todo: Vec<&[u8]> = path.split(|b| *b == b'/').rev().collect();
+        let mut at = 0;
+        let mut followed = 0;
+        while let Some(component) = todo.pop() {
+            at = match component {
+                b"" | b"." => at,
+                b".." => self.nodes[at].parent,
+                name => match self.child(at, name) {
+                    None => return Ok(None),
+                    Some(child) => match &self.nodes[child].content {
+                        Content::Directory(_) => child,
+                        Content::Symlink(target) => {
+                            followed += 1;
+                            if followed > LINKS_MAX {
+                                return Err(refused(entry, "its directory has too many symbolic links"));
+                            }
+                            todo.extend(target.split(|b| *b == b'/').rev());
+                            if target.first() == Some(&b'/') { 0 } else { at }
+                        }
+                        _ => return Ok(None),
+                    },
+                },
+            };
+        }
+        Ok(Some(at))
+    }
+
+    fn child(&self, parent: usize, name: &[u8]) -> Option<usize> {
+        match &self.nodes[parent].content {
+            Content::Directory(children) => children.get(name).copied(),
+            _ => None,
+        }
+    }
+
+    fn insert(&mut self, parent: usize, name: &[u8], node: Node) -> usize {
+        let id = self.nodes.len();
+        let is_directory = matches!(node.content, Content::Directory(_));
+        self.nodes.push(node);
+        if is_directory {
+            self.nodes[id].links = 2;
+            self.nodes[parent].links += 1;
+        }
+        self.name(parent, name, id);
+        id
+    }
+
+    fn name(&mut self, parent: usize, name: &[u8], id: usize) {
+        if let Content::Directory(children) = &mut self.nodes[parent].content {
+            children.insert(name.into(), id);
+        }
+    }
+
+    fn unlink(&mut self, parent: usize, name: &[u8], id: usize) {
+        if let Content::Directory(children) = &mut self.nodes[parent].content {
+            children.remove(name);
+        }
+        let children = match &mut self.nodes[id].content {
+            Content::Directory(children) => std::mem::take(children),
+            _ => {
+                self.nodes[id].links -= 1;
+                return;
+            }
+        };
+        self.last = None;
+        self.nodes[parent].links -= 1;
+        self.nodes[id].links = 0;
+        for (name, child) in children {
+            self.unlink(id, &name, child);
+        }
+    }
+
+    /// Gives a node what the entry says of it.
+    fn set(&mut self, id: usize, entry: &Entry) {
+        let node = &mut self.nodes[id];
+        node.mode = entry.mode;
+        node.uid = entry.uid;
+        node.gid = entry.gid;
+        node.mtime = entry.mtime;
+        node.xattrs = entry.xattrs.iter().filter(|(name, _)| whiteout::is_kept_xattr(name)).cloned().collect();
+    }
+}
+
+fn refused(entry: &Entry, reason: &str) -> TreeError {
+    TreeError::Extract(ExtractError::Refused {
+        path: String::from_utf8_lossy(&entry.path).into_owned(),
+        reason: reason.to_owned(),
+    })
+}

@@ -1,0 +1,343 @@
+//! Layers on disk as file systems: made once, shared by every image and container.
+//!
+//! In: a layer's blob and the digest that its plain tar must have. Out: `layers/ALG-HEX.d/` (unpacked, `fs/`) or
+//! `layers/ALG-HEX.i/` (`tar` and an EROFS `index` over it), both with `meta.json`. Made in `tmp/`, verified against the
+//! digest, renamed; a layer under its name is whole. Two processes that need the same one make it once.
+
+use crate::layer::compression;
+use crate::layer::extract::{Extractor, Options, Whiteouts};
+use crate::layer::tar::Reader;
+use crate::layer::{LayerError, TarError};
+use crate::progress::{Event, Progress};
+use crate::store::{Store, StoreError, layout, sys};
+use oci::digest::Hasher;
+use oci::{Descriptor, Digest};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// The version of `meta.json`.
+const META_VERSION: u32 = 1;
+/// The largest plain layer that is ever made, in bytes. Larger ones were never seen; disk space bounds it earlier.
+const PLAIN_BYTES_MAX: u64 = 1 << 40;
+/// A layer of more plain bytes than this must not have been compressed by more than `RATIO_MAX`.
+const RATIO_FREE_BYTES: u64 = 1 << 30;
+/// Real layers compress by 2 to 20; a gzip bomb by 1000.
+const RATIO_MAX: u64 = 200;
+/// How much of the disk stays free for others, in bytes.
+const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How a layer lies on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// Unpacked into a directory.
+    Directory,
+    /// The plain tar, and an EROFS image whose files point into it.
+    Index,
+}
+
+impl Form {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Directory => "d",
+            Self::Index => "i",
+        }
+    }
+}
+
+/// What is known of a layer on disk. The format of `meta.json`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LayerMeta {
+    /// The version of the format.
+    pub version: u32,
+    /// How it lies on the disk.
+    pub form: Form,
+    /// Bytes of the plain tar.
+    pub plain: u64,
+    /// Attributes of the layer's own root entry; `None` when it has none.
+    pub root: Option<RootEntry>,
+}
+
+/// What a layer says about the root directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RootEntry {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time, seconds since 1970.
+    pub mtime: i64,
+}
+
+impl LayerMeta {
+    pub(crate) fn new(form: Form, plain: u64, root: Option<RootEntry>) -> Self {
+        Self { version: META_VERSION, form, plain, root }
+    }
+}
+
+impl RootEntry {
+    /// What this entry, the root's, says.
+    pub(crate) fn of(entry: &crate::layer::tar::Entry) -> Self {
+        Self { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime.0 }
+    }
+}
+
+/// A layer that is ready to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerOnDisk {
+    /// The digest of the plain tar.
+    pub diff_id: Digest,
+    /// Its directory below `layers/`.
+    pub path: PathBuf,
+    /// What is known of it.
+    pub meta: LayerMeta,
+}
+
+impl LayerOnDisk {
+    /// The unpacked tree ([`Form::Directory`]).
+    #[must_use]
+    pub fn tree(&self) -> PathBuf {
+        self.path.join("fs")
+    }
+
+    /// The plain tar ([`Form::Index`]).
+    #[must_use]
+    pub fn tar(&self) -> PathBuf {
+        self.path.join("tar")
+    }
+
+    /// The EROFS image over the tar ([`Form::Index`]).
+    #[must_use]
+    pub fn index(&self) -> PathBuf {
+        self.path.join("index")
+    }
+}
+
+impl Store {
+    /// The directory of a layer in one form.
+    pub(crate) fn layer_path(&self, diff_id: &Digest, form: Form) -> PathBuf {
+        let name = format!("{}-{}.{}", diff_id.algorithm().name(), diff_id.hex(), form.suffix());
+        self.path().join("layers").join(name)
+    }
+
+    /// The layer when it is on disk in this form.
+    pub fn layer(&self, diff_id: &Digest, form: Form) -> Result<Option<LayerOnDisk>, StoreError> {
+        let path = self.layer_path(diff_id, form);
+        let meta_path = path.join("meta.json");
+        let raw = match std::fs::read(&meta_path) {
+            Ok(raw) => raw,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", &meta_path)(error)),
+        };
+        match serde_json::from_slice::<LayerMeta>(&raw) {
+            Ok(meta) if meta.version == META_VERSION && meta.form == form => {
+                Ok(Some(LayerOnDisk { diff_id: *diff_id, path, meta }))
+            }
+            // Another version's layer is made again from the blob.
+            _ => Ok(None),
+        }
+    }
+
+    /// The layer in this form, made from its blob when it is not on disk.
+    pub fn ensure_layer(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        form: Form,
+        progress: &dyn Progress,
+    ) -> Result<LayerOnDisk, StoreError> {
+        self.hold(diff_id)?;
+        if let Some(layer) = self.layer(diff_id, form)? {
+            return Ok(layer);
+        }
+        // A layer without an index form was unpacked the first time.
+        if form == Form::Index
+            && let Some(layer) = self.layer(diff_id, Form::Directory)?
+        {
+            return Ok(layer);
+        }
+        let path = self.layer_path(diff_id, form);
+        let lock_path = path.with_added_extension("lock");
+        let lock = layout::lock_named(&lock_path)?;
+        if let Some(layer) = self.layer(diff_id, form)? {
+            return Ok(layer);
+        }
+        let made = self.make_layer(blob, diff_id, form, &path, progress);
+        // Whoever waits for the lock looks again by name, so the file can go while it is locked.
+        let _ = std::fs::remove_file(&lock_path);
+        drop(lock);
+        made
+    }
+
+    fn make_layer(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        form: Form,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<LayerOnDisk, StoreError> {
+        let temporary = self.temporary_dir("layer")?;
+        let meta = match form {
+            Form::Directory => self.make_directory(blob, diff_id, temporary.path(), progress)?,
+            Form::Index => match self.make_index(blob, diff_id, temporary.path(), progress)? {
+                Ok(meta) => meta,
+                Err(reason) => {
+                    drop(temporary);
+                    return self.make_fallback(blob, diff_id, &reason.0, progress);
+                }
+            },
+        };
+        let meta_path = temporary.path().join("meta.json");
+        let raw = serde_json::to_vec(&meta).expect("layer facts have only string keys");
+        std::fs::write(&meta_path, raw).map_err(StoreError::io("write", &meta_path))?;
+        let dir = File::open(temporary.path()).map_err(StoreError::io("open", temporary.path()))?;
+        // One flush of the file system instead of one for each of ten thousand files.
+        rustix::fs::syncfs(&dir).map_err(StoreError::errno("make durable", temporary.path()))?;
+        // What lies there is of another version or lost its facts.
+        if path.exists() {
+            let old = self.temporary_dir("old")?;
+            std::fs::rename(path, old.path().join("layer")).map_err(StoreError::io("replace", path))?;
+        }
+        std::fs::rename(temporary.path(), path).map_err(StoreError::io("give the layer its name", path))?;
+        let layers = self.path().join("layers");
+        sys::sync_dir(&layers).map_err(StoreError::io("make durable", &layers))?;
+        Ok(LayerOnDisk { diff_id: *diff_id, path: path.to_owned(), meta })
+    }
+
+    /// Unpacks a layer that has no index form. It lies under the name of the directory form.
+    fn make_fallback(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        reason: &str,
+        progress: &dyn Progress,
+    ) -> Result<LayerOnDisk, StoreError> {
+        progress.event(Event::Message(&format!("layer {} is unpacked: {reason}", blob.digest.short())));
+        self.ensure_layer(blob, diff_id, Form::Directory, progress)
+    }
+
+    fn make_directory(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        dir: &Path,
+        progress: &dyn Progress,
+    ) -> Result<LayerMeta, StoreError> {
+        let tree = dir.join("fs");
+        sys::create_dirs(&tree).map_err(StoreError::io("create", &tree))?;
+        let root = sys::open_dir(&tree).map_err(StoreError::io("open", &tree))?;
+        rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755))
+            .map_err(StoreError::errno("change the mode of", &tree))?;
+        let owners = rustix::process::geteuid().is_root();
+        let whiteouts = if owners { Whiteouts::Overlay } else { Whiteouts::OverlayUser };
+        let mut extractor = Extractor::new(root, Options { whiteouts, owners });
+        let plain = self.read_layer(blob, diff_id, progress, |plain| {
+            let mut reader = Reader::new(plain);
+            extractor.layer(&mut reader)?;
+            Ok(reader.drain()?)
+        })?;
+        Ok(LayerMeta::new(Form::Directory, plain, extractor.root_entry()))
+    }
+
+    /// Runs `work` over the layer's plain stream, which it reads to the end, then checks that the stream was what `diff_id`
+    /// promises. Returns the plain size in bytes.
+    pub(crate) fn read_layer(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        progress: &dyn Progress,
+        work: impl FnOnce(&mut Plain<'_>) -> Result<(), LayerError>,
+    ) -> Result<u64, StoreError> {
+        let failed = |source: LayerError| StoreError::Layer { digest: blob.digest.to_string(), source: Box::new(source) };
+        let mut plain = self.plain_layer(blob, diff_id, progress)?;
+        let worked = work(&mut plain);
+        if let Some(max) = plain.exceeded {
+            return Err(failed(LayerError::Bomb { max, packed: blob.size }));
+        }
+        match worked {
+            Ok(()) => {}
+            Err(LayerError::Tar(TarError::Read { source, .. })) => {
+                return Err(failed(LayerError::Io { step: "read it", source }));
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        let (actual, bytes) = plain.finish();
+        if actual != *diff_id {
+            return Err(failed(LayerError::DiffId { expected: diff_id.to_string(), actual: actual.to_string() }));
+        }
+        progress.event(Event::Done { digest: &blob.digest });
+        Ok(bytes)
+    }
+
+    /// The plain bytes of a layer's blob, counted, bounded and hashed.
+    pub(crate) fn plain_layer<'a>(
+        &self,
+        blob: &'a Descriptor,
+        diff_id: &Digest,
+        progress: &'a dyn Progress,
+    ) -> Result<Plain<'a>, StoreError> {
+        let path = self.layout().blob_path(&blob.digest);
+        let file = self.open_blob(&blob.digest)?;
+        let packed = Packed { file, done: 0, shown: 0, blob, progress };
+        let (stream, _) = compression::plain(packed).map_err(StoreError::io("read the layer", &path))?;
+        let free = sys::free_bytes(self.path()).map_err(StoreError::io("ask for the free space of", self.path()))?;
+        let room = free.saturating_sub(DISK_RESERVE_BYTES);
+        let ratio = RATIO_FREE_BYTES.max(blob.size.saturating_mul(RATIO_MAX));
+        let max = PLAIN_BYTES_MAX.min(room).min(ratio);
+        Ok(Plain { stream, hasher: Hasher::new(diff_id.algorithm()), read: 0, max, exceeded: None })
+    }
+}
+
+/// The compressed bytes of a layer; tells progress.
+struct Packed<'a> {
+    file: File,
+    done: u64,
+    shown: u64,
+    blob: &'a Descriptor,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Packed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.done += read as u64;
+        if read == 0 || self.done - self.shown >= 1024 * 1024 {
+            self.shown = self.done;
+            let (digest, size) = (&self.blob.digest, self.blob.size);
+            self.progress.event(Event::Unpacking { digest, done: self.done, size });
+        }
+        Ok(read)
+    }
+}
+
+/// The plain bytes of a layer: hashed as they pass, and no more of them than is allowed.
+pub(crate) struct Plain<'a> {
+    stream: Box<dyn Read + Send + 'a>,
+    hasher: Hasher,
+    read: u64,
+    max: u64,
+    exceeded: Option<u64>,
+}
+
+impl Plain<'_> {
+    fn finish(self) -> (Digest, u64) {
+        (self.hasher.finish(), self.read)
+    }
+}
+
+impl Read for Plain<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        self.read += read as u64;
+        if self.read > self.max {
+            self.exceeded = Some(self.max);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more plain bytes than are allowed"));
+        }
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}
