@@ -8,6 +8,7 @@ pub mod mount;
 pub mod open;
 pub mod process;
 pub mod schedule;
+pub mod seccomp;
 pub mod terminal;
 
 use nix::errno::Errno;
