@@ -32,6 +32,12 @@ pub enum Error {
         /// The cause.
         errno: i32,
     },
+    /// The cgroup could not be made, entered, limited or removed.
+    #[error("{reason}")]
+    Cgroup {
+        /// What failed.
+        reason: String,
+    },
     /// The container is not in a state for this operation, or does not exist.
     #[error("{reason}")]
     State {
@@ -86,6 +92,12 @@ impl Error {
             Self::Failed { errno, .. } => *errno,
             _ => 0,
         }
+    }
+}
+
+impl From<crate::host::cgroup::CgroupError> for Error {
+    fn from(error: crate::host::cgroup::CgroupError) -> Self {
+        Self::Cgroup { reason: error.to_string() }
     }
 }
 

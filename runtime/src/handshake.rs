@@ -27,6 +27,8 @@ pub enum FromChild {
     Unmapped,
     /// Mounts are made; prestart and createRuntime hooks may run.
     Mounted,
+    /// The kernel lets only the parent set the resource limits.
+    Unlimited,
     /// A seccomp filter with a listener is in force; its descriptor comes with this message.
     Listener,
     /// Everything is set up but the program.
@@ -44,6 +46,8 @@ pub enum ToChild {
     Placed(i32),
     /// The hooks have run.
     Hooked,
+    /// The resource limits are set.
+    Limited,
     /// The listener was handed over.
     Listened,
     /// Execute the program.

@@ -7,8 +7,10 @@
 pub mod container;
 pub mod error;
 pub mod facts;
+pub mod features;
 pub mod handshake;
 pub mod host;
 pub mod plan;
+pub mod template;
 
 pub use error::{Error, Result};

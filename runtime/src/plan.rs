@@ -6,12 +6,14 @@
 pub mod capabilities;
 pub mod device_rules;
 pub mod devices;
+pub mod exec;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
 pub mod process;
 pub mod rlimits;
 pub mod schedule;
+pub mod seccomp;
 pub mod sysctl;
 
 use serde::Serialize;

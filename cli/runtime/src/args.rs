@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
+use runtime::host::cgroup::Manager;
 use runtime::host::probe::Rootless;
 
 use crate::commands::Failure;
@@ -20,21 +21,9 @@ pub(crate) struct Global {
     /// `--debug`.
     pub debug: bool,
     /// `--systemd-cgroup`, or `--cgroup-manager`.
-    pub cgroup_manager: CgroupManager,
+    pub cgroup_manager: Manager,
     /// `--rootless`.
     pub rootless: Rootless,
-}
-
-/// Who makes cgroups.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum CgroupManager {
-    /// This program.
-    #[default]
-    Cgroupfs,
-    /// systemd.
-    Systemd,
-    /// Nobody.
-    Disabled,
 }
 
 impl Global {
@@ -54,12 +43,12 @@ impl Global {
                     }
                 }
                 Arg::Long("debug") => global.debug = true,
-                Arg::Long("systemd-cgroup") => global.cgroup_manager = CgroupManager::Systemd,
+                Arg::Long("systemd-cgroup") => global.cgroup_manager = Manager::Systemd,
                 Arg::Long("cgroup-manager") => {
                     global.cgroup_manager = match parser.value()?.string()?.as_str() {
-                        "cgroupfs" => CgroupManager::Cgroupfs,
-                        "systemd" => CgroupManager::Systemd,
-                        "disabled" => CgroupManager::Disabled,
+                        "cgroupfs" => Manager::Cgroupfs,
+                        "systemd" => Manager::Systemd,
+                        "disabled" => Manager::Disabled,
                         other => return Err(Failure::usage(format!("invalid cgroup-manager: {other:?}"))),
                     }
                 }

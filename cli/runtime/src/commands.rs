@@ -2,8 +2,12 @@
 
 mod create;
 mod delete;
+mod exec;
+mod features;
+mod freeze;
 mod inspect;
 mod run;
+mod spec;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -85,6 +89,12 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
         "run" => run::run(&context, parser),
         "start" => create::start(&context, parser),
         "state" => inspect::state(&context, parser),
+        "exec" => exec::exec(&context, parser),
+        "pause" => freeze::pause(&context, parser),
+        "resume" => freeze::resume(&context, parser),
+        "ps" => freeze::ps(&context, parser),
+        "spec" => spec::spec(&context, parser),
+        "features" => features::features(&context, parser),
         "list" => inspect::list(&context, parser),
         "kill" => delete::kill(&context, parser),
         "delete" => delete::delete(&context, parser),
@@ -131,6 +141,12 @@ COMMANDS:
    create      create a container from a bundle
    run         create and start a container
    start       execute the process of a created container
+   exec        execute another process in a container
+   pause       stop all processes of a container
+   resume      let them go on
+   ps          list the processes of a container
+   spec        write a new config.json
+   features    output what this runtime can do
    state       output the state of a container
    list        list the containers of this root
    kill        send a signal to a container's first process

@@ -6,6 +6,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci::ContainerId;
 use oci::spec::Status;
 
+use super::cgroup::Cgroup;
 use super::launch::{read_config, state_of};
 use super::state::{self, Directory, Record, Root};
 use super::sys::clone::{pidfd_open, pidfd_send_signal};
@@ -39,8 +40,19 @@ pub fn delete(root: &Root, id: &ContainerId, force: bool) -> Result<Vec<Error>> 
 
 /// Kills what is left of the container, removes what it has on the host, runs poststop hooks.
 pub fn destroy(directory: Directory, record: &Record) -> Result<Vec<Error>> {
+    // A frozen process does not die of SIGKILL before it is thawed (v1).
+    let cgroup = record.cgroup.as_ref().map(Cgroup::open).transpose()?;
     if is_alive(record) {
+        if let Some(cgroup) = cgroup.as_ref().filter(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
+            cgroup.kill_all()?;
+        }
         kill_and_wait(record)?;
+    }
+    if let Some(cgroup) = &cgroup {
+        if !record.own_pids && cgroup.exists() {
+            cgroup.kill_all()?;
+        }
+        cgroup.delete()?;
     }
     let spec = record.poststop.then(|| directory.config().and_then(|text| read_config(&text)));
     directory.remove()?;

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use oci::ContainerId;
 
+use super::cgroup::Cgroup;
 use super::state::{self, Root};
 use super::sys::clone::{pidfd_open, pidfd_send_signal};
 use crate::error::{During, Error, Result};
@@ -24,6 +25,14 @@ pub fn kill(root: &Root, id: &ContainerId, signal: i32) -> Result<()> {
         Err(nix::Error::ESRCH) => Err(gone()),
         sent => sent.during(|| format!("send signal {signal} to process {}", record.pid)),
     }
+}
+
+/// Sends `signal` to every process of a container, also when its first one has ended.
+pub fn kill_all(root: &Root, id: &ContainerId, signal: i32) -> Result<()> {
+    let record = root.record(id)?;
+    let Some(state) = &record.cgroup else { return kill(root, id, signal) };
+    let signal = nix::sys::signal::Signal::try_from(signal).during(|| format!("send signal {signal} to all"))?;
+    Ok(Cgroup::open(state)?.signal_all(signal)?)
 }
 
 /// Reads a signal: its number, or its name with or without `SIG`, in any case; real-time ones as `RTMIN+1`.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use oci::ContainerId;
 use oci::spec::{OCI_VERSION, Spec, State, Status};
 
+use super::cgroup::{self, Cgroup, Layout, Manager};
 use super::probe::{self, Rootless};
 use super::procfs::Procfs;
 use super::stage::init::{self, Init};
@@ -19,6 +20,7 @@ use crate::container::Container;
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
 use crate::handshake::{self, Channel, FromChild, ToChild};
+use crate::plan::namespaces::{Kind, outside};
 use crate::plan::{self, Options, Plan};
 
 /// What the command line asks for.
@@ -42,6 +44,8 @@ pub struct Request {
     pub preserve_fds: u32,
     /// What `--rootless` says.
     pub rootless: Rootless,
+    /// Who makes cgroups.
+    pub cgroup_manager: Manager,
 }
 
 /// A bundle that was read, checked and planned.
@@ -55,6 +59,7 @@ pub struct Prepared {
     pub facts: HostFacts,
     /// What will be done.
     pub plan: Plan,
+    cgroup: Cgroup,
     procfs: Procfs,
 }
 
@@ -67,6 +72,8 @@ pub struct Launched {
     pub record: Record,
     /// Its first process.
     pub born: Born,
+    /// What had to be left out.
+    pub warnings: Vec<String>,
     channel: Channel,
 }
 
@@ -101,7 +108,27 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
     let procfs = Procfs::open()?;
     let facts = probe::facts(&procfs, request.rootless)?;
     let plan = plan::plan(&container, &facts, request.options)?;
-    Ok(Prepared { container, config, facts, plan, procfs })
+    let cgroup = plan_cgroup(&container, &facts, request.cgroup_manager)?;
+    Ok(Prepared { container, config, facts, plan, cgroup, procfs })
+}
+
+fn plan_cgroup(container: &Container, facts: &HostFacts, manager: Manager) -> Result<Cgroup> {
+    let linux = container.spec.linux.as_ref();
+    let annotations: Vec<(String, String)> = container.spec.annotations.clone().into_iter().collect();
+    let namespaces = &container.namespaces;
+    // A delegated cgroup belongs to the container's root, where that is another user and sees nothing else.
+    let own = namespaces.creates(Kind::User) && namespaces.creates(Kind::Cgroup);
+    let owner = own.then(|| outside(&namespaces.uid_mappings, 0)).flatten();
+    let request = cgroup::Request {
+        cgroups_path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
+        id: container.id.as_str(),
+        manager,
+        rootless: facts.rootless,
+        resources: linux.and_then(|linux| linux.resources.as_ref()),
+        annotations: &annotations,
+        owner,
+    };
+    Ok(Cgroup::plan(&request, &Layout::probe()?)?)
 }
 
 /// Makes the container; its first process then waits for `start` (with `wait_for_start`) or for [`Launched::start`].
@@ -111,27 +138,33 @@ pub fn launch(
     console: Option<OwnedFd>,
     wait_for_start: bool,
 ) -> Result<Launched> {
-    let console = match (&request.console_socket, prepared.plan.process.terminal, console) {
-        (Some(path), true, _) => Some(console::connect(path)?),
-        (None, true, Some(relay)) => Some(relay),
-        (None, true, None) => {
-            return Err(Error::state("cannot allocate tty if runc will detach without setting console socket"));
-        }
-        (Some(_), false, _) => {
-            return Err(Error::state("cannot use console socket if runc will not detach or allocate tty"));
-        }
-        (None, false, _) => None,
-    };
+    let console = console_for(prepared.plan.process.terminal, request.console_socket.as_deref(), console)?;
     let directory = request.root.create(&request.id)?;
     let mut record = record_of(prepared);
-    let made = build(request, prepared, console, wait_for_start, &directory, &mut record);
+    let mut warnings = Vec::new();
+    let made = build(request, prepared, console, wait_for_start, &directory, &mut record, &mut warnings);
     match made {
-        Ok((born, channel)) => Ok(Launched { directory, record, born, channel }),
+        Ok((born, channel)) => Ok(Launched { directory, record, born, warnings, channel }),
         Err(error) => {
             // What fails while cleaning up is left for `delete --force`; the first error is what the caller needs.
             let _ = delete::destroy(directory, &record);
             Err(error)
         }
+    }
+}
+
+/// Where the master of the terminal goes, if there is one: the caller's socket, or our own relay.
+pub fn console_for(terminal: bool, socket: Option<&Path>, relay: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+    match (terminal, socket, relay) {
+        (true, Some(path), _) => console::connect(path).map(Some),
+        (true, None, Some(relay)) => Ok(Some(relay)),
+        (true, None, None) => {
+            Err(Error::state("cannot allocate tty if runtime will detach without setting console socket"))
+        }
+        (false, Some(_), _) => {
+            Err(Error::state("cannot use console socket if runtime will not detach or allocate tty"))
+        }
+        (false, None, _) => Ok(None),
     }
 }
 
@@ -149,6 +182,7 @@ fn record_of(prepared: &Prepared) -> Record {
         created: clock::now(),
         owner: prepared.facts.euid,
         annotations: spec.annotations.clone(),
+        own_pids: prepared.plan.namespaces.creates(Kind::Pid),
         poststart: has(|hooks| &hooks.poststart),
         poststop: has(|hooks| &hooks.poststop),
         ..Record::default()
@@ -174,19 +208,31 @@ fn build(
     wait_for_start: bool,
     directory: &Directory,
     record: &mut Record,
+    warnings: &mut Vec<String>,
 ) -> Result<(Born, Channel)> {
-    let Prepared { container, config, facts, plan, procfs } = prepared;
+    let Prepared { container, config, facts, plan, procfs, .. } = prepared;
+    let mut cgroup = prepared.cgroup.clone();
     directory.save_config(config)?;
+    // Written before the cgroup is made: what a crash leaves behind can be found.
+    record.cgroup = Some(cgroup.state());
     directory.save(record)?;
+    cgroup.create()?;
+    record.cgroup = Some(cgroup.state());
+    let resources = container.spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let early = request.cgroup_manager != Manager::Systemd;
+    if early {
+        warnings.extend(cgroup.apply(&resources)?);
+    }
+    let place = cgroup.clone_fd();
     let joins = parent::open_joins(&plan.namespaces)?;
     let listener = if wait_for_start { Some(start::listen(directory)?) } else { None };
     let (ours, theirs) = handshake::pair()?;
-    let (env, preserved) = inherited(request);
+    let (env, preserved) = inherited(request.preserve_fds);
     let state = state_of(record, Status::Creating);
     let sources = Vec::new();
     let listener: Option<OwnedFd> = listener.map(Into::into);
     let mut ends = Some((theirs, listener, console, sources, env));
-    let born = parent::spawn(&plan.namespaces, joins, procfs, None, |joins| {
+    let (born, placed) = parent::spawn(&plan.namespaces, joins, procfs, place.as_ref().map(AsFd::as_fd), |joins| {
         let (channel, listener, console, sources, env) = ends.take().expect("only the child runs this, once");
         init::run(Init {
             container,
@@ -207,11 +253,18 @@ fn build(
     record.start_time = super::state::stat(born.pid).map_or(0, |(_, start)| start);
     let hooks = container.spec.hooks.clone().unwrap_or_default();
     let state = state_of(record, Status::Creating);
-    let service = Service { namespaces: &plan.namespaces, facts, procfs, hooks: &hooks, state: &state };
-    let served = serve(&service, &ours, &born, plan, directory, record);
+    let limits = &plan.process.rlimits;
+    let service = Service { namespaces: &plan.namespaces, facts, procfs, hooks: &hooks, state: &state, limits };
+    let enter = |record: &mut Record| -> Result<Vec<String>> {
+        if !placed {
+            cgroup.attach(born.pid)?;
+            record.cgroup = Some(cgroup.state());
+        }
+        Ok(if early { Vec::new() } else { cgroup.apply(&resources)? })
+    };
+    let served = serve(&service, &ours, &born, plan, directory, record, enter).map(|said| warnings.extend(said));
     if let Err(error) = served {
-        let _ = super::sys::clone::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(born.pid), None);
+        parent::discard(&born);
         return Err(error);
     }
     if let Some(path) = &request.pid_file {
@@ -230,19 +283,22 @@ fn serve(
     born: &Born,
     plan: &Plan,
     directory: &Directory,
-    record: &Record,
-) -> Result<()> {
+    record: &mut Record,
+    enter: impl FnOnce(&mut Record) -> Result<Vec<String>>,
+) -> Result<Vec<String>> {
     directory.save(record)?;
     service.map_ids(channel, born.pid)?;
+    let warnings = enter(record)?;
     if let Some(adjustment) = plan.process.oom_score_adj {
         service.procfs.write(&format!("{}/oom_score_adj", born.pid), &adjustment.to_string())?;
     }
     channel.send(&ToChild::Placed(born.pid)).or_else(|error| explain(channel, error))?;
-    service.until_ready(channel, born.pid)
+    service.until_ready(channel, born.pid)?;
+    Ok(warnings)
 }
 
 /// A broken channel means that the child has failed before: its own words are the reason.
-fn explain(channel: &Channel, error: Error) -> Result<()> {
+pub(super) fn explain(channel: &Channel, error: Error) -> Result<()> {
     match channel.receive() {
         Ok(Some(FromChild::Failed(reason))) => Err(reason),
         _ => Err(error),
@@ -250,7 +306,7 @@ fn explain(channel: &Channel, error: Error) -> Result<()> {
 }
 
 /// What systemd passed to us for the container: its sockets and its notification socket.
-fn inherited(request: &Request) -> (Vec<String>, u32) {
+pub(super) fn inherited(preserve_fds: u32) -> (Vec<String>, u32) {
     let variable = |name: &str| std::env::var(name).ok();
     let listen: u32 = variable("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0);
     let mut env = Vec::new();
@@ -258,7 +314,7 @@ fn inherited(request: &Request) -> (Vec<String>, u32) {
         env.extend([format!("LISTEN_FDS={listen}"), "LISTEN_PID=1".to_owned()]);
         env.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
     }
-    (env, request.preserve_fds.saturating_add(listen))
+    (env, preserve_fds.saturating_add(listen))
 }
 
 /// Writes the pid file so that a reader finds all of it or none.

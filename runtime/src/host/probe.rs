@@ -31,6 +31,11 @@ pub fn effective_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
+/// The user and group this command runs as.
+pub fn effective_ids() -> (u32, u32) {
+    (effective_uid(), nix::unistd::getegid().as_raw())
+}
+
 /// Whether an id map is that of the first user namespace: every id is itself.
 fn is_whole(map: &str) -> bool {
     let mut fields = map.split_ascii_whitespace();

@@ -15,6 +15,7 @@ use oci::ContainerId;
 use oci::spec::Status;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{Cgroup, CgroupState};
 use super::sys::open::openat2;
 use crate::error::{During, Error, Result};
 
@@ -32,7 +33,7 @@ const CONFIG: &str = "config.json";
 const FILE_LEN_MAX: u64 = 16 << 20;
 
 /// What is known about a container.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Record {
     /// The version of this format.
@@ -53,6 +54,11 @@ pub struct Record {
     pub pid: i32,
     /// When that process started, in clock ticks since boot: tells it from a later one of the same number.
     pub start_time: u64,
+    /// Its cgroup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<CgroupState>,
+    /// Whether killing the first process ends all: it has a pid namespace of its own.
+    pub own_pids: bool,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
     /// Whether its configuration has poststart hooks.
@@ -244,7 +250,19 @@ pub fn status(root: &Root, record: &Record) -> Status {
         return Status::Stopped;
     }
     let socket = root.path.join(&record.id).join(START_SOCKET);
-    if super::start::is_waiting(&socket) { Status::Created } else { Status::Running }
+    if super::start::is_waiting(&socket) {
+        Status::Created
+    } else if is_paused(record) {
+        Status::Paused
+    } else {
+        Status::Running
+    }
+}
+
+/// Whether the container's cgroup is frozen.
+pub fn is_paused(record: &Record) -> bool {
+    let cgroup = record.cgroup.as_ref().and_then(|state| Cgroup::open(state).ok());
+    cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
 }
 
 /// Whether the recorded first process still runs; a zombie does not.

@@ -35,9 +35,10 @@ const NAMES: [(&str, u32); 16] = [
     ("RLIMIT_RTTIME", libc::RLIMIT_RTTIME),
 ];
 
-/// The name of a resource, for messages.
-pub fn name(resource: u32) -> &'static str {
-    NAMES.iter().find(|row| row.1 == resource).map_or("rlimit", |row| row.0)
+/// The setting of a limit, for messages.
+pub fn describe(limit: &Limit) -> String {
+    let name = NAMES.iter().find(|row| row.1 == limit.resource).map_or("rlimit", |row| row.0);
+    format!("set {name} to {}:{}", limit.soft, limit.hard)
 }
 
 /// Reads the limits.

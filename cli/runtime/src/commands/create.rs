@@ -75,6 +75,7 @@ impl Flags {
             options: self.options,
             preserve_fds: self.preserve_fds,
             rootless: context.global.rootless,
+            cgroup_manager: context.global.cgroup_manager,
         })
     }
 }
@@ -103,7 +104,8 @@ pub(crate) fn create(context: &Context<'_>, parser: Parser) -> Result<u8, Failur
     if flags.plan {
         return print_plan(&prepared);
     }
-    launch::launch(&request, &prepared, None, true)?;
+    let launched = launch::launch(&request, &prepared, None, true)?;
+    launched.warnings.iter().for_each(|warning| context.log.warn(warning));
     Ok(0)
 }
 

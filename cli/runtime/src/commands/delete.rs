@@ -23,16 +23,22 @@ pub(crate) fn delete(context: &Context<'_>, mut parser: Parser) -> Result<u8, Fa
 
 /// `kill [--all] ID [SIGNAL]`.
 pub(crate) fn kill(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
-    let (mut id, mut signal) = (None, None);
+    let (mut id, mut signal, mut all) = (None, None, false);
     while let Some(arg) = parser.next()? {
         match arg {
+            Arg::Short('a') | Arg::Long("all") => all = true,
             Arg::Value(value) if id.is_none() => id = Some(value.string()?),
             Arg::Value(value) if signal.is_none() => signal = Some(value.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
     let signal = signal_number(signal.as_deref().unwrap_or("SIGTERM"))?;
-    host::kill::kill(&context.root(), &need_id(id)?, signal)?;
+    let (root, id) = (context.root(), need_id(id)?);
+    if all {
+        host::kill::kill_all(&root, &id, signal)?;
+    } else {
+        host::kill::kill(&root, &id, signal)?;
+    }
     Ok(0)
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
     }
     if flags.detach {
         let launched = launch::launch(&request, &prepared, None, false)?;
+        launched.warnings.iter().for_each(|warning| context.log.warn(warning));
         if let Err(error) =
             launched.start().map(|odd| odd.iter().for_each(|error| context.log.warn(&error.to_string())))
         {
@@ -36,6 +37,7 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
         foreground::become_subreaper()?;
     }
     let launched = launch::launch(&request, &prepared, console, false)?;
+    launched.warnings.iter().for_each(|warning| context.log.warn(warning));
     let ended = foreground::accompany(&launched.born, &signals, relay.as_ref(), || {
         for error in launched.start()? {
             context.log.warn(&error.to_string());

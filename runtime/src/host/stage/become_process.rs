@@ -13,15 +13,28 @@ use super::super::procfs::Procfs;
 use super::super::sys::process::{self as sys, CapSets, Vector};
 use super::super::sys::schedule;
 use crate::error::{During, Error, Result};
+use crate::handshake::{Channel, FromChild, ToChild};
 use crate::plan::capabilities::Capabilities;
 use crate::plan::process::Process;
 use crate::plan::rlimits;
 
-/// Settings that need the privileges of the runtime.
-pub fn prepare(process: &Process, id: &str, procfs: &Procfs) -> Result<()> {
-    if process.new_keyring {
-        keyring(id, process.selinux_label.as_deref(), procfs)?;
+/// Sets the resource limits; in a user namespace some can only be set by the parent, which is then asked to.
+pub fn set_limits(process: &Process, channel: &Channel) -> Result<()> {
+    for limit in &process.rlimits {
+        match sys::set_limit(0, limit.resource, limit.soft, limit.hard) {
+            Ok(()) => {}
+            Err(Errno::EPERM) => {
+                channel.send(&FromChild::Unlimited)?;
+                return channel.expect(|message| matches!(message, ToChild::Limited).then_some(()));
+            }
+            Err(errno) => return Err(errno).during(|| rlimits::describe(limit)),
+        }
     }
+    Ok(())
+}
+
+/// Settings that need the privileges of the runtime.
+pub fn prepare(process: &Process, procfs: &Procfs) -> Result<()> {
     if let Some(attr) = process.scheduler {
         schedule::set_attr(attr).during(|| "set the scheduler")?;
     }
@@ -33,9 +46,6 @@ pub fn prepare(process: &Process, id: &str, procfs: &Procfs) -> Result<()> {
     }
     if let Some(domain) = process.personality {
         sys::personality(domain).during(|| "set the personality")?;
-    }
-    for limit in &process.rlimits {
-        set_limit(limit)?;
     }
     // The kernel applies these at execve; written while procfs is still certain to be the host's.
     if let Some(profile) = &process.apparmor_profile {
@@ -61,14 +71,12 @@ fn apparmor(procfs: &Procfs, profile: &str) -> Result<()> {
     }
 }
 
-fn set_limit(limit: &rlimits::Limit) -> Result<()> {
-    let operation = || format!("set {} to {}:{}", rlimits::name(limit.resource), limit.soft, limit.hard);
-    sys::set_limit(limit.resource, limit.soft, limit.hard).during(operation)
-}
-
-/// A session keyring of its own, so that keys of the caller stay with the caller.
-fn keyring(id: &str, label: Option<&str>, procfs: &Procfs) -> Result<()> {
-    if let Some(label) = label {
+/// A session keyring of the container's own, so that keys of the caller stay with the caller.
+pub fn join_keyring(process: &Process, id: &str, procfs: &Procfs) -> Result<()> {
+    if !process.new_keyring {
+        return Ok(());
+    }
+    if let Some(label) = &process.selinux_label {
         procfs.write("self/attr/keycreate", label)?;
     }
     let name = CString::new(format!("_ses.{id}")).expect("a container id has no NUL");
@@ -86,8 +94,25 @@ fn keyring(id: &str, label: Option<&str>, procfs: &Procfs) -> Result<()> {
     sys::set_key_permissions(key, permissions | USER_SEARCH).during(|| "set the permissions of the session keyring")
 }
 
-/// Becomes the user of `process`, with its capabilities, in its working directory.
-pub fn become_user(process: &Process) -> Result<()> {
+/// Becomes the user of `process` in its working directory, and finds the program it will execute.
+pub fn become_user_in(process: &Process) -> Result<CString> {
+    become_user(process)?;
+    enter_directory(&process.cwd)?;
+    find_program(process)
+}
+
+/// Sees to it that the program inherits only what it should, and sets what must be last.
+pub fn seal_descriptors(process: &Process, preserved: u32) -> Result<()> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
+    sys::close_on_exec_from(3u32.saturating_add(preserved)).during(|| "close descriptors")?;
+    if process.no_new_privileges {
+        sys::no_new_privileges().during(|| "set no_new_privs")?;
+    }
+    Ok(())
+}
+
+/// Becomes the user of `process`, with its capabilities.
+fn become_user(process: &Process) -> Result<()> {
     let capabilities = process.capabilities;
     if let Some(sets) = capabilities {
         // While CAP_SETPCAP is still there.
@@ -136,7 +161,7 @@ fn set_capabilities(sets: Capabilities) -> Result<()> {
 }
 
 /// Enters the working directory and makes sure that it is inside the root.
-pub fn enter_directory(path: &str) -> Result<()> {
+fn enter_directory(path: &str) -> Result<()> {
     nix::unistd::chdir(path).during(|| format!("chdir to cwd ({path:?}) set in config.json failed"))?;
     // A directory outside (a leaked descriptor's, CVE-2024-21626) has no path from here.
     match nix::unistd::getcwd() {
@@ -148,7 +173,7 @@ pub fn enter_directory(path: &str) -> Result<()> {
 }
 
 /// The file to execute for `process`: as it is if it has a slash, else the first in `PATH`.
-pub fn find_program(process: &Process) -> Result<CString> {
+fn find_program(process: &Process) -> Result<CString> {
     let name = &process.args[0];
     let exec = |reason: &str| Error::Exec { program: name.clone(), reason: reason.to_owned() };
     if name.contains('/') {

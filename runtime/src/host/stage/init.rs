@@ -174,16 +174,12 @@ fn run_hooks(init: &mut Init<'_>) -> Result<()> {
 
 fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     let process = &init.plan.process;
-    become_process::prepare(process, init.container.id.as_str(), init.procfs)?;
-    become_process::become_user(process)?;
-    become_process::enter_directory(&process.cwd)?;
-    let program = become_process::find_program(process)?;
+    become_process::join_keyring(process, init.container.id.as_str(), init.procfs)?;
+    become_process::prepare(process, init.procfs)?;
+    become_process::set_limits(process, &init.channel)?;
+    let program = become_process::become_user_in(process)?;
     let env = become_process::environment(process, &init.env);
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
-    sys::close_on_exec_from(3 + init.preserved).during(|| "close descriptors")?;
-    if process.no_new_privileges {
-        sys::no_new_privileges().during(|| "set no_new_privs")?;
-    }
+    become_process::seal_descriptors(process, init.preserved)?;
     init.channel.send(&FromChild::Ready)?;
     let lists = hook_lists(init);
     let go = |init: &mut Init<'_>| -> Result<Infallible> {

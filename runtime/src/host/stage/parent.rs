@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use oci::spec::{Hooks, State};
 
 use super::super::procfs::Procfs;
@@ -11,6 +12,7 @@ use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
 use crate::handshake::{Channel, FromChild, ToChild};
 use crate::plan::namespaces::{Kind, Namespaces};
+use crate::plan::rlimits;
 
 /// Kinds that are made after birth: the cgroup namespace once the process is in its cgroup, the time namespace once its
 /// offsets are written.
@@ -46,9 +48,15 @@ pub fn spawn(
     procfs: &Procfs,
     cgroup: Option<BorrowedFd<'_>>,
     child: impl FnOnce(Vec<(Kind, OwnedFd)>) -> i32,
-) -> Result<Born> {
+) -> Result<(Born, bool)> {
     if namespaces.intermediate() {
-        return spawn_through_intermediate(namespaces, joins, cgroup, child);
+        let bear = || {
+            joins.iter().try_for_each(|(kind, fd)| {
+                setns(fd.as_fd(), kind.flag()).during(|| format!("join the {} namespace", kind.word()))
+            })?;
+            clone3(flags(namespaces), None, true).during(|| "make the container's process")
+        };
+        return through_intermediate(cgroup, bear, || child(Vec::new()));
     }
     let around =
         |kind: Kind| kind == Kind::Pid || namespaces.creates(Kind::User) && !matches!(kind, Kind::Mount | Kind::User);
@@ -60,7 +68,7 @@ pub fn spawn(
     for (kind, fd) in &outer {
         setns(fd.as_fd(), kind.flag()).during(|| format!("join the {} namespace", kind.word()))?;
     }
-    let side = clone3(flags(namespaces), cgroup, false).during(|| "make the container's process");
+    let (side, placed) = birth(flags(namespaces), cgroup);
     if matches!(side, Ok(Side::Child)) {
         exit_now(child(inner));
     }
@@ -68,35 +76,55 @@ pub fn spawn(
         setns(fd.as_fd(), kind.flag()).during(|| format!("leave the {} namespace", kind.word()))?;
     }
     match side? {
-        Side::Parent { pid, pidfd } => Ok(Born { pid, pidfd }),
+        Side::Parent { pid, pidfd } => Ok((Born { pid, pidfd }, placed)),
         Side::Child => Err(Error::Bug { what: "two sides of one birth".into() }),
     }
+}
+
+/// Makes a process, in `cgroup` where the kernel allows that; tells whether it did.
+fn birth(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> (Result<Side>, bool) {
+    let operation = || "make the container's process";
+    let Some(cgroup) = cgroup else { return (clone3(flags, None, false).during(operation), false) };
+    match clone3(flags, Some(cgroup), false) {
+        // Old kernels, threaded or delegated cgroups: be born here and move.
+        Err(
+            Errno::EBUSY
+            | Errno::EACCES
+            | Errno::ENOENT
+            | Errno::ENOSYS
+            | Errno::EPERM
+            | Errno::EOPNOTSUPP
+            | Errno::E2BIG,
+        ) => (clone3(flags, None, false).during(operation), false),
+        side => (side.during(operation), true),
+    }
+}
+
+/// Sets one resource limit of the new process, with this one's privileges.
+fn set_limit(pid: i32, limit: &rlimits::Limit) -> Result<()> {
+    super::super::sys::process::set_limit(pid, limit.resource, limit.soft, limit.hard)
+        .during(|| rlimits::describe(limit))
 }
 
 fn flags(namespaces: &Namespaces) -> u64 {
     namespaces.create.iter().filter(|kind| !LATER.contains(kind)).fold(0, |flags, kind| flags | kind.flag())
 }
 
-/// With a joined user namespace: a process that joins, and gives birth to the first process as this one's child.
-fn spawn_through_intermediate(
-    namespaces: &Namespaces,
-    joins: Vec<(Kind, OwnedFd)>,
+/// Makes a process that joins namespaces and gives birth (`bear`) to the wanted one as this process's child.
+fn through_intermediate(
     cgroup: Option<BorrowedFd<'_>>,
-    child: impl FnOnce(Vec<(Kind, OwnedFd)>) -> i32,
-) -> Result<Born> {
+    bear: impl FnOnce() -> Result<Side>,
+    child: impl FnOnce() -> i32,
+) -> Result<(Born, bool)> {
     let (to_parent, from_intermediate) = crate::handshake::pair()?;
-    match clone3(0, cgroup, false).during(|| "make the intermediate process")? {
+    let (side, placed) = birth(0, cgroup);
+    let intermediate = match side? {
         Side::Child => {
             drop(from_intermediate);
-            let born = joins.iter().try_for_each(|(kind, fd)| {
-                setns(fd.as_fd(), kind.flag()).during(|| format!("join the {} namespace", kind.word()))
-            });
-            let born =
-                born.and_then(|()| clone3(flags(namespaces), None, true).during(|| "make the container's process"));
-            let code = match born {
+            let code = match bear() {
                 Ok(Side::Child) => {
                     drop(to_parent);
-                    child(Vec::new())
+                    child()
                 }
                 Ok(Side::Parent { pid, .. }) => i32::from(to_parent.send(&FromChild::Born(pid)).is_err()),
                 Err(error) => {
@@ -107,20 +135,63 @@ fn spawn_through_intermediate(
             };
             exit_now(code)
         }
-        Side::Parent { pid: intermediate, .. } => {
-            drop(to_parent);
-            let answer = from_intermediate.receive()?;
-            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(intermediate), None);
-            match answer {
-                Some(FromChild::Born(pid)) => {
-                    let pidfd = pidfd_open(pid).during(|| "open the new process")?;
-                    Ok(Born { pid, pidfd })
-                }
-                Some(FromChild::Failed(error)) => Err(error),
-                _ => Err(died(intermediate)),
-            }
+        Side::Parent { pid, .. } => pid,
+    };
+    drop(to_parent);
+    let answer = from_intermediate.receive()?;
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(intermediate), None);
+    match answer {
+        Some(FromChild::Born(pid)) => {
+            let pidfd = pidfd_open(pid).during(|| "open the new process")?;
+            Ok((Born { pid, pidfd }, placed))
         }
+        Some(FromChild::Failed(error)) => Err(error),
+        _ => Err(Error::state("unable to start container process: the intermediate process has ended")),
     }
+}
+
+/// What a process of `exec` joins.
+#[derive(Debug)]
+pub struct Join<'a> {
+    /// The container's first process.
+    pub target: BorrowedFd<'a>,
+    /// Kinds of namespaces.
+    pub kinds: u64,
+    /// The container's cgroup, where a process can be born in it.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// Makes the process that runs `child`, which gets the kinds it still has to join.
+///
+/// Only a parent can join a pid namespace for its child; without a user namespace that is this process, which makes no
+/// other child afterwards. With one, a process in between joins everything first.
+pub fn spawn_into(join: &Join<'_>, child: impl FnOnce(u64) -> i32) -> Result<(Born, bool)> {
+    let pid_kind = join.kinds & Kind::Pid.flag();
+    if join.kinds & Kind::User.flag() != 0 {
+        return through_intermediate(
+            join.cgroup,
+            || {
+                setns(join.target, join.kinds).during(|| "join the container's namespaces")?;
+                clone3(0, None, true).during(|| "make the process")
+            },
+            || child(0),
+        );
+    }
+    if pid_kind != 0 {
+        setns(join.target, pid_kind).during(|| "join the container's pid namespace")?;
+    }
+    let (side, placed) = birth(0, join.cgroup);
+    match side? {
+        Side::Child => exit_now(child(join.kinds & !pid_kind)),
+        Side::Parent { pid, pidfd } => Ok((Born { pid, pidfd }, placed)),
+    }
+}
+
+/// Ends a process that must not go on.
+pub fn discard(born: &Born) {
+    // It may have ended by itself.
+    let _ = super::super::sys::clone::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(born.pid), None);
 }
 
 /// What the new process may need while it is set up.
@@ -136,6 +207,8 @@ pub struct Service<'a> {
     pub hooks: &'a Hooks,
     /// The state hooks get.
     pub state: &'a State,
+    /// Its resource limits.
+    pub limits: &'a [rlimits::Limit],
 }
 
 impl Service<'_> {
@@ -158,6 +231,10 @@ impl Service<'_> {
         loop {
             match channel.receive_with()? {
                 Some((FromChild::Ready, _)) => return Ok(()),
+                Some((FromChild::Unlimited, _)) => {
+                    self.limits.iter().try_for_each(|limit| set_limit(pid, limit))?;
+                    channel.send(&ToChild::Limited)?;
+                }
                 Some((FromChild::Mounted, _)) => {
                     hooks::run("prestart", &self.hooks.prestart, self.state)?;
                     hooks::run("createRuntime", &self.hooks.create_runtime, self.state)?;

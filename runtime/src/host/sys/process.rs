@@ -257,9 +257,9 @@ pub fn set_domainname(name: &str) -> nix::Result<()> {
     check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
 }
 
-/// Sets one resource limit of this process.
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
+/// Sets one resource limit of the process `pid`.
+pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: one structure that outlives the call; pid 0 is this process; the old value is not wanted.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, 0usize) }).map(drop)
+    // SAFETY: one structure that outlives the call; the old value is not wanted.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, 0usize) }).map(drop)
 }
