@@ -17,6 +17,7 @@ pub mod probe;
 pub mod processes;
 pub mod procfs;
 pub mod room;
+pub mod seal;
 pub mod stage;
 pub mod start;
 pub mod state;

@@ -84,6 +84,10 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
     let mut words = vec![OsString::from(command)];
     words.extend(rest);
     let parser = lexopt::Parser::from_iter(words);
+    if matches!(command, "create" | "run" | "exec" | "restore") {
+        // These send a process into a container.
+        runtime::host::seal::ensure()?;
+    }
     match command {
         "create" => create::create(&context, parser),
         "run" => run::run(&context, parser),

@@ -89,15 +89,20 @@ fn namespaces(init: &mut Init<'_>) -> Result<()> {
         init.channel.send(&FromChild::Unmapped)?;
         init.channel.expect(|message| matches!(message, ToChild::Mapped).then_some(()))?;
     }
-    if wanted.has(Kind::User) {
-        sys::setresgid(0).during(|| "become group 0 of the user namespace")?;
-        sys::setresuid(0).during(|| "become user 0 of the user namespace")?;
-    }
     if wanted.creates(Kind::Time) {
         // Offsets can be written until the first process enters the namespace, which execve does.
         unshare(Kind::Time.flag()).during(|| "make a time namespace")?;
         for line in &wanted.time_offsets {
             init.procfs.write("self/timens_offsets", line)?;
+        }
+    }
+    if wanted.has(Kind::User) {
+        // After this, files of our own in procfs belong to the host's root.
+        sys::setresgid(0).during(|| "become group 0 of the user namespace")?;
+        sys::setresuid(0).during(|| "become user 0 of the user namespace")?;
+        if wanted.creates(Kind::Pid) {
+            // Nobody else is in the pid namespace yet who could look at us, and labels must still be written.
+            sys::set_dumpable(true).during(|| "keep access to our own procfs files")?;
         }
     }
     Ok(())

@@ -1,0 +1,67 @@
+//! Running from a binary that a container cannot write to (CVE-2019-5736).
+//!
+//! A process that enters a container can be made to show `/proc/PID/exe` to it: a descriptor of this program's file.
+//! Mounting a read-only copy in front of the file is not enough, the link leads to the file that was executed. So the
+//! command executes itself once more, from a detached read-only mount of its own file: nothing is copied, and the link
+//! then leads to that mount, which nobody can make writable.
+
+use std::ffi::OsStr;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use nix::fcntl::{AT_FDCWD, FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::sys::mount::{self, Attr};
+use super::sys::process::{Vector, execve_fd};
+use crate::error::{During, Result};
+
+const SELF: &str = "/proc/self/exe";
+
+/// Returns when this program's file is safe from containers; until then executes it again from where it is.
+pub fn ensure() -> Result<()> {
+    let operation = || "protect the runtime's own file";
+    if statvfs(SELF).during(operation)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let user = super::probe::effective_uid();
+    let file = match mount::clone_tree(AT_FDCWD, SELF.as_bytes(), false) {
+        Ok(detached) => {
+            let read_only = Attr { set: libc::MOUNT_ATTR_RDONLY, ..Attr::default() };
+            mount::setattr(detached.as_fd(), read_only, false).during(operation)?;
+            detached
+        }
+        // Without the privilege to mount, no id but this user's can come to be in a container.
+        Err(_) if user != 0 && std::fs::metadata(SELF).during(operation)?.uid() != user => return Ok(()),
+        Err(_) => match sealed_copy()? {
+            Some(copy) => copy,
+            None => return Ok(()),
+        },
+    };
+    let args: Vec<_> = std::env::args_os().collect();
+    let env: Vec<_> = std::env::vars_os()
+        .map(|(name, value)| [&name, OsStr::new("="), &value].map(OsStr::as_bytes).concat())
+        .collect();
+    let args = Vector::new(args.iter().map(|arg| arg.as_bytes())).during(operation)?;
+    let env = Vector::new(&env).during(operation)?;
+    match execve_fd(file.as_fd(), &args, &env).during(operation)? {}
+}
+
+/// A copy in memory that can no longer change; `None` when this is already one.
+fn sealed_copy() -> Result<Option<OwnedFd>> {
+    let operation = || "copy the runtime's own file";
+    let mut original = std::fs::File::open(SELF).during(operation)?;
+    let all = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    if fcntl(&original, FcntlArg::F_GET_SEALS).is_ok_and(|seals| seals == all.bits()) {
+        return Ok(None);
+    }
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut copy = std::fs::File::from(memfd_create(c"shoal-runtime", flags).during(operation)?);
+    std::io::copy(&mut original, &mut copy).during(operation)?;
+    copy.flush().and_then(|()| copy.rewind()).during(operation)?;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(all)).during(operation)?;
+    Ok(Some(copy.into()))
+}
