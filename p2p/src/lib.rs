@@ -9,6 +9,7 @@ pub mod id;
 pub mod membership;
 pub mod mesh;
 pub mod node;
+pub mod swarm;
 pub mod sync;
 pub mod table;
 pub mod wire;

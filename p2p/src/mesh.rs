@@ -301,8 +301,8 @@ impl Mesh {
     /// Files that cannot be read or written, addresses that cannot be listened on, tokens that are malformed, foreign,
     /// expired, spent or revoked, a cluster that does not answer.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let (_commands, _inbox) = mpsc::channel::<Command>(COMMANDS_MAX);
-        Err(Error::Start(format!("start in {}: the swarm is not in this build", config.dir.display())))
+        let (commands, id, cluster) = crate::swarm::start::start(config).await?;
+        Ok(Self { commands, id, cluster })
     }
 
     /// This node's id.

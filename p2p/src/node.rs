@@ -430,6 +430,20 @@ impl Node {
         Ok((row, write))
     }
 
+    /// Tells the others that this node leaves, without acting on it here: its links stay until they have heard.
+    pub fn farewell(&mut self, now: Now, revocation: Body) {
+        let version = Version::Shared {
+            generation: 1,
+            time_ms: now.wall_ms,
+            writer: self.setup.id,
+            id: self.dice.roll(),
+            ancestors: Vec::new(),
+        };
+        let key = Key::global(Table::REVOKED, self.setup.id.to_string());
+        self.broadcast(now, &codec::encode(&Row { key, version, deleted: false, body: revocation }), 0);
+        self.flush_pushes(Now { ms: u64::MAX, ..now });
+    }
+
     /// Leaves an audit row: who did what from where.
     pub fn audit(&mut self, now: Now, who: &str, from: &str, what: &str) {
         let slot = self.audits % AUDIT_MAX;

@@ -1,7 +1,7 @@
 //! What travels on admitted links: pushes along the trees, repair, acknowledgements. In: messages. Out: messages, rows that
 //! stand. Every row goes through [`Node::absorb`], wherever it comes from.
 
-use super::links::MARKS_MAX;
+use super::links::{EARLY_MAX, MARKS_MAX};
 use super::{BATCH_MS, Node, Now, Output, RIPPLE_MS};
 use crate::id::NodeId;
 use crate::membership::ring;
@@ -29,8 +29,11 @@ impl Node {
             self.hello(now, peer, hello);
             return;
         }
-        let Some(link) = self.links.get(&peer) else { return };
+        let Some(link) = self.links.get_mut(&peer) else { return };
         if !link.admitted {
+            if link.early.len() < EARLY_MAX {
+                link.early.push(message);
+            }
             self.count("unadmitted_messages", 1);
             return;
         }

@@ -31,6 +31,9 @@ pub const RECENT_MAX: usize = 8_192;
 /// Peers for which it is remembered up to where both were equal.
 pub const MARKS_MAX: usize = 256;
 
+/// Messages kept for a moment when they overtake the hello.
+pub const EARLY_MAX: usize = 32;
+
 /// One standing connection to a peer.
 #[derive(Debug, Clone, Default)]
 pub struct Link {
@@ -51,6 +54,8 @@ pub struct Link {
     pub(super) flush_at: Option<u64>,
     /// After a reconnect: from which change on the peer may lack rows, until that was tried.
     pub(super) catch_up: Option<u64>,
+    /// What came before the peer's hello, which travels on another stream.
+    pub(super) early: Vec<Message>,
     bad: u32,
     window_ms: u64,
     window: u32,
@@ -144,8 +149,12 @@ impl Node {
         if let Some((subject, verdict, of)) = self.view.heard(peer, now.ms) {
             self.say(now, subject, verdict, of);
         }
+        let early = self.links.get_mut(&peer).map(|link| std::mem::take(&mut link.early)).unwrap_or_default();
         self.send_root(peer);
         self.send_beat(now, peer, true);
+        for message in early {
+            self.message(now, peer, message);
+        }
     }
 
     /// A peer knows a later epoch of this node than this node itself: a restored disk, or the same key elsewhere.

@@ -1,0 +1,95 @@
+//! Addresses as people write them and as libp2p wants them. In: `HOST:PORT`, `[V6]:PORT`, multiaddresses. Out: multiaddresses.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+
+/// Reads one address. A host name becomes `/dns/NAME/tcp/PORT` and is resolved when it is dialled.
+///
+/// # Errors
+/// Words for the user.
+pub fn parse(text: &str) -> Result<Multiaddr, String> {
+    if text.starts_with('/') {
+        return text.parse().map_err(|error| format!("address {text:?}: {error}"));
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Ok(from_socket(socket));
+    }
+    let bad = || format!("address {text:?}: write HOST:PORT, [IPV6]:PORT or a multiaddress");
+    let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
+    let port: u16 = port.parse().map_err(|_| bad())?;
+    if host.is_empty() || host.len() > 253 || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.') {
+        return Err(bad());
+    }
+    Ok(Multiaddr::empty().with(Protocol::Dns(host.into())).with(Protocol::Tcp(port)))
+}
+
+fn from_socket(socket: SocketAddr) -> Multiaddr {
+    Multiaddr::from(socket.ip()).with(Protocol::Tcp(socket.port()))
+}
+
+/// Multiaddresses of these texts with host names resolved; what cannot be read or resolved is left out.
+pub async fn resolve(texts: &[String]) -> Vec<Multiaddr> {
+    let mut found = Vec::new();
+    for text in texts {
+        let Ok(address) = parse(text) else { continue };
+        let mut parts = address.iter();
+        let named = match (parts.next(), parts.next()) {
+            (Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)), Some(Protocol::Tcp(port))) => {
+                Some((name.to_string(), port))
+            }
+            _ => None,
+        };
+        match named {
+            None => found.push(address),
+            Some((name, port)) => {
+                let rest: Vec<Protocol<'_>> = address.iter().skip(2).collect();
+                let Ok(sockets) = tokio::net::lookup_host((name.as_str(), port)).await else { continue };
+                for socket in sockets.take(4) {
+                    found.push(rest.iter().cloned().fold(from_socket(socket), Multiaddr::with));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What a node tells others to dial: what it was told to advertise, else where it listens, loopback last.
+#[must_use]
+pub fn told(advertise: &[String], listening: &BTreeSet<Multiaddr>) -> Vec<String> {
+    if !advertise.is_empty() {
+        return advertise.to_vec();
+    }
+    let local = |address: &Multiaddr| match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback() || (ip.segments()[0] & 0xffc0) == 0xfe80,
+        _ => false,
+    };
+    let (near, far): (Vec<_>, Vec<_>) = listening.iter().partition(|address| local(address));
+    far.into_iter().chain(near).take(8).map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        assert_eq!(parse("10.0.0.1:4700").unwrap().to_string(), "/ip4/10.0.0.1/tcp/4700");
+        assert_eq!(parse("[::]:4700").unwrap().to_string(), "/ip6/::/tcp/4700");
+        assert_eq!(parse("node-1.example:4700").unwrap().to_string(), "/dns/node-1.example/tcp/4700");
+        assert_eq!(parse("/ip4/1.2.3.4/tcp/5").unwrap().to_string(), "/ip4/1.2.3.4/tcp/5");
+        for bad in ["", "host", "host:99999", ":4700", "ho st:1", "/nonsense/1"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_told_last_and_advertised_addresses_alone() {
+        let listening = ["/ip4/127.0.0.1/tcp/1", "/ip4/192.0.2.1/tcp/1"].iter().map(|a| a.parse().unwrap()).collect();
+        assert_eq!(told(&[], &listening), ["/ip4/192.0.2.1/tcp/1", "/ip4/127.0.0.1/tcp/1"]);
+        assert_eq!(told(&["me:1".into()], &listening), ["me:1"]);
+    }
+}

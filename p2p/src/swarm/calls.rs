@@ -1,0 +1,115 @@
+//! Requests between nodes: one stream a request, one frame there, one back. In: bytes for a peer, or a handler for a
+//! protocol. Out: its answer. Only members are answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{AsyncWriteExt as _, StreamExt as _};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::lanes::read_frame;
+use super::{Admitted, node_of};
+use crate::id::NodeId;
+use crate::mesh::{CALL_MAX, Handler, Serve};
+use crate::wire;
+
+/// A call that takes longer has failed.
+pub const CALL_TIME: Duration = Duration::from_secs(10);
+/// Requests of one protocol worked on at once; more wait in their streams.
+pub const CALLS_MAX: usize = 64;
+/// How long a call waits for its peer's hello, which travels on another stream of the same new connection.
+const HELLO_TIME: Duration = Duration::from_secs(3);
+
+/// Calls a peer.
+pub(crate) async fn call(mut control: libp2p_stream::Control, peer: PeerId, protocol: StreamProtocol, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    if bytes.len() > CALL_MAX {
+        return Err(format!("the request has {} bytes, at most {CALL_MAX} are allowed", bytes.len()));
+    }
+    let work = async {
+        let mut stream = control.open_stream(peer, protocol).await.map_err(|error| error.to_string())?;
+        stream.write_all(&wire::frame(&bytes)).await.map_err(|error| error.to_string())?;
+        stream.flush().await.map_err(|error| error.to_string())?;
+        let answer = read_frame(&mut stream, CALL_MAX + 1).await?.ok_or("the peer closed the stream without an answer")?;
+        let _ = stream.close().await;
+        match answer.split_first() {
+            Some((0, answer)) => Ok(answer.to_vec()),
+            Some((_, words)) => Err(String::from_utf8_lossy(words).chars().take(1024).collect()),
+            None => Err("an empty answer".to_owned()),
+        }
+    };
+    tokio::time::timeout(CALL_TIME, work).await.unwrap_or_else(|_| Err("no answer within ten seconds".into()))
+}
+
+/// Whether a peer is linked, waiting for its hello a moment.
+pub(crate) async fn is_member(admitted: &Admitted, node: NodeId) -> bool {
+    let until = tokio::time::Instant::now() + HELLO_TIME;
+    loop {
+        if admitted.read().expect("nobody panics while holding it").contains(&node) {
+            return true;
+        }
+        if tokio::time::Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Answers a protocol from now on.
+pub(crate) fn serve(control: &mut libp2p_stream::Control, protocol: StreamProtocol, serve: Serve, admitted: Admitted) -> Result<(), String> {
+    let name = protocol.to_string();
+    let mut streams = control.accept(protocol).map_err(|_| format!("protocol {name} is served already"))?;
+    tokio::spawn(async move {
+        let slots = Arc::new(Semaphore::new(CALLS_MAX));
+        while let Some((peer, stream)) = streams.next().await {
+            let Some((node, _)) = node_of(&peer) else { continue };
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let admitted = admitted.clone();
+            match &serve {
+                Serve::Calls(handler) => {
+                    let handler = Arc::clone(handler);
+                    tokio::spawn(async move {
+                        if is_member(&admitted, node).await {
+                            let _ = tokio::time::timeout(CALL_TIME * 2, answer(stream, node, handler)).await;
+                        }
+                        drop(slot);
+                    });
+                }
+                Serve::Streams(sender) => {
+                    let sender: mpsc::Sender<(NodeId, Stream)> = sender.clone();
+                    if sender.is_closed() {
+                        return;
+                    }
+                    tokio::spawn(async move {
+                        if is_member(&admitted, node).await {
+                            let _ = sender.send((node, stream)).await;
+                        }
+                        drop(slot);
+                    });
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn answer(mut stream: Stream, node: NodeId, handler: Handler) -> Result<(), String> {
+    let Some(request) = read_frame(&mut stream, CALL_MAX).await? else { return Ok(()) };
+    let mut out = Vec::new();
+    match handler(node, request).await {
+        Ok(bytes) if bytes.len() <= CALL_MAX => {
+            out.push(0);
+            out.extend_from_slice(&bytes);
+        }
+        Ok(bytes) => {
+            out.push(1);
+            out.extend_from_slice(format!("the answer has {} bytes, at most {CALL_MAX} are allowed", bytes.len()).as_bytes());
+        }
+        Err(words) => {
+            out.push(1);
+            out.extend_from_slice(words.as_bytes());
+        }
+    }
+    stream.write_all(&wire::frame(&out)).await.map_err(|error| error.to_string())?;
+    stream.close().await.map_err(|error| error.to_string())
+}

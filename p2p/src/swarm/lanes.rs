@@ -1,0 +1,156 @@
+//! The standing streams to each peer, one per lane, so that heartbeats never queue behind rows. In: messages. Out: frames.
+//! A peer that does not read loses messages of its own lane (repair brings rows back); nobody waits for it.
+
+use std::collections::BTreeMap;
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use tokio::sync::mpsc;
+
+use super::{Event, node_of};
+use crate::id::NodeId;
+use crate::wire::{self, FRAME_MAX, Lane, Message};
+
+/// Frames that may wait for a slow peer in one lane: a full repair answer (4 MiB in 16 KiB frames) and a little more.
+pub const QUEUE_MAX: usize = 320;
+/// Streams one peer may hold open towards us in one lane: its own one and one that is being replaced.
+const INBOUND_MAX: usize = 256;
+
+#[derive(Debug)]
+struct Outlet {
+    number: u64,
+    queue: mpsc::Sender<Vec<u8>>,
+}
+
+/// The outgoing streams.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    outlets: BTreeMap<(NodeId, Lane), Outlet>,
+    next: u64,
+    /// Bytes sent, by lane, for metrics.
+    pub(crate) bytes: BTreeMap<&'static str, u64>,
+    /// Messages dropped because a peer does not read.
+    pub(crate) dropped: u64,
+}
+
+impl Lanes {
+    /// Queues a message; opens the lane's stream when there is none.
+    pub(crate) fn send(
+        &mut self,
+        to: NodeId,
+        peer: PeerId,
+        message: &Message,
+        control: &libp2p_stream::Control,
+        events: &mpsc::Sender<Event>,
+    ) {
+        let lane = message.lane();
+        let frame = wire::frame(&message.encode());
+        *self.bytes.entry(lane.protocol()).or_default() += frame.len() as u64;
+        let next = &mut self.next;
+        let outlet = self.outlets.entry((to, lane)).or_insert_with(|| {
+            *next += 1;
+            let (queue, frames) = mpsc::channel(QUEUE_MAX);
+            tokio::spawn(write(control.clone(), peer, to, lane, *next, frames, events.clone()));
+            Outlet { number: *next, queue }
+        });
+        if outlet.queue.try_send(frame).is_err() {
+            self.dropped += 1;
+        }
+    }
+
+    /// A lane's stream has ended; the next message opens another.
+    pub(crate) fn closed(&mut self, peer: NodeId, lane: Lane, number: u64) {
+        if self.outlets.get(&(peer, lane)).is_some_and(|outlet| outlet.number == number) {
+            self.outlets.remove(&(peer, lane));
+        }
+    }
+
+    /// The connection has ended.
+    pub(crate) fn close(&mut self, peer: NodeId) {
+        for lane in wire::LANES {
+            self.outlets.remove(&(peer, lane));
+        }
+    }
+}
+
+async fn write(
+    mut control: libp2p_stream::Control,
+    peer: PeerId,
+    to: NodeId,
+    lane: Lane,
+    number: u64,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    events: mpsc::Sender<Event>,
+) {
+    if let Ok(mut stream) = control.open_stream(peer, StreamProtocol::new(lane.protocol())).await {
+        while let Some(mut frame) = frames.recv().await {
+            // What waits goes together: one record of Noise and one segment instead of several.
+            while frame.len() < wire::BATCH_MAX {
+                let Ok(more) = frames.try_recv() else { break };
+                frame.extend_from_slice(&more);
+            }
+            if stream.write_all(&frame).await.is_err() || stream.flush().await.is_err() {
+                break;
+            }
+        }
+    }
+    let _ = events.send(Event::LaneClosed(to, lane, number)).await;
+}
+
+/// Accepts the streams peers open in a lane and reads messages from them.
+pub(crate) fn listen(control: &mut libp2p_stream::Control, lane: Lane, events: mpsc::Sender<Event>) -> Result<(), String> {
+    let mut streams = control
+        .accept(StreamProtocol::new(lane.protocol()))
+        .map_err(|_| format!("protocol {} is served already", lane.protocol()))?;
+    tokio::spawn(async move {
+        let open = std::sync::Arc::new(tokio::sync::Semaphore::new(INBOUND_MAX * 16));
+        while let Some((peer, stream)) = streams.next().await {
+            let (Some((node, _)), Ok(permit)) = (node_of(&peer), std::sync::Arc::clone(&open).try_acquire_owned()) else {
+                continue;
+            };
+            let events = events.clone();
+            tokio::spawn(async move {
+                if let Err(reason) = read(stream, node, lane, &events).await {
+                    let _ = events.send(Event::Bad(node, reason)).await;
+                }
+                drop(permit);
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn read(mut stream: Stream, node: NodeId, lane: Lane, events: &mpsc::Sender<Event>) -> Result<(), String> {
+    loop {
+        let Some(frame) = read_frame(&mut stream, FRAME_MAX).await? else { return Ok(()) };
+        let message = Message::decode(&frame).map_err(|error| error.to_string())?;
+        if message.lane() != lane && !matches!(message, Message::Unknown(_)) {
+            return Err(format!("a message that does not belong on {}", lane.protocol()));
+        }
+        if events.send(Event::Message(node, message)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads one frame of at most `most` bytes; `None` when the stream ended, also in the middle.
+pub(crate) async fn read_frame(stream: &mut Stream, most: usize) -> Result<Option<Vec<u8>>, String> {
+    let mut head = Vec::with_capacity(4);
+    let length = loop {
+        let mut byte = [0];
+        match stream.read(&mut byte).await {
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) => head.push(byte[0]),
+        }
+        if let Some((length, _)) = wire::frame_length(&head, most).map_err(|error| error.to_string())? {
+            break length;
+        }
+    };
+    // Memory follows what has arrived, not what was announced.
+    let mut frame = Vec::new();
+    let mut rest = stream.take(length as u64);
+    match rest.read_to_end(&mut frame).await {
+        Ok(read) if read == length => Ok(Some(frame)),
+        _ => Ok(None),
+    }
+}

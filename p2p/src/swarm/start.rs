@@ -1,0 +1,291 @@
+//! How a node starts: resume, create or join. In: the configuration and what is on disk. Out: the running task's handle.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use libp2p::identity::{Keypair, ed25519};
+use libp2p::swarm::SwarmEvent;
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::{Multiaddr, Swarm};
+use tokio::sync::mpsc;
+
+use super::behaviour::{self, Behaviour};
+use super::{Clock, Event, Task, address, admit, lanes, node_of, watch};
+use crate::admission::{Certificate, Token, verify_ed25519};
+use crate::disk::store::Store;
+use crate::disk::{CLUSTER_FORMAT, ClusterFile, Folder};
+use crate::id::{ClusterId, NodeId};
+use crate::membership::Role;
+use crate::membership::view::Facts;
+use crate::mesh::{COMMANDS_MAX, Command, Config, Error, Intent};
+use crate::node::{Node, Setup};
+use crate::table::schema::FEATURE_LEVEL;
+use crate::wire;
+
+/// Where a node listens when it is not told.
+pub const DEFAULT_LISTEN: &str = "0.0.0.0:4700";
+/// The site of a node that is not told.
+pub const DEFAULT_SITE: &str = "default";
+/// How long listening and joining may take.
+const LISTEN_TIME: Duration = Duration::from_secs(5);
+const JOIN_TIME: Duration = Duration::from_secs(20);
+
+fn wrong(text: impl Into<String>) -> Error {
+    Error::Start(text.into())
+}
+
+/// Starts a node; returns its command channel, its id and its cluster.
+pub(crate) async fn start(config: Config) -> Result<(mpsc::Sender<Command>, NodeId, ClusterId), Error> {
+    let folder = Folder::open(&config.dir)?;
+    let known = folder.cluster()?;
+    if known.is_none() && config.intent == Intent::Resume {
+        return Err(wrong("this node is in no cluster yet; run `shoal mesh up` or `shoal mesh join TOKEN`"));
+    }
+    let token = match &config.intent {
+        Intent::Join(text) => Some(Token::from_text(text).map_err(|error| Error::Token { reason: error.to_string() })?),
+        _ => None,
+    };
+    if let (Some(known), Some(token)) = (&known, &token)
+        && known.cluster != token.cluster()
+    {
+        return Err(wrong(format!("this node is in cluster {}, the token is of {}; run `shoal mesh leave` first", known.cluster, token.cluster())));
+    }
+    let keypair = folder.identity(ed25519::Keypair::generate)?;
+    let public = keypair.public().to_bytes();
+    let id = NodeId::of_key(&public);
+    let mut swarm = behaviour::swarm(Keypair::from(keypair.clone())).map_err(wrong)?;
+    let listening = listen(&mut swarm, &config.listen).await?;
+    let cluster = match (known, token) {
+        (Some(known), _) => known,
+        (None, Some(token)) => {
+            let file = join(&mut swarm, &token, public).await?;
+            folder.keep_cluster(&file)?;
+            file
+        }
+        (None, None) => {
+            let file = create(public);
+            folder.keep_cluster(&file)?;
+            file
+        }
+    };
+    let (events, inbox) = mpsc::channel(super::EVENTS_MAX);
+    let task = task(config, folder, cluster, keypair, swarm, listening, events).await?;
+    let cluster = task.cluster.cluster;
+    let (commands, command_inbox) = mpsc::channel(COMMANDS_MAX);
+    tokio::spawn(task.run(command_inbox, inbox));
+    Ok((commands, id, cluster))
+}
+
+/// A new cluster: a root key that signs this node's certificate and is not kept, because nothing needs it again.
+fn create(public: [u8; 32]) -> ClusterFile {
+    let root = ed25519::Keypair::generate();
+    let root_key = root.public().to_bytes();
+    let cluster = ClusterId::of_root(&root_key);
+    let certificate = Certificate::issue(cluster, public, Role::Operator, 0, Clock::new().now().wall_ms, &root);
+    ClusterFile {
+        format: CLUSTER_FORMAT,
+        cluster,
+        root_hash: hex::encode(blake3::hash(&root_key).as_bytes()),
+        chain: vec![hex::encode(certificate.to_bytes())],
+        bootstrap: Vec::new(),
+        other: serde_json::Map::new(),
+    }
+}
+
+async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTreeSet<Multiaddr>, Error> {
+    let default = [DEFAULT_LISTEN.to_owned()];
+    let wanted = if wanted.is_empty() { &default[..] } else { wanted };
+    let mut waiting = std::collections::HashMap::new();
+    for text in wanted {
+        let address = address::parse(text).map_err(wrong)?;
+        let listener = swarm.listen_on(address).map_err(|error| wrong(format!("listen on {text}: {error}")))?;
+        waiting.insert(listener, text.clone());
+    }
+    let mut listening = BTreeSet::new();
+    let until = tokio::time::Instant::now() + LISTEN_TIME;
+    while !waiting.is_empty() {
+        tokio::select! {
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::NewListenAddr { listener_id, address } => {
+                    waiting.remove(&listener_id);
+                    listening.insert(address);
+                }
+                SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                    let text = waiting.remove(&listener_id).unwrap_or_default();
+                    let why = reason.err().map_or_else(|| "it was closed".to_owned(), |error| error.to_string());
+                    return Err(wrong(format!("listen on {text}: {why}")));
+                }
+                _ => {}
+            },
+            () = tokio::time::sleep_until(until) => {
+                // A circuit of a relay may take longer; the others are up.
+                if listening.is_empty() {
+                    let text: Vec<_> = waiting.into_values().collect();
+                    return Err(wrong(format!("listen on {}: nothing happened in time", text.join(", "))));
+                }
+                break;
+            }
+        }
+    }
+    Ok(listening)
+}
+
+/// Dials the token's addresses one after the other until a member grants a certificate or refuses.
+async fn join(swarm: &mut Swarm<Behaviour>, token: &Token, public: [u8; 32]) -> Result<ClusterFile, Error> {
+    let control = swarm.behaviour().streams.new_control();
+    let mut last = String::from("the token holds no address; append @HOST:PORT");
+    let until = tokio::time::Instant::now() + JOIN_TIME;
+    for address in address::resolve(&token.addresses).await {
+        if let Err(error) = swarm.dial(DialOpts::unknown_peer_id().address(address.clone()).build()) {
+            last = format!("{address}: {error}");
+            continue;
+        }
+        let peer = loop {
+            tokio::select! {
+                event = swarm.select_next_some() => match event {
+                    SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } if endpoint.is_dialer() => break Some(peer_id),
+                    SwarmEvent::OutgoingConnectionError { error, .. } => {
+                        last = format!("{address}: {error}");
+                        break None;
+                    }
+                    _ => {}
+                },
+                () = tokio::time::sleep_until(until) => {
+                    return Err(wrong(format!("join: no member answered in time (last: {last})")));
+                }
+            }
+        };
+        let Some(peer) = peer else { continue };
+        let asking = admit::join(control.clone(), peer, public, token, rand::random());
+        tokio::pin!(asking);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asking => break answer,
+                _ = swarm.select_next_some() => {}
+            }
+        };
+        let _ = swarm.disconnect_peer_id(peer);
+        match answer {
+            Ok(chain) => {
+                let mut bootstrap = token.addresses.clone();
+                bootstrap.insert(0, address.to_string());
+                return Ok(ClusterFile {
+                    format: CLUSTER_FORMAT,
+                    cluster: token.cluster(),
+                    root_hash: hex::encode(token.root_hash),
+                    chain: chain.iter().map(hex::encode).collect(),
+                    bootstrap,
+                    other: serde_json::Map::new(),
+                });
+            }
+            Err((true, reason)) => return Err(Error::Token { reason }),
+            Err((false, reason)) => last = format!("{address}: {reason}"),
+        }
+    }
+    Err(wrong(format!("join: no member could be reached; {last}")))
+}
+
+async fn task(
+    config: Config,
+    folder: Folder,
+    cluster: ClusterFile,
+    keypair: ed25519::Keypair,
+    swarm: Swarm<Behaviour>,
+    listening: BTreeSet<Multiaddr>,
+    events: mpsc::Sender<Event>,
+) -> Result<Task, Error> {
+    let path = folder.table();
+    let disk = |reason: String| Error::Disk { step: "open", path: path.display().to_string(), reason };
+    let told = events.clone();
+    let open = {
+        let path = path.clone();
+        move || {
+            Store::open(&path, move |upto| {
+                let event = match upto {
+                    Ok(upto) => Event::Durable(upto),
+                    Err(error) => Event::StoreFailed(error.to_string()),
+                };
+                // The task may be gone already: then nobody waits.
+                let _ = told.blocking_send(event);
+            })
+        }
+    };
+    let (store, found) = tokio::task::spawn_blocking(open)
+        .await
+        .map_err(|error| disk(error.to_string()))?
+        .map_err(|error| disk(error.to_string()))?;
+    let epoch = found.epoch + 1;
+    store.keep_epoch(epoch).map_err(|error| disk(error.to_string()))?;
+    let chain: Option<Vec<Vec<u8>>> = cluster.chain.iter().map(|text| hex::decode(text).ok()).collect();
+    let chain = chain.ok_or_else(|| wrong("cluster.json holds a certificate that cannot be read"))?;
+    let public = keypair.public().to_bytes();
+    let leaf = chain.first().and_then(|bytes| Certificate::from_bytes(bytes).ok());
+    if leaf.is_none_or(|leaf| leaf.subject != public) {
+        return Err(wrong("cluster.json and identity.key are not of one node; restore the right one or leave and join again"));
+    }
+    let site = if config.site.is_empty() { DEFAULT_SITE.to_owned() } else { config.site };
+    if site.len() > crate::table::row::SITE_MAX || config.name.len() > 256 {
+        return Err(wrong("the name or the site is too long (256 and 64 bytes)"));
+    }
+    for text in &config.advertise {
+        address::parse(text).map_err(wrong)?;
+    }
+    let clock = Clock::new();
+    let facts = Facts {
+        name: config.name,
+        site,
+        key: hex::encode(public),
+        addresses: address::told(&config.advertise, &listening),
+        labels: config.labels,
+        instance: rand::random(),
+        version: config.version,
+        level: FEATURE_LEVEL,
+        other: serde_json::Map::new(),
+    };
+    let setup = Setup {
+        id: NodeId::of_key(&public),
+        cluster: cluster.cluster,
+        chain,
+        facts,
+        epoch,
+        verify: verify_ed25519,
+        seed: rand::random(),
+    };
+    let node = Node::new(setup, found.rows, clock.now());
+    let mut control = swarm.behaviour().streams.new_control();
+    for lane in wire::LANES {
+        lanes::listen(&mut control, lane, events.clone()).map_err(wrong)?;
+    }
+    admit::listen(&mut control, events.clone(), rand::random).map_err(wrong)?;
+    // Peers that are connected already are linked as if they had just come.
+    let mut task = Task {
+        control,
+        node,
+        store: Some(store),
+        folder,
+        bootstrap: cluster.bootstrap.clone(),
+        cluster,
+        keypair,
+        clock,
+        peers: BTreeMap::new(),
+        lanes: lanes::Lanes::default(),
+        events,
+        admitted: Arc::new(RwLock::new(BTreeSet::new())),
+        writes: BTreeMap::new(),
+        watchers: watch::Watchers::default(),
+        advertise: config.advertise,
+        listening,
+        bootstrap_at: Instant::now(),
+        expelled: None,
+        swarm,
+    };
+    let connected: Vec<_> = task.swarm.connected_peers().copied().collect();
+    for peer in connected {
+        if node_of(&peer).is_some() {
+            let _ = task.swarm.disconnect_peer_id(peer);
+        }
+    }
+    Ok(task)
+}
