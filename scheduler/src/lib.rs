@@ -3,7 +3,7 @@
 //! Everything outside [`node`] is pure: time, randomness and ids are arguments, so one simulator can run a thousand
 //! nodes from one seed. [`core::Core`] holds the decisions of one node, [`node`] is the only place that touches the world.
 
-// compose
+pub mod compose;
 pub mod core;
 pub mod health;
 pub mod model;
