@@ -4,6 +4,7 @@
 //! Nothing from a registry, an archive or a layer is trusted before its digest is checked.
 
 pub mod archive;
+pub mod gc;
 pub mod layer;
 pub mod progress;
 pub mod store;
@@ -12,7 +13,9 @@ pub use progress::Progress;
 pub use store::rootfs;
 pub use store::{Claim, ImageRecord, Ingest, Partial, Store, StoreError};
 
+pub mod copy;
 pub mod fetch;
+pub mod mirror;
 pub mod policy;
 pub mod pull;
 pub mod push;

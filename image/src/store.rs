@@ -13,19 +13,21 @@
 //! store; none of them has to be running.
 
 mod adopt;
+mod check;
 mod erofs;
 mod error;
 mod index;
 mod ingest;
 pub mod layout;
 pub mod layers;
-mod lease;
+pub(crate) mod lease;
 mod mounts;
 pub mod names;
 mod partial;
 pub mod rootfs;
 pub(crate) mod sys;
 
+pub use check::Checked;
 pub use error::StoreError;
 pub use ingest::Ingest;
 pub use layout::Layout;
@@ -38,6 +40,7 @@ use oci::manifest::Manifest;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A handle to an image store. Clones share one lease: everything that was written or claimed through a handle is held
 /// against garbage collection until the last clone is gone.
@@ -50,7 +53,18 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Inner {
     layout: Layout,
+    recent: Mutex<Recent>,
 }
+
+/// Two leases in turn: what was held lately stays held for between one and two periods.
+#[derive(Debug, Default)]
+struct Recent {
+    now: Option<(Instant, Lease)>,
+    before: Option<Lease>,
+}
+
+/// How long [`Store::hold_recent`] holds at least: an upload and the manifest that names it are minutes apart at most.
+const RECENT_PERIOD: Duration = Duration::from_secs(600);
 
 impl Inner {
     pub(crate) fn path(&self) -> &Path {
@@ -66,7 +80,7 @@ impl Store {
             sys::create_dirs(&dir).map_err(StoreError::io("create the directory", &dir))?;
         }
         let layout = Layout::create(path)?;
-        Ok(Self { inner: Arc::new(Inner { layout }), lease: Arc::default() })
+        Ok(Self { inner: Arc::new(Inner { layout, recent: Mutex::default() }), lease: Arc::default() })
     }
 
     /// A handle to the same store with a lease of its own: for one request of a long-lived process.
@@ -129,6 +143,20 @@ impl Store {
         }
     }
 
+    /// Holds `digest` for the next ten to twenty minutes, as long as the process lives: for servers, whose requests end
+    /// before what they brought is named.
+    pub fn hold_recent(&self, digest: &Digest) -> Result<(), StoreError> {
+        let mut recent = self.inner.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        match &recent.now {
+            Some((since, lease)) if since.elapsed() < RECENT_PERIOD => return lease.hold(&self.inner, digest),
+            _ => {}
+        }
+        let fresh = Lease::start(&self.inner)?;
+        fresh.hold(&self.inner, digest)?;
+        recent.before = recent.now.replace((Instant::now(), fresh)).map(|(_, lease)| lease);
+        Ok(())
+    }
+
     /// A new file in `tmp/`, locked so that garbage collection sees that someone writes it.
     pub(crate) fn temporary(&self, what: &str) -> Result<(File, PathBuf), StoreError> {
         let path = self.path().join("tmp").join(sys::unique_name(what));
@@ -185,6 +213,24 @@ impl Store {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::Store;
+    use oci::Descriptor;
+    use oci::manifest::{ImageManifest, media};
+
+    /// A whole image of one layer that holds `content`; three blobs, no name.
+    pub(crate) fn image(store: &Store, content: &[u8]) -> Descriptor {
+        let mut tar = crate::layer::write::Writer::new(Vec::new());
+        tar.plain_file("content", content.len() as u64, &mut &*content).expect("memory takes everything");
+        let tar = tar.finish().expect("memory takes everything");
+        let layer = store.put(media::OCI_LAYER, &tar).expect("the store takes a layer");
+        let config = format!(
+            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+            layer.digest
+        );
+        let config = store.put(media::OCI_CONFIG, config.as_bytes()).expect("the store takes a config");
+        let manifest = ImageManifest::new(config, vec![layer]);
+        let raw = serde_json::to_vec(&manifest).expect("a manifest is JSON");
+        store.put(media::OCI_MANIFEST, &raw).expect("the store takes a manifest")
+    }
 
     /// An empty store in a directory that goes with the first value.
     pub(crate) fn scratch() -> (tempfile::TempDir, Store) {

@@ -6,6 +6,7 @@
 
 use crate::layer::tar::{Entry, Kind, Reader, TarError};
 use crate::layer::whiteout::{self, Name};
+use crate::store::layers::RootEntry;
 use crate::store::sys;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
@@ -84,6 +85,8 @@ pub struct Extractor {
     /// Where in `directories` each path is.
     directory_places: HashMap<Vec<u8>, usize>,
     buffer: Vec<u8>,
+    /// What the last layer that mentions the root says about it.
+    root_entry: Option<RootEntry>,
 }
 
 impl Extractor {
@@ -98,6 +101,7 @@ impl Extractor {
             directories: Vec::new(),
             directory_places: HashMap::new(),
             buffer: vec![0; COPY_BYTES],
+            root_entry: None,
         }
     }
 
@@ -111,12 +115,19 @@ impl Extractor {
         self.finish_directories()
     }
 
+    /// What the last layer that mentions the root directory says about it.
+    #[must_use]
+    pub fn root_entry(&self) -> Option<RootEntry> {
+        self.root_entry
+    }
+
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<(), ExtractError> {
         let (directory, name) = split(&entry.path);
         if name.is_empty() {
             if entry.kind != Kind::Directory {
                 return Err(refused(entry, "the root can only be a directory"));
             }
+            self.root_entry = Some(RootEntry::of(entry));
             self.remember_directory(entry);
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! The store behind the ports of [`crate::source`]: what the registry server and `copy` need of it.
 //!
-//! In: verified files and documents. Out: blobs. Each call takes a lease of its own, so that a collection that runs at the
-//! same moment either sees the digest or is over before the blob is looked for.
+//! In: verified files and documents. Out: blobs. Digests are held for a while after each call ([`Store::hold_recent`]),
+//! because what names them comes with a later request.
 
 use crate::source::Blobs;
 use crate::store::ingest::publish;
@@ -15,7 +15,7 @@ impl Store {
     /// Takes over the file at `path`, on the store's file system, whose bytes the caller has verified against `digest`.
     pub fn adopt(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
         let own = self.leased();
-        own.hold(digest)?;
+        own.hold_recent(digest)?;
         let file = File::open(path).map_err(StoreError::io("open", path))?;
         publish(&own, &file, path, digest)?;
         // Gone already, unless an equal blob was there.
@@ -35,7 +35,7 @@ impl Blobs for Store {
 
     fn keep(&self, digest: &Digest) -> io::Result<bool> {
         let own = self.leased();
-        own.hold(digest).map_err(into_io)?;
+        own.hold_recent(digest).map_err(into_io)?;
         self.has(digest).map_err(into_io)
     }
 
@@ -44,6 +44,7 @@ impl Blobs for Store {
     }
 
     fn put(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        self.hold_recent(digest).map_err(into_io)?;
         self.leased().put_as("application/octet-stream", bytes, digest.algorithm()).map(drop).map_err(into_io)
     }
 }

@@ -1,0 +1,323 @@
+//! Garbage collection: what nothing needs goes, while anything else goes on.
+//!
+//! In: a store in use. Out: the same store without garbage, and how much that was. Needed is what `index.json` names, what
+//! a container uses and what a live process holds. The marking runs beside everything else; only the last look and the
+//! renames of what goes happen under the exclusive lock, and the deleting afterwards. A collection that is killed leaves
+//! at most a folder in `tmp/` that the next one takes.
+
+use crate::store::{Store, StoreError, layout, lease, rootfs};
+use oci::config::ImageConfig;
+use oci::digest::Algorithm;
+use oci::manifest::media;
+use oci::{Descriptor, Digest};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// How long a broken download waits for someone to go on with it.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What a collection did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The blobs that went.
+    pub blobs: Vec<Digest>,
+    /// The layers that went, as their directories were called.
+    pub layers: Vec<String>,
+    /// Temporary files and broken downloads that went.
+    pub leftovers: usize,
+    /// Bytes on disk that were freed.
+    pub bytes: u64,
+}
+
+/// What else to take.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Broken downloads too, however young.
+    pub partial: bool,
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// Documents that were read once: they never change.
+#[derive(Default)]
+struct Known {
+    children: HashMap<Digest, Vec<Descriptor>>,
+    diff_ids: HashMap<Digest, Vec<Digest>>,
+}
+
+/// Collects garbage. One collection at a time; a second one waits.
+pub fn run(store: &Store, options: Options) -> Result<Report, StoreError> {
+    let turn_path = store.path().join("gc.turn");
+    let turn = layout::open_lock(&turn_path)?;
+    turn.lock().map_err(StoreError::io("lock", &turn_path))?;
+    let mut known = Known::default();
+    // The long part, beside everything: it fills `known`, so that the look under the lock is short.
+    let needed = mark(store, &mut known)?;
+    let garbage: Vec<(PathBuf, Item)> =
+        everything(store)?.into_iter().filter(|(_, item)| !item.is_needed(&needed)).collect();
+    let trash = store.temporary_dir("trash")?;
+    let mut report = Report::default();
+    let mut gone = 0;
+    {
+        let lock_path = store.path().join("gc.lock");
+        let lock = layout::open_lock(&lock_path)?;
+        lock.lock().map_err(StoreError::io("lock", &lock_path))?;
+        let mut needed = mark(store, &mut known)?;
+        needed.extend(lease::held(store.path())?);
+        let idle = idle(store, options, &trash)?;
+        for (path, item) in garbage.into_iter().filter(|(_, item)| !item.is_needed(&needed)).chain(idle) {
+            report.bytes += disk_bytes(&path);
+            match item {
+                Item::Blob(digest) => report.blobs.push(digest),
+                Item::Layer(_, name) => report.layers.push(name),
+                Item::Leftover => report.leftovers += 1,
+            }
+            if !options.dry_run {
+                gone += 1;
+                let to = trash.path().join(gone.to_string());
+                std::fs::rename(&path, &to).map_err(StoreError::io("throw away", &path))?;
+            }
+        }
+    }
+    // The rest happens without the lock, when the folder is dropped.
+    drop(trash);
+    Ok(report)
+}
+
+/// Something in the store that may be garbage.
+enum Item {
+    Blob(Digest),
+    Layer(Digest, String),
+    Leftover,
+}
+
+impl Item {
+    fn is_needed(&self, needed: &HashSet<Digest>) -> bool {
+        match self {
+            Self::Blob(digest) | Self::Layer(digest, _) => needed.contains(digest),
+            Self::Leftover => false,
+        }
+    }
+}
+
+/// Every digest that names and containers need: blobs, and the plain digests of layers.
+fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError> {
+    let mut needed = HashSet::new();
+    let mut todo: Vec<Descriptor> = store.layout().index()?.manifests;
+    for (_, used) in rootfs::uses(store, true)? {
+        needed.extend(used.diff_ids);
+        todo.push(Descriptor::new("", used.manifest, 0));
+        todo.push(Descriptor::new(media::OCI_CONFIG, used.config, 0));
+    }
+    while let Some(target) = todo.pop() {
+        if !needed.insert(target.digest) {
+            continue;
+        }
+        let is_document = target.media_type.is_empty()
+            || media::is_manifest(&target.media_type)
+            || media::is_index(&target.media_type);
+        if is_document {
+            todo.extend(known.children(store, &target)?.iter().cloned());
+        } else if media::is_image_config(&target.media_type) {
+            needed.extend(known.diff_ids(store, &target.digest)?);
+        }
+    }
+    Ok(needed)
+}
+
+impl Known {
+    /// What a manifest or index needs. A document that cannot be read stops the collection: what it needs is not known.
+    fn children(&mut self, store: &Store, target: &Descriptor) -> Result<&[Descriptor], StoreError> {
+        if !self.children.contains_key(&target.digest) {
+            let declared = Some(target.media_type.as_str()).filter(|text| !text.is_empty());
+            let children = match store.manifest(&target.digest, declared) {
+                Ok(manifest) => manifest.children().cloned().collect(),
+                // Other platforms of an index are not here.
+                Err(StoreError::Missing { .. }) => return Ok(&[]),
+                Err(error) => return Err(error),
+            };
+            self.children.insert(target.digest, children);
+        }
+        Ok(&self.children[&target.digest])
+    }
+
+    fn diff_ids(&mut self, store: &Store, config: &Digest) -> Result<Vec<Digest>, StoreError> {
+        if let Some(known) = self.diff_ids.get(config) {
+            return Ok(known.clone());
+        }
+        let diff_ids = match store.read_blob(config, oci::config::CONFIG_BYTES_MAX) {
+            // A config that is no image's (an artifact under the wrong type) needs no layers.
+            Ok(raw) => ImageConfig::parse(&raw).map(|config| config.rootfs.diff_ids).unwrap_or_default(),
+            Err(StoreError::Missing { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        self.diff_ids.insert(*config, diff_ids.clone());
+        Ok(diff_ids)
+    }
+}
+
+/// Every blob and layer of the store.
+fn everything(store: &Store) -> Result<Vec<(PathBuf, Item)>, StoreError> {
+    let mut items = Vec::new();
+    for algorithm in Algorithm::ALL {
+        for (path, name) in names(&store.path().join("blobs").join(algorithm.name()))? {
+            if let Ok(digest) = format!("{}:{name}", algorithm.name()).parse() {
+                items.push((path, Item::Blob(digest)));
+            }
+        }
+    }
+    for (path, name) in names(&store.path().join("layers"))? {
+        let digest = name.rsplit_once('.').and_then(|(stem, _)| stem.replacen('-', ":", 1).parse().ok());
+        if let (Some(digest), false) = (digest, name.ends_with(".lock")) {
+            items.push((path, Item::Layer(digest, name)));
+        }
+    }
+    Ok(items)
+}
+
+/// What nobody writes any more: temporary files without a lock, old downloads. The caller holds the exclusive lock, so
+/// that nothing is between its creation and its lock.
+fn idle(
+    store: &Store,
+    options: Options,
+    trash: &crate::store::TemporaryDir,
+) -> Result<Vec<(PathBuf, Item)>, StoreError> {
+    let mut items = Vec::new();
+    for (path, _) in names(&store.path().join("tmp"))? {
+        if path != trash.path() && is_idle(&path) {
+            items.push((path, Item::Leftover));
+        }
+    }
+    for (path, name) in names(&store.path().join("partial"))? {
+        let data = path.with_extension("");
+        let done = name
+            .split('.')
+            .next()
+            .and_then(|stem| stem.replacen('-', ":", 1).parse::<Digest>().ok())
+            .is_none_or(|digest| store.has(&digest).unwrap_or(false));
+        let old = std::fs::metadata(&path)
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > PARTIAL_AGE_MAX));
+        if (done || old || options.partial) && is_idle(&data) {
+            items.push((path, Item::Leftover));
+        }
+    }
+    Ok(items)
+}
+
+/// Whether nobody holds the lock on this file or directory.
+fn is_idle(path: &Path) -> bool {
+    match File::open(path) {
+        Ok(file) => file.try_lock().is_ok(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn names(dir: &Path) -> Result<Vec<(PathBuf, String)>, StoreError> {
+    let mut names = Vec::new();
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(names),
+        Err(error) => return Err(StoreError::io("read the directory", dir)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(StoreError::io("read the directory", dir))?;
+        names.push((entry.path(), entry.file_name().to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Bytes on disk below a path; what cannot be looked at counts nothing.
+pub(crate) fn disk_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };
+    let own = metadata.blocks() * 512;
+    if !metadata.is_dir() {
+        // A tar that is also a blob goes when its last name goes.
+        return if metadata.nlink() > 1 { 0 } else { own };
+    }
+    let children = std::fs::read_dir(path).into_iter().flatten().flatten();
+    own + children.map(|entry| disk_bytes(&entry.path())).sum::<u64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{image, scratch};
+    use oci::Reference;
+
+    fn blobs(dir: &Path) -> usize {
+        std::fs::read_dir(dir.join("blobs/sha256")).unwrap().count()
+    }
+
+    #[test]
+    fn what_lost_its_name_goes_and_what_has_one_stays() {
+        let (dir, store) = scratch();
+        let (a, b): (Reference, Reference) = ("a:1".parse().unwrap(), "b:1".parse().unwrap());
+        let first = image(&store, b"first");
+        let second = image(&store, b"second");
+        store.tag(&a, &first).unwrap();
+        store.tag(&b, &second).unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap(), Report::default());
+        assert_eq!(blobs(dir.path()), 6);
+        store.forget(&first.digest).unwrap();
+        let report = run(&store, Options::default()).unwrap();
+        assert_eq!(report.blobs.len(), 3);
+        assert_eq!(blobs(dir.path()), 3);
+        assert!(store.image(&b).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_live_handle_wrote_stays_until_it_ends() {
+        let (dir, store) = scratch();
+        let writer = store.leased();
+        image(&writer, b"being pulled");
+        assert_eq!(run(&store, Options::default()).unwrap().blobs.len(), 0);
+        let busy = writer.ingest(None, None).unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap().leftovers, 0);
+        drop(busy);
+        drop(writer);
+        assert_eq!(run(&store, Options::default()).unwrap().blobs.len(), 3);
+        assert_eq!(blobs(dir.path()), 0);
+    }
+
+    #[test]
+    fn what_a_dead_process_left_goes() {
+        let (dir, store) = scratch();
+        std::fs::write(dir.path().join("tmp/ingest-dead"), b"x").unwrap();
+        std::fs::create_dir_all(dir.path().join("tmp/layer-dead/fs")).unwrap();
+        let digest = Digest::sha256(b"x");
+        std::fs::write(dir.path().join("leases/lease-dead"), format!("shoal-lease 1\n{digest}\n")).unwrap();
+        std::fs::write(store.layout().blob_path(&digest), b"x").unwrap();
+        let report = run(&store, Options::default()).unwrap();
+        assert_eq!((report.blobs, report.leftovers), (vec![digest], 2));
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_dry_run_says_and_does_not() {
+        let (dir, store) = scratch();
+        image(&store.leased(), b"x");
+        let report = run(&store, Options { dry_run: true, ..Options::default() }).unwrap();
+        assert_eq!(report.blobs.len(), 3);
+        assert_eq!(blobs(dir.path()), 3);
+    }
+
+    #[test]
+    fn a_broken_download_waits_for_its_next_run() {
+        let (_dir, store) = scratch();
+        let digest = Digest::sha256(b"hello");
+        if let crate::Claim::Mine(partial) = store.claim(&digest, 5).unwrap() {
+            partial.write_at(0, b"hel").unwrap();
+        }
+        assert_eq!(run(&store, Options::default()).unwrap().leftovers, 0);
+        assert!(matches!(store.claim(&digest, 5).unwrap(), crate::Claim::Mine(partial) if partial.received() == 3));
+        assert_eq!(run(&store, Options { partial: true, ..Options::default() }).unwrap().leftovers, 2);
+    }
+}
