@@ -10,7 +10,6 @@ use crate::host::netlink::{Family, Socket};
 use encode::{Batch, INET, SUBSYSTEM, encode_elements};
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use table::{GENERATION, NetworkRules, PortElement, TABLE, network_elements, octets};
 
 const GETCHAIN: u16 = SUBSYSTEM | 4;
@@ -56,11 +55,6 @@ impl Firewall {
     /// Opens nf_tables in the caller's network namespace and makes the table where it is absent.
     pub(crate) fn open() -> io::Result<Self> {
         Self::with(Socket::open(Family::Netfilter)?)
-    }
-
-    /// Opens nf_tables in another network namespace.
-    pub(crate) fn open_in(namespace: &Path) -> io::Result<Self> {
-        Self::with(Socket::open_in(Family::Netfilter, namespace)?)
     }
 
     fn with(socket: Socket) -> io::Result<Self> {

@@ -216,6 +216,19 @@ impl Shared {
     }
 }
 
+/// What there is to do.
+#[derive(Debug)]
+struct Ready {
+    /// A member's file changed.
+    names: bool,
+    /// UDP sockets with queries.
+    sockets: Vec<usize>,
+    /// TCP sockets with connections.
+    listeners: Vec<usize>,
+    /// Sockets of the forwarder with replies.
+    upstreams: Vec<usize>,
+}
+
 /// The open sockets and the state of the loop.
 #[derive(Debug)]
 struct Server {
@@ -253,19 +266,19 @@ impl Server {
     fn serve(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0u8; 4096];
         loop {
-            let (names, sockets, listeners, upstreams) = self.wait()?;
-            if names && !self.update()? {
+            let ready = self.wait()?;
+            if ready.names && !self.update()? {
                 return Ok(());
             }
-            for at in sockets {
+            for at in ready.sockets {
                 self.answer(at, &mut buffer);
             }
-            for at in listeners {
+            for at in ready.listeners {
                 while let Ok((stream, client)) = self.tcp[at].accept() {
                     tcp::spawn(stream, client, &self.shared);
                 }
             }
-            for at in upstreams {
+            for at in ready.upstreams {
                 self.forwarder.receive(at, &mut buffer, &self.udp);
             }
             self.forwarder.expire(&self.udp);
@@ -273,7 +286,7 @@ impl Server {
     }
 
     /// Waits for work; returns whether names changed and which sockets are ready.
-    fn wait(&self) -> Result<(bool, Vec<usize>, Vec<usize>, Vec<usize>), Error> {
+    fn wait(&self) -> Result<Ready, Error> {
         let mut polls = vec![PollFd::new(self.watch.as_fd(), PollFlags::POLLIN)];
         polls.extend(self.udp.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         polls.extend(self.tcp.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
@@ -288,7 +301,12 @@ impl Server {
         let ready: Vec<bool> = polls.iter().map(|poll| poll.any().unwrap_or(false)).collect();
         let pick = |from: usize, count: usize| (0..count).filter(|at| ready[from + at]).collect::<Vec<_>>();
         let (udp, tcp) = (self.udp.len(), self.tcp.len());
-        Ok((ready[0], pick(1, udp), pick(1 + udp, tcp), pick(1 + udp + tcp, ready.len() - 1 - udp - tcp)))
+        Ok(Ready {
+            names: ready[0],
+            sockets: pick(1, udp),
+            listeners: pick(1 + udp, tcp),
+            upstreams: pick(1 + udp + tcp, ready.len() - 1 - udp - tcp),
+        })
     }
 
     /// Takes in changed members; returns whether any member of this network is left.

@@ -352,7 +352,8 @@ fn draw_subnets(request: &Create, id: &str, taken: &[IpNet], salt: u64) -> Resul
                 return Err(invalid(format!("subnet {net} overlaps {other}, which this host already uses")));
             }
         }
-        if !nets.iter().any(|net| net.addr().is_ipv4()) && !(request.ipv6 && !nets.is_empty()) {
+        let only_v6_asked = request.ipv6 && !nets.is_empty();
+        if !only_v6_asked && nets.iter().all(|net| net.addr().is_ipv6()) {
             let default = request.name == DEFAULT;
             let free = plan::free_subnet4(taken, default, salt)
                 .ok_or_else(|| Error::NoSubnet { name: request.name.clone() })?;

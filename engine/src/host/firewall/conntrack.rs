@@ -4,25 +4,44 @@
 use super::super::netlink::message::{ACK, Attributes, Buffer};
 use super::super::netlink::{Family, Socket};
 use std::io;
+use std::net::Ipv4Addr;
 
 /// `NFNL_SUBSYS_CTNETLINK`, shifted to its place in a message type.
 const SUBSYSTEM: u16 = 1 << 8;
 const CT_GET: u16 = SUBSYSTEM | 1;
 const CT_DELETE: u16 = SUBSYSTEM | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const UDP: u8 = 17;
 
 /// Deletes every UDP entry whose original destination port is one of these.
 pub(crate) fn forget_udp(ports: &[u16]) -> io::Result<usize> {
+    forget(|attributes| Attributes::find(attributes, CTA_TUPLE_ORIG).is_some_and(|tuple| matches(tuple, ports)))
+}
+
+/// Deletes every UDP entry that one of these addresses answers.
+pub(crate) fn forget_udp_to(targets: &[Ipv4Addr]) -> io::Result<usize> {
+    forget(|attributes| {
+        Attributes::find(attributes, CTA_TUPLE_REPLY).is_some_and(|tuple| {
+            let source = Attributes::find(tuple, CTA_TUPLE_IP).and_then(|ip| Attributes::find(ip, CTA_IP_V4_SRC));
+            let protocol = Attributes::find(tuple, CTA_TUPLE_PROTO).and_then(|p| Attributes::find(p, CTA_PROTO_NUM));
+            protocol == Some(&[UDP][..]) && targets.iter().any(|target| source == Some(&target.octets()[..]))
+        })
+    })
+}
+
+fn forget(wanted: impl Fn(&[u8]) -> bool) -> io::Result<usize> {
     let mut socket = Socket::open(Family::Netfilter)?;
     let mut forgotten = 0;
     for entry in socket.dump(CT_GET, &[0, 0, 0, 0])? {
         let (Some(header), Some(attributes)) = (entry.payload.get(..4), entry.payload.get(4..)) else { continue };
         let Some(tuple) = Attributes::find(attributes, CTA_TUPLE_ORIG) else { continue };
-        if !matches(tuple, ports) {
+        if !wanted(attributes) {
             continue;
         }
         let mut b = Buffer::message(CT_DELETE, ACK, header);

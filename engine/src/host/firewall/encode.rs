@@ -13,9 +13,11 @@ const BATCH_END: u16 = 17;
 const NEWTABLE: u16 = SUBSYSTEM;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const DELCHAIN: u16 = SUBSYSTEM | 5;
 const NEWRULE: u16 = SUBSYSTEM | 6;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
+const DELSET: u16 = SUBSYSTEM | 11;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 
@@ -312,7 +314,7 @@ impl Rule {
     }
 
     /// Goes on where the destination is an address of this host.
-    pub(crate) fn to_this_host(self) -> Self {
+    pub(crate) fn destined_here(self) -> Self {
         const ADDRTYPE: u32 = 3;
         const DADDR: u32 = 2;
         const RTN_LOCAL: u32 = 2;
@@ -347,14 +349,6 @@ impl Rule {
             b.text(1, map);
             b.be32(2, register);
             b.be32(3, into);
-        })
-    }
-
-    /// Loads a constant.
-    pub(crate) fn immediate(self, register: u32, value: &[u8]) -> Self {
-        self.push("immediate", |b| {
-            b.be32(1, register);
-            b.nest(2, |b| b.raw(1, value));
         })
     }
 
@@ -485,6 +479,22 @@ impl<'a> Batch<'a> {
         self.begin(DELRULE, 0);
         self.buffer.text(1, self.table);
         self.buffer.text(2, chain);
+        self
+    }
+
+    /// Removes an empty chain that nothing jumps to.
+    pub(crate) fn chain_remove(&mut self, chain: &str) -> &mut Self {
+        self.begin(DELCHAIN, 0);
+        self.buffer.text(1, self.table);
+        self.buffer.text(3, chain);
+        self
+    }
+
+    /// Removes a set that no rule asks.
+    pub(crate) fn set_remove(&mut self, set: &str) -> &mut Self {
+        self.begin(DELSET, 0);
+        self.buffer.text(1, self.table);
+        self.buffer.text(2, set);
         self
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// The table's name; the family is inet.
-pub const TABLE: &str = "shoal";
+pub(crate) const TABLE: &str = "shoal";
 /// A chain without rules whose name says which generation of rules the table holds: a newer shoal replaces older rules.
 pub(crate) const GENERATION: &str = "generation-1";
 
@@ -194,8 +194,8 @@ fn rules(batch: &mut Batch<'_>) {
     // A port published on 127.0.0.1 answers only this host: its packets come through `output`, never through here.
     batch
         .rule("prerouting", &Rule::new().loopback4(DESTINATION4).verdict(Verdict::Return))
-        .rule("prerouting", &Rule::new().to_this_host().verdict(Verdict::Jump("publish")))
-        .rule("output", &Rule::new().to_this_host().verdict(Verdict::Jump("publish")));
+        .rule("prerouting", &Rule::new().destined_here().verdict(Verdict::Jump("publish")))
+        .rule("output", &Rule::new().destined_here().verdict(Verdict::Jump("publish")));
 
     // One address before all addresses; a key that is absent ends the rule and the next is tried.
     let ports = |rule: Rule, at: u32| rule.meta(meta::L4PROTO, at).transport_header(2, 2, at + 1);

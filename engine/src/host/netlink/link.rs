@@ -1,11 +1,10 @@
 //! Links: bridges, veth pairs, macvlan, vxlan. In: names, addresses, a namespace. Out: `RTM_NEWLINK`, `RTM_DELLINK` and what
 //! `RTM_GETLINK` says. Never touches addresses or routes.
 
+use super::Socket;
 use super::message::{ACK, Attributes, Buffer, CREATE, DUMP, EXCL, ne32, text};
-use super::{Family, Socket};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::Path;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -199,11 +198,6 @@ pub(crate) fn find(socket: &mut Socket, name: &str) -> io::Result<Option<Link>> 
 pub(crate) fn list(socket: &mut Socket) -> io::Result<Vec<Link>> {
     let answers = socket.query(&Buffer::message(RTM_GETLINK, DUMP, &info(0, 0, 0)))?;
     Ok(answers.iter().filter_map(|answer| parse(&answer.payload)).collect())
-}
-
-/// Lists the links of another namespace.
-pub(crate) fn list_in(namespace: &Path) -> io::Result<Vec<Link>> {
-    list(&mut Socket::open_in(Family::Route, namespace)?)
 }
 
 fn parse(payload: &[u8]) -> Option<Link> {

@@ -84,11 +84,6 @@ impl Buffer {
         self.close();
     }
 
-    /// Adds an attribute without a value.
-    pub(crate) fn flag(&mut self, kind: u16) {
-        self.raw(kind, &[]);
-    }
-
     /// Adds a byte.
     pub(crate) fn u8(&mut self, kind: u16, value: u8) {
         self.raw(kind, &[value]);

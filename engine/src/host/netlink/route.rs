@@ -12,8 +12,15 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+/// `NUD_PERMANENT`.
+const NUD_PERMANENT: u16 = 0x80;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -167,6 +174,71 @@ pub(crate) fn route_remove(socket: &mut Socket, route: &Route) -> io::Result<()>
     }
 }
 
+/// Removes the route to a destination whatever its next hop; an absent one is fine.
+pub(crate) fn route_remove_any(socket: &mut Socket, route: &Route) -> io::Result<()> {
+    // Scope NOWHERE (255) and type 0 match every route in a deletion.
+    let mut header = [family(route.destination.addr()), route.destination.prefix_len(), 0, 0, 0, 0, 255, 0, 0, 0, 0, 0];
+    header[4] = route.table.map_or(RT_TABLE_MAIN, |number| u8::try_from(number).unwrap_or(0));
+    let mut b = Buffer::message(RTM_DELROUTE, ACK, &header);
+    if route.destination.prefix_len() > 0 {
+        raw(&mut b, RTA_DST, route.destination.network());
+    }
+    b.u32(RTA_OIF, route.interface);
+    if let Some(number) = route.table {
+        b.u32(RTA_TABLE, number);
+    }
+    match link::apply(socket, &b) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV | libc::ENOENT)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Lists the IPv4 routes that leave by an interface: table and destination.
+pub(crate) fn by_interface(socket: &mut Socket, interface: u32) -> io::Result<Vec<(u32, IpNet)>> {
+    let mut found = Vec::new();
+    for answer in socket.dump(RTM_GETROUTE, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])? {
+        let Some(attributes) = answer.payload.get(12..) else { continue };
+        let number = |kind| Attributes::find(attributes, kind).map(|value| ne32(value, 0));
+        // Type 1 is unicast: the kernel's own local and broadcast routes stay.
+        if number(RTA_OIF) != Some(interface) || answer.payload[7] != RTN_UNICAST {
+            continue;
+        }
+        let table = number(RTA_TABLE).unwrap_or_else(|| u32::from(answer.payload[4]));
+        let destination = match Attributes::find(attributes, RTA_DST) {
+            Some(value) => network(AF_INET, answer.payload[1], value),
+            None => Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).ok().map(IpNet::V4),
+        };
+        found.extend(destination.map(|destination| (table, destination)));
+    }
+    Ok(found)
+}
+
+/// Gives a neighbour a fixed hardware address.
+pub(crate) fn neighbour_add(socket: &mut Socket, interface: u32, address: IpAddr, mac: link::Mac) -> io::Result<()> {
+    let mut b = Buffer::message(RTM_NEWNEIGH, ACK | CREATE | REPLACE, &neighbour(interface, address));
+    raw(&mut b, NDA_DST, address);
+    b.raw(NDA_LLADDR, &mac);
+    link::apply(socket, &b)
+}
+
+/// Forgets a neighbour; an absent one is fine.
+pub(crate) fn neighbour_remove(socket: &mut Socket, interface: u32, address: IpAddr) -> io::Result<()> {
+    let mut b = Buffer::message(RTM_DELNEIGH, ACK, &neighbour(interface, address));
+    raw(&mut b, NDA_DST, address);
+    match link::apply(socket, &b) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn neighbour(interface: u32, address: IpAddr) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = family(address);
+    header[4..8].copy_from_slice(&interface.to_ne_bytes());
+    header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    header
+}
+
 /// Lists every network that the namespace's routes and addresses use, default routes left out.
 pub(crate) fn networks_in_use(socket: &mut Socket) -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
@@ -253,4 +325,17 @@ pub(crate) fn rule_remove(socket: &mut Socket, rule: &Rule<'_>) -> io::Result<()
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other,
     }
+}
+
+/// Lists the IPv4 rules of one priority: mark and table.
+pub(crate) fn rules_at(socket: &mut Socket, priority: u32) -> io::Result<Vec<(u32, u32)>> {
+    let mut found = Vec::new();
+    for answer in socket.dump(RTM_GETRULE, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])? {
+        let Some(attributes) = answer.payload.get(12..) else { continue };
+        let number = |kind| Attributes::find(attributes, kind).map(|value| ne32(value, 0));
+        if number(FRA_PRIORITY) == Some(priority) {
+            found.push((number(FRA_FWMARK).unwrap_or_default(), number(FRA_TABLE).unwrap_or_default()));
+        }
+    }
+    Ok(found)
 }
