@@ -8,6 +8,7 @@ use oci::ContainerId;
 use oci::spec::Spec;
 
 use crate::error::{Error, Result};
+use crate::host::net_device;
 use crate::plan::namespaces::{Kind, Namespaces};
 
 /// An accepted container.
@@ -52,6 +53,12 @@ impl Container {
         if !linux.net_devices.is_empty() && !namespaces.has(Kind::Network) {
             let reason = "unable to move network devices without a private NET namespace";
             return Err(Error::refusal("linux.netDevices", reason));
+        }
+        for (name, device) in &linux.net_devices {
+            let inside = device.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(name);
+            if !net_device::is_name(name) || !net_device::is_name(inside) {
+                return Err(Error::refusal(format!("linux.netDevices[{name:?}]"), "is no name of a network interface"));
+            }
         }
         let rootfs = bundle.join(root);
         Ok(Self { id, bundle: bundle.to_owned(), rootfs, spec, namespaces })

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
 use oci::ContainerId;
-use oci::spec::{Hooks, Linux, Process as SpecProcess, State, Status};
+use oci::spec::{Hooks, Process as SpecProcess, Status};
 
 use super::cgroup::Cgroup;
 use super::launch::{read_config, write_pid_file};
@@ -115,7 +115,6 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
         What::Whole(process) => (**process).clone(),
         What::Changed(changes) => changes.clone().apply(&spec.process.unwrap_or_default())?,
     };
-    let linux = Linux { memory_policy: linux.memory_policy, personality: linux.personality, ..Linux::default() };
     let process = process::compile(&wanted, &mut warnings)?.with_linux(&linux, true)?;
     Ok(Prepared { process, warnings, namespaces, record, first, procfs: Procfs::open()? })
 }
@@ -149,7 +148,8 @@ pub fn launch(request: &Request, prepared: &Prepared, relay: Option<OwnedFd>) ->
             facts: &HostFacts::default(),
             procfs: &prepared.procfs,
             hooks: &Hooks::default(),
-            state: &State::default(),
+            state: &launch::state_of(&prepared.record, Status::Running),
+            seccomp: prepared.process.seccomp.as_ref(),
             limits: &prepared.process.rlimits,
         };
         service.until_ready(&ours, born.pid)?;
@@ -208,6 +208,7 @@ impl Joiner<'_> {
         // While the host's privileges are there, and before the container could look at us.
         become_process::set_limits(process, &self.channel)?;
         become_process::prepare(process, procfs)?;
+        become_process::reset_signals(procfs)?;
         sys::set_dumpable(false).during(|| "hide from the container")?;
         if self.left != 0 {
             setns(self.prepared.first.as_fd(), self.left).during(|| "join the container's namespaces")?;
@@ -224,12 +225,11 @@ impl Joiner<'_> {
             self.take_terminal()?;
         }
         become_process::join_keyring(process, self.id, procfs)?;
-        let program = become_process::become_user_in(process)?;
+        let program = become_process::become_user_in(process, &self.channel)?;
         let env = become_process::environment(process, self.env);
-        become_process::seal_descriptors(process, self.preserved)?;
+        become_process::seal_descriptors(process, self.preserved, &self.channel)?;
         self.channel.send(&FromChild::Ready)?;
         self.channel.expect(|message| matches!(message, ToChild::Start).then_some(()))?;
-        sys::reset_signals();
         become_process::execute(process, &program, &env)
     }
 

@@ -229,7 +229,7 @@ fn build(
     let (ours, theirs) = handshake::pair()?;
     let (env, preserved) = inherited(request.preserve_fds);
     let state = state_of(record, Status::Creating);
-    let sources = Vec::new();
+    let sources = super::source::open(plan, facts, procfs)?;
     let listener: Option<OwnedFd> = listener.map(Into::into);
     let mut ends = Some((theirs, listener, console, sources, env));
     let (born, placed) = parent::spawn(&plan.namespaces, joins, procfs, place.as_ref().map(AsFd::as_fd), |joins| {
@@ -254,8 +254,21 @@ fn build(
     let hooks = container.spec.hooks.clone().unwrap_or_default();
     let state = state_of(record, Status::Creating);
     let limits = &plan.process.rlimits;
-    let service = Service { namespaces: &plan.namespaces, facts, procfs, hooks: &hooks, state: &state, limits };
+    let service = Service {
+        namespaces: &plan.namespaces,
+        facts,
+        procfs,
+        hooks: &hooks,
+        state: &state,
+        limits,
+        seccomp: plan.process.seccomp.as_ref(),
+    };
     let enter = |record: &mut Record| -> Result<Vec<String>> {
+        let devices = container.spec.linux.as_ref().map(|linux| &linux.net_devices);
+        for (name, device) in devices.into_iter().flatten() {
+            let inside = device.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(name);
+            super::net_device::move_to(name, inside, born.pid)?;
+        }
         if !placed {
             cgroup.attach(born.pid)?;
             record.cgroup = Some(cgroup.state());

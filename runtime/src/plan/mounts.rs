@@ -166,6 +166,9 @@ pub fn compile(index: usize, mount: &spec::Mount, container: &Container) -> Resu
         (None, "cgroup") => Source::Cgroup,
         (None, _) => filesystem(kind, source, &options, container),
     };
+    if idmap.is_some() && !matches!(source, Source::Bind { .. }) {
+        return Err(Error::refusal(format!("{field}.options"), "only bind mounts can be id-mapped"));
+    }
     if options.copy_up && !matches!(&source, Source::Filesystem { kind, .. } if kind == "tmpfs") {
         return Err(Error::refusal(format!("{field}.options"), "tmpcopyup needs a tmpfs"));
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::capabilities::{self, Capabilities};
 use super::rlimits::{self, Limit};
 use super::schedule::{self, MemoryPolicy};
+use super::seccomp::{self, Filter};
 use crate::error::{Error, Result};
 use crate::host::sys::schedule::Attr;
 
@@ -55,6 +56,31 @@ pub struct Process {
     pub console_size: Option<(u16, u16)>,
     /// Whether it gets a session keyring of its own.
     pub new_keyring: bool,
+    /// The system call filter.
+    pub seccomp: Option<Seccomp>,
+}
+
+/// The system call filter of a process, and who is asked about its notifications.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seccomp {
+    /// The compiled profile.
+    pub filter: Filter,
+    /// The socket of the agent.
+    pub listener_path: String,
+    /// Opaque text for the agent.
+    pub listener_metadata: Option<String>,
+}
+
+/// A plan shows the size of a filter, not its instructions.
+impl Serialize for Seccomp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut shown = serializer.serialize_struct("Seccomp", 3)?;
+        shown.serialize_field("instructions", &self.filter.program.len())?;
+        shown.serialize_field("flags", &self.filter.flags)?;
+        shown.serialize_field("notify", &self.filter.notify)?;
+        shown.end()
+    }
 }
 
 /// The default mask, as runc's.
@@ -110,17 +136,35 @@ pub fn compile(process: &spec::Process, warnings: &mut Vec<String>) -> Result<Pr
         terminal: process.terminal,
         console_size: process.console_size.as_ref().map(|size| (size.height, size.width)),
         new_keyring: false,
+        seccomp: None,
     })
 }
 
 impl Process {
+    /// System calls the filter names and nobody knows; profiles for newer kernels have them, which is no warning.
+    pub fn unknown_calls(&self) -> &[String] {
+        self.seccomp.as_ref().map_or(&[], |seccomp| &seccomp.filter.unknown)
+    }
+
     /// Adds what `config.json` says about the process outside of `process`.
     pub fn with_linux(mut self, linux: &Linux, new_keyring: bool) -> Result<Self> {
         self.personality = linux.personality.as_ref().map(personality).transpose()?;
         self.memory_policy = linux.memory_policy.as_ref().map(schedule::memory_policy).transpose()?;
         self.new_keyring = new_keyring;
+        self.seccomp = linux.seccomp.as_ref().map(filter).transpose()?;
         Ok(self)
     }
+}
+
+fn filter(profile: &spec::LinuxSeccomp) -> Result<Seccomp> {
+    let wrong = |error: seccomp::SeccompError| Error::refusal("seccomp", error.to_string());
+    let host = seccomp::Arch::host().ok_or(seccomp::SeccompError::Host).map_err(wrong)?;
+    let filter = seccomp::compile(profile, host).map_err(wrong)?;
+    Ok(Seccomp {
+        filter,
+        listener_path: profile.listener_path.clone().unwrap_or_default(),
+        listener_metadata: profile.listener_metadata.clone(),
+    })
 }
 
 /// personality(2): `PER_LINUX` and `PER_LINUX32`.

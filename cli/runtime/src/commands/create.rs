@@ -86,6 +86,9 @@ pub(crate) fn prepare(context: &Context<'_>, request: &Request) -> Result<Prepar
     for warning in &prepared.plan.warnings {
         context.log.warn(warning);
     }
+    for name in prepared.plan.process.unknown_calls() {
+        context.log.debug(&format!("seccomp: the unknown system call {name} is left out"));
+    }
     Ok(prepared)
 }
 

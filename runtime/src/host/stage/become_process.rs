@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::unistd::AccessFlags;
@@ -12,10 +13,11 @@ use nix::unistd::AccessFlags;
 use super::super::procfs::Procfs;
 use super::super::sys::process::{self as sys, CapSets, Vector};
 use super::super::sys::schedule;
+use super::super::sys::seccomp::install as install_filter;
 use crate::error::{During, Error, Result};
 use crate::handshake::{Channel, FromChild, ToChild};
 use crate::plan::capabilities::Capabilities;
-use crate::plan::process::Process;
+use crate::plan::process::{Process, Seccomp};
 use crate::plan::rlimits;
 
 /// Sets the resource limits; in a user namespace some can only be set by the parent, which is then asked to.
@@ -95,20 +97,36 @@ pub fn join_keyring(process: &Process, id: &str, procfs: &Procfs) -> Result<()> 
 }
 
 /// Becomes the user of `process` in its working directory, and finds the program it will execute.
-pub fn become_user_in(process: &Process) -> Result<CString> {
+pub fn become_user_in(process: &Process, channel: &Channel) -> Result<CString> {
+    // Without no_new_privs a filter can only be installed with CAP_SYS_ADMIN, which goes next.
+    if let Some(seccomp) = process.seccomp.as_ref().filter(|_| !process.no_new_privileges) {
+        install(seccomp, channel)?;
+    }
     become_user(process)?;
     enter_directory(&process.cwd)?;
     find_program(process)
 }
 
 /// Sees to it that the program inherits only what it should, and sets what must be last.
-pub fn seal_descriptors(process: &Process, preserved: u32) -> Result<()> {
+pub fn seal_descriptors(process: &Process, preserved: u32, channel: &Channel) -> Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
     sys::close_on_exec_from(3u32.saturating_add(preserved)).during(|| "close descriptors")?;
     if process.no_new_privileges {
         sys::no_new_privileges().during(|| "set no_new_privs")?;
+        // A listener must reach its agent while the parent is there.
+        if let Some(seccomp) = process.seccomp.as_ref().filter(|seccomp| seccomp.filter.notify) {
+            install(seccomp, channel)?;
+        }
     }
     Ok(())
+}
+
+fn install(seccomp: &Seccomp, channel: &Channel) -> Result<()> {
+    let listener =
+        install_filter(&seccomp.filter.program, seccomp.filter.flags).during(|| "install the seccomp filter")?;
+    let Some(listener) = listener else { return Ok(()) };
+    channel.send_with(&FromChild::Listener, &[listener.as_raw_fd()])?;
+    channel.expect(|message| matches!(message, ToChild::Listened).then_some(()))
 }
 
 /// Becomes the user of `process`, with its capabilities.
@@ -230,11 +248,25 @@ fn home(uid: u32) -> String {
     passwd.lines().find_map(line).filter(|home| !home.is_empty()).unwrap_or_else(|| "/".into())
 }
 
+/// Puts back what signals do: a caller that ignores SIGPIPE, as we do, must not make its containers ignore it.
+pub fn reset_signals(procfs: &Procfs) -> Result<()> {
+    let status = procfs.read("self/status")?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    sys::reset_signals(ignored.unwrap_or(u64::MAX));
+    Ok(())
+}
+
 /// Executes `program`; returns only the failure.
 pub fn execute(process: &Process, program: &CString, env: &[String]) -> Result<Infallible> {
     let exec =
         |errno: Errno| Error::Exec { program: process.args[0].clone(), reason: crate::error::describe(errno as i32) };
     let args = Vector::new(&process.args).map_err(exec)?;
     let env = Vector::new(env).map_err(exec)?;
+    // As late as possible: then the filter has to allow nothing but execve.
+    let late = |seccomp: &&Seccomp| process.no_new_privileges && !seccomp.filter.notify;
+    if let Some(seccomp) = process.seccomp.as_ref().filter(late) {
+        install_filter(&seccomp.filter.program, seccomp.filter.flags).during(|| "install the seccomp filter")?;
+    }
     sys::execve(program, &args, &env).map_err(exec)
 }

@@ -181,16 +181,16 @@ fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     let process = &init.plan.process;
     become_process::join_keyring(process, init.container.id.as_str(), init.procfs)?;
     become_process::prepare(process, init.procfs)?;
+    become_process::reset_signals(init.procfs)?;
     become_process::set_limits(process, &init.channel)?;
-    let program = become_process::become_user_in(process)?;
+    let program = become_process::become_user_in(process, &init.channel)?;
     let env = become_process::environment(process, &init.env);
-    become_process::seal_descriptors(process, init.preserved)?;
+    become_process::seal_descriptors(process, init.preserved, &init.channel)?;
     init.channel.send(&FromChild::Ready)?;
     let lists = hook_lists(init);
     let go = |init: &mut Init<'_>| -> Result<Infallible> {
         init.state.status = Status::Created;
         hooks::run("startContainer", &lists.start_container, &init.state)?;
-        sys::reset_signals();
         become_process::execute(process, &program, &env)
     };
     match init.listener.take() {

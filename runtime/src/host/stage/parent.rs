@@ -1,17 +1,19 @@
 //! The command's side of a birth: making the new process in its namespaces, and serving it until it is ready.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
-use oci::spec::{Hooks, State};
+use oci::spec::{ContainerProcessState, Hooks, OCI_VERSION, State};
 
 use super::super::procfs::Procfs;
 use super::super::sys::clone::{Side, clone3, exit_now, pidfd_open, setns};
-use super::super::{hooks, idmap};
+use super::super::{console, hooks, idmap};
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
 use crate::handshake::{Channel, FromChild, ToChild};
 use crate::plan::namespaces::{Kind, Namespaces};
+use crate::plan::process::Seccomp;
 use crate::plan::rlimits;
 
 /// Kinds that are made after birth: the cgroup namespace once the process is in its cgroup, the time namespace once its
@@ -209,6 +211,8 @@ pub struct Service<'a> {
     pub state: &'a State,
     /// Its resource limits.
     pub limits: &'a [rlimits::Limit],
+    /// Its system call filter.
+    pub seccomp: Option<&'a Seccomp>,
 }
 
 impl Service<'_> {
@@ -226,6 +230,21 @@ impl Service<'_> {
         channel.send(&ToChild::Mapped)
     }
 
+    /// Gives the notify descriptor of a filter to its agent. runtime-spec config-linux.md "Seccomp", "listenerPath"
+    fn hand_over(&self, listener: &OwnedFd, pid: i32) -> Result<()> {
+        let Some(seccomp) = self.seccomp else { return Err(Error::Bug { what: "a listener without a filter".into() }) };
+        let state = ContainerProcessState {
+            oci_version: OCI_VERSION.into(),
+            fds: vec!["seccompFd".into()],
+            pid,
+            metadata: seccomp.listener_metadata.clone(),
+            state: Some(State { pid, ..self.state.clone() }),
+        };
+        let text = serde_json::to_vec(&state).map_err(|cause| Error::Bug { what: cause.to_string() })?;
+        let agent = console::connect(Path::new(&seccomp.listener_path))?;
+        console::send_named(agent.as_fd(), &text, listener)
+    }
+
     /// Serves the new process until it is ready to execute its program.
     pub fn until_ready(&self, channel: &Channel, pid: i32) -> Result<()> {
         loop {
@@ -239,6 +258,10 @@ impl Service<'_> {
                     hooks::run("prestart", &self.hooks.prestart, self.state)?;
                     hooks::run("createRuntime", &self.hooks.create_runtime, self.state)?;
                     channel.send(&ToChild::Hooked)?;
+                }
+                Some((FromChild::Listener, Some(listener))) => {
+                    self.hand_over(&listener, pid)?;
+                    channel.send(&ToChild::Listened)?;
                 }
                 Some((FromChild::Failed(error), _)) => return Err(error),
                 Some((message, _)) => return Err(Error::Bug { what: format!("unexpected message {message:?}") }),

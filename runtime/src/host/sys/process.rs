@@ -174,19 +174,15 @@ pub fn personality(domain: u64) -> nix::Result<()> {
     check(unsafe { libc::personality(domain) }.into()).map(drop)
 }
 
-/// Puts every signal's action back to the default and unblocks all of them.
-pub fn reset_signals() {
+/// Puts the actions of the signals in `ignored` (bit N for signal N + 1) back to the default and unblocks all signals.
+///
+/// Handlers of our own end at execve by themselves; only what is ignored would be inherited.
+pub fn reset_signals(ignored: u64) {
     /// The kernel's structure: handler, flags, restorer, mask.
     #[repr(C)]
     struct KernelAction([u64; 4]);
     for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
-        }
-        let mut before = KernelAction([0; 4]);
-        // SAFETY: asks for the action of one signal; the structure is the kernel's and outlives the call.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, 0usize, &raw mut before, 8usize) };
-        if before.0[0] == 0 {
+        if ignored >> (signal - 1) & 1 == 0 {
             continue;
         }
         let default = KernelAction([0; 4]);

@@ -116,6 +116,8 @@ fn intervals(section: &Section, base: u32, foreign: Option<u32>) -> Vec<(u32, Ve
             push(next, Verdict::Always(section.default));
             if let Some(foreign) = foreign {
                 push(foreign, Verdict::Always(KILL_THREAD));
+                // -1 is no call of x32 but one that a tracer has cancelled.
+                push(u32::MAX, Verdict::Always(section.default));
             }
         }
     }
