@@ -503,6 +503,11 @@ impl Node {
                 }
             }
         }
+        // Rows written right after a member came must already travel to it.
+        if self.view.refresh(now.ms) {
+            self.reconsider(now);
+            self.keep_links(now);
+        }
         self.settle(now);
         self.flush_store();
     }
