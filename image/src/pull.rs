@@ -13,7 +13,6 @@ use crate::remote::{self, config};
 use crate::store::{Claim, ImageRecord, Partial, Store, StoreError};
 use futures::StreamExt as _;
 use oci::descriptor::Descriptor;
-use oci::digest::Digest;
 use oci::manifest::{Manifest, media};
 use oci::platform::Platform;
 use oci::reference::Reference;
@@ -400,6 +399,7 @@ impl Download<'_> {
             if chunk.len() > room {
                 return Err(remote::Error::protocol(&url, "sends more bytes than the blob has").into());
             }
+            self.repository.throttle(chunk.len() as u64).await;
             self.partial.write_at(at, &chunk)?;
             at += chunk.len() as u64;
             let done = self.moved.fetch_add(chunk.len() as u64, Ordering::Relaxed) + chunk.len() as u64;

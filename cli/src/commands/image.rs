@@ -1,7 +1,9 @@
 //! The verbs of the image group: `shoal pull …` as docker spells them, and `shoal image VERB`.
 
+mod copy;
 mod login;
 mod logout;
+mod mirror;
 mod pull;
 mod push;
 mod registry_args;
@@ -30,6 +32,8 @@ pub(crate) enum Group {
     Pull(pull::Args),
     Push(push::Args),
     Serve(serve::Args),
+    Copy(copy::Args),
+    Mirror(mirror::Args),
 }
 
 /// Runs one verb.
@@ -39,6 +43,8 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
         Command::Push(args) | Command::Image(Group::Push(args)) => push::run(global, &args),
         Command::Login(args) => login::run(global, &args),
         Command::Logout(args) => logout::run(global, &args),
+        Command::Image(Group::Copy(args)) => copy::run(global, &args),
+        Command::Image(Group::Mirror(args)) => mirror::run(global, &args),
         Command::Image(Group::Serve(args)) => serve::run(global, &args),
     }
 }

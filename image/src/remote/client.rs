@@ -66,6 +66,11 @@ impl Repository {
         Ok(Self { transport, sources, target, registry: registry.to_owned(), name: name.to_owned(), scopes })
     }
 
+    /// Waits until `bytes` of a blob may be taken (`Limits::bandwidth`).
+    pub(crate) async fn throttle(&self, bytes: u64) {
+        self.transport.throttle.take(bytes).await;
+    }
+
     fn scopes(&self, endpoint: &Endpoint) -> Vec<String> {
         if endpoint.repository == self.name {
             return self.scopes.clone();

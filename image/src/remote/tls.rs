@@ -14,18 +14,20 @@ const PEM_MAX: u64 = 4 << 20;
 /// Idle connections kept per host: as many as one pull uses.
 const IDLE_MAX: usize = 16;
 
-pub(crate) fn client(tls: &Tls, limits: Limits) -> Result<reqwest::Client> {
+pub(crate) fn client(tls: &Tls, limits: Limits, sends: bool) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(limits.connect)
-        .read_timeout(limits.stall)
         .pool_max_idle_per_host(IDLE_MAX)
         .pool_idle_timeout(Duration::from_secs(60))
         .tcp_nodelay(true)
         // Ranges in parallel want several TCP connections, and HTTP/1.1 bodies cost less CPU than HTTP/2 frames.
         .http1_only()
         .tls_danger_accept_invalid_certs(tls.skip_verify);
+    if !sends {
+        builder = builder.read_timeout(limits.stall);
+    }
     for path in &tls.authorities {
         let bad = |reason: String| Error::Certificate { path: path.clone(), reason };
         let bundle = reqwest::Certificate::from_pem_bundle(&read(path)?).map_err(|error| bad(error.to_string()))?;

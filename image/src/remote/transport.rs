@@ -22,6 +22,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const REDIRECTS_MAX: usize = 8;
 /// Bytes of a token answer or an error body.
 const SMALL_BODY_MAX: u64 = 1 << 20;
+/// The slowest upload, in bytes a second, that is waited for.
+const UPLOAD_RATE_MIN: u64 = 16 << 10;
 /// How long a token without `expires_in` is used (the token specification's default).
 const TOKEN_LIFE_DEFAULT: Duration = Duration::from_secs(60);
 /// A token this near its end is fetched anew.
@@ -38,11 +40,13 @@ pub struct Limits {
     pub stall: Duration,
     /// Tries of one request when nothing was received.
     pub attempts: u32,
+    /// Bytes a second of blob contents, for each direction of one transport; unlimited when absent.
+    pub bandwidth: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(30), attempts: fetch::ATTEMPTS_MAX }
+        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(30), attempts: fetch::ATTEMPTS_MAX, bandwidth: None }
     }
 }
 
@@ -117,10 +121,12 @@ pub struct Transport {
     pub config: Config,
     identity: Identity,
     limits: Limits,
-    clients: Mutex<HashMap<Tls, reqwest::Client>>,
+    clients: Mutex<HashMap<(Tls, bool), reqwest::Client>>,
     tokens: Mutex<HashMap<TokenKey, Granted>>,
     /// One token request at a time: six layers that start together need one token, not six.
     granting: tokio::sync::Mutex<()>,
+    /// Who may move the next bytes, when.
+    pub(crate) throttle: Arc<Throttle>,
 }
 
 type TokenKey = (String, Vec<String>);
@@ -136,7 +142,7 @@ impl Transport {
     pub fn new(config: Config, identity: Identity, limits: Limits) -> Self {
         // The only provider built in is ring; a second installation is refused and harmless.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { config, identity, limits, clients: Mutex::default(), tokens: Mutex::default(), granting: tokio::sync::Mutex::default() }
+        Self { config, identity, limits, clients: Mutex::default(), tokens: Mutex::default(), granting: tokio::sync::Mutex::default(), throttle: Arc::new(Throttle::new(limits.bandwidth)) }
     }
 
     /// The time limits in force.
@@ -236,7 +242,8 @@ impl Transport {
         for _ in 0..=REDIRECTS_MAX {
             let home = same_origin(&origin, &url);
             // Certificates of a registry (its private authority, our key) are for that registry alone.
-            let client = if home { self.client(tls)? } else { self.client(&foreign_tls(tls))? };
+            let sends = matches!(request.body, Body::File { .. });
+            let client = if home { self.client(tls, sends)? } else { self.client(&foreign_tls(tls), sends)? };
             let mut builder = client.request(method.clone(), url.clone());
             for (name, value) in &request.headers {
                 builder = builder.header(name, value);
@@ -254,8 +261,9 @@ impl Transport {
                 Body::Empty => builder,
                 Body::Bytes(bytes) => builder.body(bytes.clone()),
                 Body::File { file, offset, length } => builder
+                    .timeout(self.upload_limit(*length))
                     .header(reqwest::header::CONTENT_LENGTH, *length)
-                    .body(reqwest::Body::wrap_stream(file_stream(Arc::clone(file), *offset, *length))),
+                    .body(reqwest::Body::wrap_stream(file_stream(Arc::clone(file), *offset, *length, Arc::clone(&self.throttle)))),
             };
             let response = builder.send().await.map_err(|error| Error::exchange(&url, error))?;
             let status = response.status();
@@ -280,13 +288,21 @@ impl Transport {
         Err(Error::protocol(&origin, "redirects without end"))
     }
 
-    fn client(&self, tls: &Tls) -> Result<reqwest::Client> {
+    /// How long sending `length` bytes may take: the slowest line worth waiting for, and our own limit on top.
+    fn upload_limit(&self, length: u64) -> Duration {
+        let slowest = self.limits.bandwidth.unwrap_or(u64::MAX).min(UPLOAD_RATE_MIN).max(1);
+        self.limits.stall + self.limits.connect + Duration::from_secs(length / slowest * 2)
+    }
+
+    /// A client for `tls`. One that sends files has no limit between received bytes: the answer comes only at the end.
+    fn client(&self, tls: &Tls, sends: bool) -> Result<reqwest::Client> {
         let mut clients = self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(client) = clients.get(tls) {
+        let key = (tls.clone(), sends);
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
-        let client = super::tls::client(tls, self.limits)?;
-        clients.insert(tls.clone(), client.clone());
+        let client = super::tls::client(tls, self.limits, sends)?;
+        clients.insert(key, client.clone());
         Ok(client)
     }
 
@@ -384,7 +400,7 @@ impl Transport {
             }
         }
         let tls = if same_origin(base, &realm) { endpoint.tls.clone() } else { foreign_tls(&endpoint.tls) };
-        let client = self.client(&tls)?;
+        let client = self.client(&tls, false)?;
         let mut query: Vec<(&str, &str)> = Vec::new();
         query.extend(bearer.service.as_deref().map(|service| ("service", service)));
         let request = if let Credentials::IdentityToken(refresh) = credentials {
@@ -520,6 +536,31 @@ fn header(value: &str, endpoint: &Endpoint) -> Result<HeaderValue> {
     Ok(value)
 }
 
+/// Spreads bytes over time: each taker waits until the bytes before it have had their share.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    bytes_a_second: Option<u64>,
+    free_at: Mutex<Instant>,
+}
+
+impl Throttle {
+    fn new(bytes_a_second: Option<u64>) -> Self {
+        Self { bytes_a_second, free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits for the turn of `bytes`.
+    pub(crate) async fn take(&self, bytes: u64) {
+        let Some(rate) = self.bytes_a_second else { return };
+        let until = {
+            let mut free_at = self.free_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let share = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1));
+            *free_at = (*free_at).max(Instant::now()) + share;
+            *free_at
+        };
+        tokio::time::sleep_until(until.into()).await;
+    }
+}
+
 /// Bytes read from a file at once when it is sent.
 const READ_BYTES: usize = 256 << 10;
 
@@ -527,9 +568,10 @@ fn file_stream(
     file: Arc<std::fs::File>,
     offset: u64,
     length: u64,
+    throttle: Arc<Throttle>,
 ) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     use std::os::unix::fs::FileExt as _;
-    futures::stream::try_unfold((file, offset, length), |(file, at, left)| async move {
+    futures::stream::try_unfold((file, offset, length, throttle), |(file, at, left, throttle)| async move {
         if left == 0 {
             return Ok(None);
         }
@@ -540,7 +582,8 @@ fn file_stream(
             reader.read_exact_at(&mut buffer, at).map(|()| buffer)
         });
         let buffer = read.await.map_err(std::io::Error::other)??;
-        Ok(Some((Bytes::from(buffer), (file, at + take as u64, left - take as u64))))
+        throttle.take(take as u64).await;
+        Ok(Some((Bytes::from(buffer), (file, at + take as u64, left - take as u64, throttle))))
     })
 }
 
