@@ -1,18 +1,81 @@
-//! The verbs of the service group.
+//! The verbs about what runs on the mesh: services, the nodes they run on, and stacks of them.
+
+mod change;
+mod create;
+mod list;
+mod node;
+mod options;
+mod stack;
+mod wait;
 
 use crate::commands::Global;
 use crate::error::Error;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use std::process::ExitCode;
 
 /// The verbs of the service group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// (being written)
-    ServiceRoom,
+    /// Services: what shall run on the mesh, and how often
+    Service(Service),
+    /// Nodes: where services run
+    Node(node::Node),
+    /// Stacks: services from a compose file
+    Stack(stack::Stack),
+}
+
+/// `shoal service …`
+#[derive(Debug, Args)]
+pub(crate) struct Service {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a service
+    Create(Box<create::Create>),
+    /// List services
+    #[command(visible_alias = "list")]
+    Ls(list::Ls),
+    /// List the instances of services
+    Ps(list::Ps),
+    /// Show services in whole
+    Inspect(list::Inspect),
+    /// Change a service
+    Update(Box<change::Update>),
+    /// Change the number of replicas: NAME=N
+    Scale(change::Scale),
+    /// Bring the spec before the last change back
+    Rollback(change::Rollback),
+    /// Remove services
+    #[command(visible_alias = "remove")]
+    Rm(change::Rm),
+    /// Print what the instances of a service wrote
+    Logs(list::Logs),
+    /// Say why a service is not where it should be
+    Explain(list::Explain),
+    /// Wait until services are as wanted
+    Wait(wait::WaitFor),
 }
 
 /// Runs one verb.
-pub(crate) fn run(_global: &Global, _command: Command) -> Result<ExitCode, Error> {
-    Err(Error::new("this verb is being written"))
+pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> {
+    match command {
+        Command::Node(node) => node::run(global, node),
+        Command::Stack(stack) => stack::run(global, stack),
+        Command::Service(service) => match service.verb {
+            Verb::Create(create) => create::run(global, *create),
+            Verb::Ls(ls) => list::ls(global, &ls),
+            Verb::Ps(ps) => list::ps(global, &ps),
+            Verb::Inspect(inspect) => list::inspect(global, &inspect),
+            Verb::Update(update) => change::update(global, *update),
+            Verb::Scale(scale) => change::scale(global, &scale),
+            Verb::Rollback(rollback) => change::rollback(global, &rollback),
+            Verb::Rm(rm) => change::rm(global, &rm),
+            Verb::Logs(logs) => list::logs(global, &logs),
+            Verb::Explain(explain) => list::explain(global, &explain),
+            Verb::Wait(wait) => wait::run(global, &wait),
+        },
+    }
 }

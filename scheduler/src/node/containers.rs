@@ -1,6 +1,9 @@
 //! This node's containers: actions become calls to the engine on a pool of threads, what the engine shows becomes events.
 //! Operations of one instance never overlap; those of different ones do, up to a bound.
 
+#[cfg(feature = "engine")]
+pub mod engine;
+
 use super::{Handle, Input};
 use crate::core::Event;
 use crate::model::{InstanceRow, NodeId};

@@ -1,0 +1,123 @@
+//! `shoal mesh token …`: admission tokens.
+
+use super::client::{At, Client, encode};
+use super::show::{Entry, Output};
+use crate::commands::Global;
+use crate::error::Error;
+use clap::{Args, Subcommand, ValueEnum};
+use p2p::membership::Role;
+use scheduler::node::api::view::{Done, TokenAsk, TokenMade};
+use scheduler::quantity::parse_duration_ms;
+use std::process::ExitCode;
+
+/// `shoal mesh token …`
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a token and print it; its secret is shown this once
+    Create(Create),
+    /// List tokens
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// Revoke tokens
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// How long it is good for
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    ttl: u64,
+    /// How many joins it is good for, 0 for any number
+    #[arg(long, default_value_t = 0)]
+    uses: u32,
+    /// What the joiner may do
+    #[arg(long, value_enum, default_value_t = RoleName::Member)]
+    role: RoleName,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleName {
+    /// Looks only
+    Reader,
+    /// Takes part and admits others
+    Member,
+    /// Evicts and revokes too
+    Operator,
+}
+
+#[derive(Debug, Args)]
+struct Ls {
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+struct Revoke {
+    /// Ids of tokens
+    #[arg(required = true)]
+    ids: Vec<String>,
+    #[command(flatten)]
+    at: At,
+}
+
+/// Reads a duration for clap.
+pub(crate) fn duration(text: &str) -> Result<u64, String> {
+    parse_duration_ms(text).map_err(|error| error.to_string())
+}
+
+/// Runs one verb.
+pub(crate) fn run(global: &Global, token: Token) -> Result<ExitCode, Error> {
+    match token.verb {
+        Verb::Create(create) => {
+            let role = match create.role {
+                RoleName::Reader => Role::Reader,
+                RoleName::Member => Role::Member,
+                RoleName::Operator => Role::Operator,
+            };
+            let ask = TokenAsk {
+                ttl_ms: (create.ttl > 0).then_some(create.ttl),
+                uses: (create.uses > 0).then_some(create.uses),
+                role,
+            };
+            let client = Client::new(global, &create.at)?;
+            let made: TokenMade = client.send("POST", "/v1/tokens", &serde_json::to_vec(&ask)?)?.json()?;
+            println!("{}", made.token);
+        }
+        Verb::Ls(ls) => {
+            let client = Client::new(global, &ls.at)?;
+            let tokens: Vec<serde_json::Value> = client.get("/v1/tokens")?;
+            let text = |value: &serde_json::Value| match value {
+                serde_json::Value::String(text) => text.clone(),
+                serde_json::Value::Null => "-".to_owned(),
+                other => other.to_string(),
+            };
+            let entries: Vec<Entry> = tokens
+                .iter()
+                .map(|token| Entry {
+                    id: text(&token["id"]),
+                    name: text(&token["id"]),
+                    cells: vec![text(&token["id"]), text(&token["role"]), text(&token["uses"]), text(&token["issuer"])],
+                })
+                .collect();
+            ls.output.print(&["ID", "ROLE", "USES", "ISSUER"], &entries, &tokens)?;
+        }
+        Verb::Revoke(revoke) => {
+            let client = Client::new(global, &revoke.at)?;
+            for id in &revoke.ids {
+                let done: Done = client.send("DELETE", &format!("/v1/tokens/{}", encode(id)), &[])?.json()?;
+                println!("{}", done.subject);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,207 @@
+//! `shoal node …`: the nodes services run on.
+
+use super::list::print_instances;
+use crate::commands::Global;
+use crate::commands::mesh::client::{At, Client, encode};
+use crate::commands::mesh::show::{Entry, Form, Output, print_document};
+use crate::error::Error;
+use clap::{Args, Subcommand, ValueEnum};
+use scheduler::model::{Availability, Liveness};
+use scheduler::node::api::view::{Done, InstanceView, NodePatch, NodeView};
+use scheduler::quantity::{show_bytes, show_cpus};
+use std::process::ExitCode;
+
+/// `shoal node …`
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// Show nodes in whole
+    Inspect(Inspect),
+    /// List the instances on nodes, by default on this one
+    Ps(Ps),
+    /// Change availability and labels
+    Update(Update),
+    /// Move everything away from nodes
+    Drain(Names),
+    /// Let services run on nodes again
+    Activate(Names),
+    /// Keep what runs on nodes, and let nothing new come
+    Pause(Names),
+}
+
+#[derive(Debug, Args)]
+struct Ls {
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+struct Inspect {
+    /// Names, ids, or `self`
+    #[arg(required = true)]
+    nodes: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+struct Ps {
+    /// Names, ids, or `self`
+    #[arg(default_value = "self")]
+    nodes: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+struct Names {
+    /// Names, ids, or `self`
+    #[arg(required = true)]
+    nodes: Vec<String>,
+    /// Say what would change
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AvailabilityName {
+    /// Services may run there
+    Active,
+    /// What runs stays, nothing new comes
+    Pause,
+    /// What runs moves away
+    Drain,
+}
+
+#[derive(Debug, Args)]
+struct Update {
+    #[arg(long, value_enum)]
+    availability: Option<AvailabilityName>,
+    #[arg(long, value_name = "KEY=VALUE")]
+    label_add: Vec<String>,
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Say what would change
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    at: At,
+    node: String,
+}
+
+/// Runs one verb.
+pub(crate) fn run(global: &Global, node: Node) -> Result<ExitCode, Error> {
+    match node.verb {
+        Verb::Ls(ls) => list(global, &ls),
+        Verb::Inspect(some) => {
+            let client = Client::new(global, &some.at)?;
+            let mut views = Vec::new();
+            for node in &some.nodes {
+                views.push(client.get::<NodeView>(&format!("/v1/nodes/{}", encode(node)))?);
+            }
+            let form = if some.output.output == Form::Table { Form::Json } else { some.output.output };
+            print_document(form, &views)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Ps(ps) => {
+            let client = Client::new(global, &ps.at)?;
+            let mut views: Vec<InstanceView> = Vec::new();
+            for node in &ps.nodes {
+                views.extend(client.get::<Vec<InstanceView>>(&format!("/v1/instances?node={}", encode(node)))?);
+            }
+            print_instances(&ps.output, &views)
+        }
+        Verb::Update(update) => {
+            let availability = update.availability.map(|availability| match availability {
+                AvailabilityName::Active => Availability::Active,
+                AvailabilityName::Pause => Availability::Pause,
+                AvailabilityName::Drain => Availability::Drain,
+            });
+            let mut patch = NodePatch { availability, label_rm: update.label_rm, ..NodePatch::default() };
+            for label in &update.label_add {
+                let (key, value) = label
+                    .split_once('=')
+                    .ok_or_else(|| Error::new(format!("--label-add {label:?} is not KEY=VALUE")).code(2))?;
+                patch.label_add.insert(key.to_owned(), value.to_owned());
+            }
+            if patch == NodePatch::default() {
+                return Err(Error::new("nothing to change").hint("--availability, --label-add, --label-rm").code(2));
+            }
+            change(global, &update.at, &[update.node], &patch, update.dry_run)
+        }
+        Verb::Drain(names) => set(global, &names, Availability::Drain),
+        Verb::Activate(names) => set(global, &names, Availability::Active),
+        Verb::Pause(names) => set(global, &names, Availability::Pause),
+    }
+}
+
+fn set(global: &Global, names: &Names, availability: Availability) -> Result<ExitCode, Error> {
+    let patch = NodePatch { availability: Some(availability), ..NodePatch::default() };
+    change(global, &names.at, &names.nodes, &patch, names.dry_run)
+}
+
+fn change(global: &Global, at: &At, nodes: &[String], patch: &NodePatch, dry_run: bool) -> Result<ExitCode, Error> {
+    let client = Client::new(global, at)?;
+    for node in nodes {
+        let path = format!("/v1/nodes/{}", encode(node));
+        let name = if dry_run {
+            client.get::<NodeView>(&path)?.name
+        } else {
+            client.send("PATCH", &path, &serde_json::to_vec(patch)?)?.json::<Done>()?.subject
+        };
+        println!("{name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(global: &Global, ls: &Ls) -> Result<ExitCode, Error> {
+    let nodes: Vec<NodeView> = Client::new(global, &ls.at)?.get("/v1/nodes")?;
+    let entries: Vec<Entry> = nodes
+        .iter()
+        .map(|view| {
+            let status = match view.liveness {
+                Liveness::Alive => "Ready",
+                Liveness::Suspect => "Suspect",
+                Liveness::Down => "Down",
+                Liveness::Left => "Left",
+            };
+            let cpus = format!("{}/{}", show_cpus(view.reserved.cpu_nanos), show_cpus(view.capacity.cpu_nanos));
+            let memory =
+                format!("{}/{}", show_bytes(view.reserved.memory_bytes), show_bytes(view.capacity.memory_bytes));
+            Entry {
+                id: view.id.clone(),
+                name: view.name.clone(),
+                cells: vec![
+                    format!("{}{}", view.id, if view.is_self { " *" } else { "" }),
+                    view.name.clone(),
+                    status.to_owned(),
+                    view.availability.word().to_owned(),
+                    view.site.clone(),
+                    view.instances.to_string(),
+                    cpus,
+                    memory,
+                    view.version.clone(),
+                ],
+            }
+        })
+        .collect();
+    let headings = ["ID", "HOSTNAME", "STATUS", "AVAILABILITY", "SITE", "INSTANCES", "CPUS", "MEMORY", "VERSION"];
+    ls.output.print(&headings, &entries, &nodes)?;
+    Ok(ExitCode::SUCCESS)
+}
