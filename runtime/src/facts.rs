@@ -11,6 +11,8 @@ pub struct HostFacts {
     pub in_user_namespace: bool,
     /// Whether cgroup failures are forgiven and id maps need helpers: no real root here.
     pub rootless: bool,
+    /// The socket on which systemd wants to hear that the container is ready.
+    pub notify_socket: Option<String>,
     /// Whether `/proc/kcore` exists.
     pub has_kcore: bool,
 }

@@ -17,6 +17,7 @@ pub mod net_device;
 pub mod probe;
 pub mod processes;
 pub mod procfs;
+pub mod rdt;
 pub mod room;
 pub mod seal;
 pub mod source;

@@ -105,6 +105,9 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+/// Where a container finds the socket of systemd's readiness protocol.
+pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
+
 /// Options of the command line that change a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
@@ -160,6 +163,11 @@ fn tree(container: &Container, facts: &HostFacts, options: Options, steps: &mut 
             in_cgroup = true;
             steps.push(Step::Cgroup { namespace: cgroup_namespace });
         }
+        steps.push(Step::Mount(Box::new(mount)));
+    }
+    if let Some(path) = facts.notify_socket.as_ref().filter(|_| private) {
+        let source = mounts::Source::Bind { path: path.clone(), recursive: false };
+        let mount = mounts::Mount::plain(spec.mounts.len(), NOTIFY_SOCKET, source);
         steps.push(Step::Mount(Box::new(mount)));
     }
     if private {

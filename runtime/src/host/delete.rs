@@ -54,6 +54,9 @@ pub fn destroy(directory: Directory, record: &Record) -> Result<Vec<Error>> {
         }
         cgroup.delete()?;
     }
+    if let Some(state) = &record.rdt {
+        super::rdt::remove(state)?;
+    }
     let spec = record.poststop.then(|| directory.config().and_then(|text| read_config(&text)));
     directory.remove()?;
     Ok(match spec {

@@ -106,7 +106,8 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
     container.rootfs = std::fs::canonicalize(&container.rootfs)
         .during(|| format!("open the root file system {}", container.rootfs.display()))?;
     let procfs = Procfs::open()?;
-    let facts = probe::facts(&procfs, request.rootless)?;
+    let mut facts = probe::facts(&procfs, request.rootless)?;
+    facts.notify_socket = std::env::var("NOTIFY_SOCKET").ok().filter(|path| path.starts_with('/'));
     let plan = plan::plan(&container, &facts, request.options)?;
     let cgroup = plan_cgroup(&container, &facts, request.cgroup_manager)?;
     Ok(Prepared { container, config, facts, plan, cgroup, procfs })
@@ -269,6 +270,9 @@ fn build(
             let inside = device.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(name);
             super::net_device::move_to(name, inside, born.pid)?;
         }
+        if let Some(rdt) = container.spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref()) {
+            record.rdt = Some(super::rdt::apply(rdt, container.id.as_str(), born.pid)?);
+        }
         if !placed {
             cgroup.attach(born.pid)?;
             record.cgroup = Some(cgroup.state());
@@ -326,6 +330,9 @@ pub(super) fn inherited(preserve_fds: u32) -> (Vec<String>, u32) {
     if listen > 0 {
         env.extend([format!("LISTEN_FDS={listen}"), "LISTEN_PID=1".to_owned()]);
         env.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
+    }
+    if variable("NOTIFY_SOCKET").is_some_and(|path| path.starts_with('/')) {
+        env.push(format!("NOTIFY_SOCKET={}", plan::NOTIFY_SOCKET));
     }
     (env, preserve_fds.saturating_add(listen))
 }

@@ -23,7 +23,7 @@ pub fn facts(procfs: &Procfs, rootless: Rootless) -> Result<HostFacts> {
         Rootless::Auto => euid != 0 || in_user_namespace,
     };
     let has_kcore = std::fs::exists("/proc/kcore").unwrap_or(false);
-    Ok(HostFacts { euid, in_user_namespace, rootless, has_kcore })
+    Ok(HostFacts { euid, in_user_namespace, rootless, has_kcore, notify_socket: None })
 }
 
 /// The user this command runs as.

@@ -16,6 +16,7 @@ use oci::spec::Status;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Cgroup, CgroupState};
+use super::rdt::RdtState;
 use super::sys::open::openat2;
 use crate::error::{During, Error, Result};
 
@@ -57,6 +58,9 @@ pub struct Record {
     /// Its cgroup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<CgroupState>,
+    /// Its class of service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<RdtState>,
     /// Whether killing the first process ends all: it has a pid namespace of its own.
     pub own_pids: bool,
     /// Its annotations.

@@ -24,7 +24,7 @@ pub struct Capabilities {
 
 /// The names this program knows, in bit order.
 pub fn names() -> Vec<String> {
-    (0..64).map_while(|bit| name(bit)).collect()
+    (0..64).map_while(name).collect()
 }
 
 /// The name of one bit.

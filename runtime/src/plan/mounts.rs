@@ -107,6 +107,20 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// A mount without options.
+    pub fn plain(index: usize, destination: &str, source: Source) -> Self {
+        Self {
+            index,
+            destination: destination.to_owned(),
+            source,
+            attr: Attr::default(),
+            recursive_attr: Attr::default(),
+            propagation: Vec::new(),
+            copy_up: false,
+            idmap: None,
+        }
+    }
+
     /// Whether it shows cgroups.
     pub fn is_cgroup(&self) -> bool {
         self.source == Source::Cgroup

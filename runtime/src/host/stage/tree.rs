@@ -97,10 +97,9 @@ impl Tree {
     /// Gives a detached mount its attributes and attaches it where it belongs.
     pub fn place(&mut self, wanted: &Mount, detached: &OwnedFd) -> Result<()> {
         let operation = || wanted.describe();
-        if wanted.is_bind() || wanted.copy_up {
-            if !wanted.attr.is_empty() {
-                mount::setattr(detached.as_fd(), wanted.attr, false).during(operation)?;
-            }
+        // A new file system got its attributes when it was mounted, unless it had to be filled first.
+        if (wanted.is_bind() || wanted.copy_up) && !wanted.attr.is_empty() {
+            mount::setattr(detached.as_fd(), wanted.attr, false).during(operation)?;
         }
         if !wanted.recursive_attr.is_empty() {
             mount::setattr(detached.as_fd(), wanted.recursive_attr, true).during(operation)?;

@@ -66,15 +66,15 @@ pub fn fsconfig_set(context: BorrowedFd<'_>, key: &str, value: Option<&str>) -> 
     match value {
         Some(value) => {
             let value = c_path(value.as_bytes())?;
-            fsconfig(context, libc::FSCONFIG_SET_STRING as u32, Some(&key), Some(&value))
+            fsconfig(context, libc::FSCONFIG_SET_STRING, Some(&key), Some(&value))
         }
-        None => fsconfig(context, libc::FSCONFIG_SET_FLAG as u32, Some(&key), None),
+        None => fsconfig(context, libc::FSCONFIG_SET_FLAG, Some(&key), None),
     }
 }
 
 /// Creates the configured file system and returns a detached mount of it with `MOUNT_ATTR_*` bits.
 pub fn fsmount(context: BorrowedFd<'_>, attr: u64) -> nix::Result<OwnedFd> {
-    fsconfig(context, libc::FSCONFIG_CMD_CREATE as u32, None, None)?;
+    fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None)?;
     // SAFETY: a live descriptor and plain numbers.
     owned(check(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attr) })?)
 }
