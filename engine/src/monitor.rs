@@ -10,5 +10,6 @@ mod plan;
 pub mod protocol;
 mod run;
 
+pub use child::code_of_errno;
 pub use plan::{PLAN_VERSION, Plan};
 pub use run::{MonitorError, main};

@@ -47,6 +47,12 @@ impl Roots {
         }
     }
 
+    /// The one folder that holds everything, when it was asked for.
+    pub fn root(&self) -> Option<PathBuf> {
+        let root = self.data.parent().filter(|_| self.data.ends_with("data"))?;
+        (Self::below(root) == *self).then(|| root.to_owned())
+    }
+
     /// The folder that holds a container's record.
     pub fn container_data(&self, id: &str) -> PathBuf {
         self.data.join("containers").join(id)

@@ -40,6 +40,8 @@ impl WishError {
 pub struct Wish {
     /// The image, as the user wrote it.
     pub image: String,
+    /// `--rootfs`: the image is a directory of the host.
+    pub rootfs: bool,
     /// `--name`; empty for a generated one.
     pub name: String,
     /// Arguments after the image.

@@ -94,3 +94,32 @@ fn owned(answer: i64) -> io::Result<OwnedFd> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Lists the names of a file's extended attributes. `flistxattr(2)`
+pub fn xattr_names(file: BorrowedFd<'_>) -> io::Result<Vec<std::ffi::CString>> {
+    // 64 KiB is the kernel's own bound (XATTR_LIST_MAX).
+    let mut names = vec![0u8; 64 * 1024];
+    // SAFETY: the kernel writes at most the given number of bytes into the buffer.
+    let length = unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    names.truncate(length);
+    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).filter_map(|name| std::ffi::CString::new(name).ok()).collect())
+}
+
+/// Reads one extended attribute. `fgetxattr(2)`
+pub fn xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<Vec<u8>> {
+    // 64 KiB is the kernel's own bound (XATTR_SIZE_MAX).
+    let mut value = vec![0u8; 64 * 1024];
+    // SAFETY: the name ends with NUL; the kernel writes at most the given number of bytes into the buffer.
+    let length = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// Writes one extended attribute. `fsetxattr(2)`
+pub fn set_xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the name ends with NUL; the kernel reads the given number of bytes from the slice.
+    let answer = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

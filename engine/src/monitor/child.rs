@@ -159,7 +159,7 @@ fn explain(stderr: Option<&OwnedFd>) -> StartError {
 }
 
 /// `docker run`'s exit code for a command that could not be executed.
-pub(super) fn code_of_errno(errno: i32) -> u8 {
+pub fn code_of_errno(errno: i32) -> u8 {
     match errno {
         libc::ENOENT | libc::ENOTDIR => 127,
         libc::EACCES | libc::ENOEXEC | libc::EISDIR | libc::EPERM | libc::ELOOP => 126,

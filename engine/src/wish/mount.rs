@@ -36,6 +36,8 @@ pub struct MountWish {
     pub create_source: bool,
     /// The part of the volume to mount.
     pub subpath: String,
+    /// A volume without a name of the user's: it goes with its container.
+    pub anonymous: bool,
     /// `volume-driver`.
     pub driver: String,
     /// `volume-opt`, as `KEY=VALUE`.

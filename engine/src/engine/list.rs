@@ -1,0 +1,161 @@
+//! `ps`: which containers there are, as docker's filters select them.
+
+use super::{Container, Engine};
+use crate::error::EngineError;
+use crate::record::Status;
+use crate::time::{self, Nanos};
+
+/// `--filter KEY=VALUE`, several of one key are alternatives, different keys must all fit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    conditions: Vec<(String, String)>,
+}
+
+/// What `ps` found.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// Newest first.
+    pub containers: Vec<Container>,
+    /// Containers whose files cannot be read, with the reason.
+    pub damaged: Vec<String>,
+}
+
+const KEYS: [&str; 15] = [
+    "id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "publish", "expose",
+    "health", "is-task", "restart-policy",
+];
+
+impl Filter {
+    /// Reads conditions; an unknown key is an error.
+    pub fn parse(texts: &[String]) -> Result<Self, EngineError> {
+        let conditions = texts
+            .iter()
+            .map(|text| {
+                let (key, value) = text
+                    .split_once('=')
+                    .ok_or_else(|| EngineError::Invalid(format!("invalid filter {text:?}: KEY=VALUE is needed")))?;
+                if !KEYS.contains(&key) {
+                    return Err(EngineError::Invalid(format!("invalid filter {key:?}: known are {}", KEYS.join(", "))));
+                }
+                Ok((key.to_owned(), value.to_owned()))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { conditions })
+    }
+
+    /// Whether containers that do not run are asked for, as `status=exited` does without `-a`.
+    fn wants_stopped(&self) -> bool {
+        self.conditions.iter().any(|(key, _)| matches!(key.as_str(), "status" | "exited"))
+    }
+
+    fn fits(&self, engine: &Engine, container: &Container) -> Result<bool, EngineError> {
+        for key in KEYS {
+            let mut values = self.conditions.iter().filter(|(known, _)| known == key).map(|(_, value)| value).peekable();
+            if values.peek().is_none() {
+                continue;
+            }
+            let all = key == "label";
+            let mut any = false;
+            for value in values {
+                let fits = one(engine, container, key, value)?;
+                any |= fits;
+                if all && !fits {
+                    return Ok(false);
+                }
+            }
+            if !any {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result<bool, EngineError> {
+    let (record, state) = (&container.record, &container.state);
+    Ok(match key {
+        "id" => record.id.starts_with(value),
+        "name" => match value.strip_prefix('^').or(value.strip_prefix("^/")) {
+            Some(rest) => rest
+                .strip_suffix('$')
+                .map_or_else(|| record.name.starts_with(rest.trim_start_matches('/')), |exact| record.name == exact.trim_start_matches('/')),
+            None => record.name.contains(value.trim_start_matches('/').trim_end_matches('$')),
+        },
+        "label" => match value.split_once('=') {
+            Some((name, wanted)) => record.labels().get(name).is_some_and(|found| found == wanted),
+            None => record.labels().contains_key(value),
+        },
+        "exited" => {
+            let code = value.parse::<i32>().map_err(|_| EngineError::Invalid(format!("filter exited={value}: a number")))?;
+            state.status == Status::Exited && state.exit_code == code
+        }
+        "status" => {
+            if !["created", "restarting", "running", "removing", "paused", "exited", "dead"].contains(&value) {
+                return Err(EngineError::Invalid(format!("filter status={value}: created, restarting, running, removing, paused, exited or dead")));
+            }
+            state.status.as_str() == value
+        }
+        "ancestor" => {
+            let tagged = |name: &str| name == value || name.rsplit_once(':').is_some_and(|(base, _)| base == value);
+            tagged(&record.image) || record.image.ends_with(&format!("/{value}")) || record.image_id.trim_start_matches("sha256:").starts_with(value.trim_start_matches("sha256:"))
+        }
+        "before" => record.created < engine.find(value)?.record.created,
+        "since" => record.created > engine.find(value)?.record.created,
+        "volume" => record.wish.mounts.iter().any(|mount| mount.source == value || mount.target == value),
+        "network" => {
+            engine.attachments(container).iter().any(|attachment| attachment.network == value || attachment.network_id.starts_with(value))
+                || record.wish.networks.iter().any(|network| network == value)
+        }
+        "publish" => record.wish.publish.iter().any(|port| port.split('/').next().is_some_and(|text| text.split(':').any(|part| part == value.split('/').next().unwrap_or_default()))),
+        "expose" => record.wish.expose.iter().chain(&record.defaults.exposed).any(|port| port == value || port.split('/').next() == Some(value)),
+        "health" => state.health.as_ref().map_or("none", |health| health.status.as_str()) == value,
+        "is-task" => value == "false",
+        "restart-policy" => record.wish.restart.name() == value,
+        _ => false,
+    })
+}
+
+impl Engine {
+    /// Lists containers, newest first; only running ones unless `all`; the `last` ones whatever they do.
+    pub fn list(&self, all: bool, last: Option<usize>, filter: &Filter) -> Result<Listed, EngineError> {
+        let (mut containers, damaged) = self.all()?;
+        let all = all || last.is_some() || filter.wants_stopped();
+        if !all {
+            containers.retain(|container| {
+                matches!(container.state.status, Status::Running | Status::Paused | Status::Restarting)
+            });
+        }
+        let mut kept = Vec::with_capacity(containers.len());
+        for container in containers {
+            if filter.fits(self, &container)? {
+                kept.push(container);
+            }
+        }
+        if let Some(last) = last {
+            kept.truncate(last);
+        }
+        Ok(Listed { containers: kept, damaged })
+    }
+}
+
+/// docker's STATUS column: `Up 5 seconds (healthy)`, `Exited (1) 2 minutes ago`, …
+pub fn status_text(container: &Container, now: Nanos) -> String {
+    let state = &container.state;
+    let ago = |then: Nanos| time::human(now.saturating_sub(then));
+    match state.status {
+        Status::Created => "Created".to_owned(),
+        Status::Running => {
+            let health = state.health.as_ref().map_or(String::new(), |health| match health.status {
+                crate::health::Status::Starting => " (health: starting)".to_owned(),
+                other => format!(" ({})", other.as_str()),
+            });
+            format!("Up {}{health}", ago(state.started))
+        }
+        Status::Paused => format!("Up {} (Paused)", ago(state.started)),
+        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, ago(state.finished)),
+        Status::Removing => "Removal In Progress".to_owned(),
+        Status::Dead => "Dead".to_owned(),
+        Status::Exited if state.finished == 0 => format!("Exited ({})", state.exit_code),
+        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, ago(state.finished)),
+    }
+}

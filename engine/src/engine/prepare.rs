@@ -1,0 +1,479 @@
+//! A record and what is true of the host become the runtime's document.
+
+use super::{Container, Engine};
+use crate::account;
+use crate::error::EngineError;
+use crate::host::rootfs::{Program, Rootfs};
+use crate::network::Mode;
+use crate::record::Record;
+use crate::wish::{Device, DeviceRate, Resources, Wish};
+use oci::conversion::{self, Namespace, Seccomp};
+use oci::spec::{
+    LinuxBlockIo, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxIdMapping, LinuxMemory, LinuxPids, LinuxResources,
+    LinuxSeccomp, LinuxThrottleDevice, Mount, PosixRlimit, Spec,
+};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+/// Where the container sees `shoal-monitor` when `--init` is asked for; docker's place.
+const INIT: &str = "/sbin/docker-init";
+
+/// How many nodes of a directory given to `--device` are offered.
+const DEVICES_MAX: usize = 4096;
+
+/// What was made for a container before its document is written.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    /// The root file system's path.
+    pub(super) rootfs: String,
+    /// The network namespace's file; `None` for the host's.
+    pub(super) netns: Option<String>,
+    /// Volumes, binds, tmpfs, generated files.
+    pub(super) mounts: Vec<Mount>,
+}
+
+/// Program and arguments as the image and the user want them.
+pub(super) fn argv(record: &Record) -> Result<Vec<String>, EngineError> {
+    let (wish, image) = (&record.wish, &record.defaults);
+    Ok(conversion::argv(&image.entrypoint, &image.cmd, wish.entrypoint.as_deref(), &wish.command)?)
+}
+
+/// The host name: the wish's, else the short id.
+pub(super) fn hostname(record: &Record) -> String {
+    if record.wish.hostname.is_empty() {
+        record.id.get(..12).unwrap_or(&record.id).to_owned()
+    } else {
+        record.wish.hostname.clone()
+    }
+}
+
+impl Engine {
+    /// Builds the runtime's document.
+    pub(super) fn spec(&self, container: &Container, prepared: &Prepared) -> Result<Spec, EngineError> {
+        let (record, wish) = (&container.record, &container.record.wish);
+        let root = Rootfs::open(Path::new(&prepared.rootfs))
+            .map_err(EngineError::io(format!("open the root file system {}", prepared.rootfs)))?;
+        let user_text = if wish.user.is_empty() { &record.defaults.user } else { &wish.user };
+        let read = |path: &str| root.text(path).map_err(EngineError::io(format!("read the image's {path}")));
+        let account = account::resolve(user_text, &wish.group_add, &read("/etc/passwd")?, &read("/etc/group")?)?;
+        let mode = Mode::parse(&wish.networks)?;
+        let uts = self.uts(wish, &mode)?;
+        let host_name =
+            if uts == Namespace::Private { hostname(record) } else { nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default() };
+        let mut env = conversion::environment(&record.defaults.env, &wish.env, &host_name, wish.tty);
+        if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+            env.push(format!("HOME={}", account.home));
+        }
+        let mut args = argv(record)?;
+        if wish.init {
+            args.splice(0..0, [INIT.to_owned(), "--".to_owned()]);
+        }
+        let cwd = [&wish.workdir, &record.defaults.workdir].into_iter().find(|path| !path.is_empty());
+        let mut devices = Vec::new();
+        let mut device_rules = Vec::new();
+        for device in &wish.devices {
+            add_device(device, &mut devices, &mut device_rules)?;
+        }
+        if wish.privileged {
+            add_device(&Device { host: "/dev".into(), container: "/dev".into(), access: "rwm".into() }, &mut devices, &mut Vec::new())?;
+        }
+        for rule in &wish.device_cgroup_rules {
+            device_rules.push(device_rule(rule)?);
+        }
+        let security = Security::parse(wish)?;
+        let (uid_mappings, gid_mappings) = id_mappings(record)?;
+        let mut mounts = prepared.mounts.clone();
+        if wish.init {
+            mounts.push(self.init_mount()?);
+        }
+        let rlimits = wish
+            .ulimits
+            .iter()
+            .map(|limit| PosixRlimit {
+                kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
+                soft: u64::try_from(limit.soft).unwrap_or(u64::MAX),
+                hard: u64::try_from(limit.hard).unwrap_or(u64::MAX),
+            })
+            .collect();
+        let made = conversion::Wish {
+            rootfs: prepared.rootfs.clone(),
+            read_only: wish.read_only,
+            args,
+            env,
+            cwd: cwd.cloned().unwrap_or_default(),
+            user: account.user,
+            tty: wish.tty,
+            hostname: host_name,
+            domainname: wish.domainname.clone(),
+            privileged: wish.privileged,
+            cap_add: wish.cap_add.clone(),
+            cap_drop: wish.cap_drop.clone(),
+            seccomp: security.seccomp,
+            no_new_privileges: security.no_new_privileges,
+            apparmor: security.apparmor,
+            selinux_label: security.selinux_label,
+            mount_label: None,
+            unmask: security.unmask,
+            mask: security.mask,
+            network: match &prepared.netns {
+                Some(path) => Namespace::Path(path.clone()),
+                None => Namespace::Host,
+            },
+            pid: self.namespace("pid", &wish.pid)?,
+            ipc: self.namespace("ipc", &wish.ipc)?,
+            uts,
+            cgroup: match wish.cgroupns.as_str() {
+                "host" => Namespace::Host,
+                "private" => Namespace::Private,
+                // docker's default on cgroup v1 is the host's, where the other cannot be mounted read-only.
+                "" if wish.privileged => Namespace::Host,
+                "" => Namespace::Private,
+                other => return Err(EngineError::Invalid(format!("--cgroupns {other:?}: use private or host"))),
+            },
+            uid_mappings,
+            gid_mappings,
+            mounts,
+            devices,
+            device_rules,
+            resources: resources(&wish.resources)?,
+            nano_cpus: wish.resources.nano_cpus,
+            rlimits,
+            sysctl: wish.sysctls.clone(),
+            shm_size: wish.shm_size,
+            oom_score_adj: wish.oom_score_adj,
+            cgroups_path: self.cgroup_of(&container.record),
+            annotations: wish.annotations.clone(),
+            kernel: kernel(),
+        };
+        Ok(conversion::spec(&made)?)
+    }
+
+    /// The container's cgroup.
+    pub(crate) fn cgroup_of(&self, record: &Record) -> String {
+        let parent = &record.wish.cgroup_parent;
+        if parent.is_empty() {
+            format!("{}/{}", self.roots.cgroup(), record.id)
+        } else {
+            format!("/{}/shoal-{}", parent.trim_matches('/'), record.id)
+        }
+    }
+
+    fn namespace(&self, kind: &str, text: &str) -> Result<Namespace, EngineError> {
+        match text {
+            "" | "private" | "shareable" | "none" => Ok(Namespace::Private),
+            "host" => Ok(Namespace::Host),
+            other => match other.strip_prefix("container:") {
+                Some(name) => {
+                    let target = self.find(name)?;
+                    let process = target.state.process;
+                    if !target.state.status.is_active() || !process.alive() {
+                        return Err(target.state_error("is not running: its namespaces cannot be joined"));
+                    }
+                    Ok(Namespace::Path(format!("/proc/{}/ns/{kind}", process.pid)))
+                }
+                None => Err(EngineError::Invalid(format!("--{kind} {other:?}: use host or container:NAME"))),
+            },
+        }
+    }
+
+    /// The host's name is kept with `--network host`, another container's with its network.
+    fn uts(&self, wish: &Wish, mode: &Mode) -> Result<Namespace, EngineError> {
+        match (wish.uts.as_str(), mode) {
+            ("host", _) if !wish.hostname.is_empty() => {
+                Err(EngineError::Invalid("-h and --uts host exclude each other".to_owned()))
+            }
+            ("host", _) => Ok(Namespace::Host),
+            ("" | "private", Mode::Host) if wish.hostname.is_empty() => {
+                Ok(if wish.privileged { Namespace::Host } else { Namespace::Private })
+            }
+            ("" | "private", Mode::Container(name)) => self.namespace("uts", &format!("container:{name}")),
+            ("" | "private", _) => Ok(Namespace::Private),
+            (other, _) => Err(EngineError::Invalid(format!("--uts {other:?}: use host or private"))),
+        }
+    }
+
+    fn init_mount(&self) -> Result<Mount, EngineError> {
+        Ok(Mount {
+            destination: INIT.to_owned(),
+            kind: Some("bind".to_owned()),
+            source: Some(self.monitor()?.to_string_lossy().into_owned()),
+            options: vec!["bind".to_owned(), "ro".to_owned(), "nosuid".to_owned(), "nodev".to_owned()],
+            ..Mount::default()
+        })
+    }
+
+    /// The exit code of a start that failed for the program's sake, when the runtime did not say: looked up in the root.
+    pub(super) fn start_code(&self, spec: &Spec) -> u8 {
+        let (Some(process), Some(root)) = (&spec.process, &spec.root) else { return 125 };
+        let Ok(rootfs) = Rootfs::open(Path::new(&root.path)) else { return 125 };
+        let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+        let program = process.args.first().map_or("", String::as_str);
+        match rootfs.program(program, &process.cwd, path.unwrap_or(&conversion::DEFAULT_PATH[5..])) {
+            Program::Executable => 125,
+            Program::NotExecutable => 126,
+            Program::Missing => 127,
+        }
+    }
+}
+
+/// `--userns`: none, all of root's subordinate range, or the caller's own id kept.
+fn id_mappings(record: &Record) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), EngineError> {
+    let wish = &record.wish;
+    let own = nix::unistd::geteuid();
+    let one = |container_id, host_id, size| LinuxIdMapping { container_id, host_id, size };
+    let (mode, options) = wish.userns.split_once(':').unwrap_or((&wish.userns, ""));
+    match mode {
+        "" | "host" => Ok((Vec::new(), Vec::new())),
+        "keep-id" if own.is_root() => {
+            Err(EngineError::Invalid("--userns keep-id is for users other than root".to_owned()))
+        }
+        "keep-id" => {
+            let map = |text: &str, id: u32| subordinate(text).map(|(start, count)| {
+                vec![one(0, start, id.min(count)), one(id, id, 1), one(id + 1, start + id.min(count), count.saturating_sub(id))]
+            });
+            Ok((
+                map("/etc/subuid", own.as_raw()).unwrap_or_else(|| vec![one(own.as_raw(), own.as_raw(), 1)]),
+                map("/etc/subgid", nix::unistd::getegid().as_raw()).unwrap_or_else(|| vec![one(0, 0, 1)]),
+            ))
+        }
+        "auto" => {
+            let size = match options.strip_prefix("size=") {
+                Some(text) => text.parse().map_err(|_| EngineError::Invalid(format!("--userns {}: size=N", wish.userns)))?,
+                None if options.is_empty() => 65_536,
+                None => return Err(EngineError::Invalid(format!("--userns {}: size=N", wish.userns))),
+            };
+            // A range of its own for every container, taken from its id, above all ordinary users.
+            let spread = record.id.bytes().fold(5_381u32, |sum, byte| sum.wrapping_mul(33) ^ u32::from(byte));
+            let start = 0x1000_0000 + (spread % 16_000) * 65_536;
+            Ok((vec![one(0, start, size)], vec![one(0, start, size)]))
+        }
+        other => Err(EngineError::Invalid(format!("--userns {other:?}: use host, auto or keep-id"))),
+    }
+}
+
+/// This user's first range in `/etc/subuid` or `/etc/subgid`.
+fn subordinate(file: &str) -> Option<(u32, u32)> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten()?;
+    let uid = user.uid.to_string();
+    fs::read_to_string(file).ok()?.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next()?;
+        let range = (fields.next()?.parse().ok()?, fields.next()?.trim().parse().ok()?);
+        (owner == user.name || owner == uid).then_some(range)
+    })
+}
+
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).filter_map(|text| text.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// `--security-opt`, read.
+#[derive(Debug, Default)]
+struct Security {
+    seccomp: Seccomp,
+    no_new_privileges: bool,
+    apparmor: Option<String>,
+    selinux_label: Option<String>,
+    unmask: Vec<String>,
+    mask: Vec<String>,
+}
+
+impl Security {
+    fn parse(wish: &Wish) -> Result<Self, EngineError> {
+        let mut security = Self::default();
+        for text in &wish.security_opt {
+            let (key, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
+            let paths = || value.split(':').map(str::to_owned);
+            match (key, value) {
+                ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
+                ("no-new-privileges", "false") => security.no_new_privileges = false,
+                ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
+                ("seccomp", "builtin" | "default") => security.seccomp = Seccomp::Default,
+                ("seccomp", _) => {
+                    let profile = wish.seccomp_profile.as_deref().unwrap_or_default();
+                    security.seccomp = Seccomp::Profile(seccomp_profile(profile)?);
+                }
+                ("apparmor", "unconfined") => security.apparmor = None,
+                ("apparmor", profile) if Path::new("/sys/kernel/security/apparmor").exists() => {
+                    security.apparmor = Some(profile.to_owned());
+                }
+                ("apparmor", _) => {
+                    return Err(EngineError::Invalid(format!("--security-opt {text}: this host has no AppArmor")));
+                }
+                ("label", "disable") => security.selinux_label = None,
+                ("label", _) if Path::new("/sys/fs/selinux/enforce").exists() => {
+                    security.selinux_label = Some(value.to_owned());
+                }
+                ("label", _) => {
+                    return Err(EngineError::Invalid(format!("--security-opt {text}: this host has no SELinux")));
+                }
+                ("systempaths", "unconfined") => security.unmask.push("ALL".to_owned()),
+                ("unmask", _) => security.unmask.extend(paths()),
+                ("mask", _) => security.mask.extend(paths()),
+                _ => {
+                    return Err(EngineError::Invalid(format!(
+                        "--security-opt {text:?}: use seccomp=, apparmor=, label=, no-new-privileges, systempaths=, mask= or unmask="
+                    )));
+                }
+            }
+        }
+        Ok(security)
+    }
+}
+
+/// Reads a profile as docker's file format writes it: `archMap`, conditions by `includes` and `excludes`.
+fn seccomp_profile(text: &str) -> Result<LinuxSeccomp, EngineError> {
+    let invalid = |error: &dyn std::fmt::Display| EngineError::Invalid(format!("--security-opt seccomp: {error}"));
+    let mut value: serde_json::Value = serde_json::from_str(text).map_err(|error| invalid(&error))?;
+    if let Some(map) = value.get("archMap").and_then(|map| map.as_array()).cloned() {
+        let own = match std::env::consts::ARCH {
+            "x86_64" => "SCMP_ARCH_X86_64",
+            "aarch64" => "SCMP_ARCH_AARCH64",
+            _ => "",
+        };
+        let entry = map.iter().find(|entry| entry["architecture"] == own);
+        let mut all: Vec<serde_json::Value> = vec![own.into()];
+        all.extend(entry.and_then(|entry| entry["subArchitectures"].as_array()).into_iter().flatten().cloned());
+        value["architectures"] = all.into();
+    }
+    if let Some(rules) = value.get_mut("syscalls").and_then(|rules| rules.as_array_mut()) {
+        let conditional = |rule: &serde_json::Value, key: &str| {
+            rule.get(key).and_then(|part| part.as_object()).is_some_and(|part| !part.is_empty())
+        };
+        // A condition we cannot weigh here would open or close calls by guess.
+        if rules.iter().any(|rule| conditional(rule, "includes") || conditional(rule, "excludes")) {
+            return Err(invalid(&"profiles with includes or excludes are not read; use seccomp=default for docker's own"));
+        }
+        for rule in rules {
+            if let Some(name) = rule.get("name").cloned() {
+                rule["names"] = vec![name].into();
+            }
+        }
+    }
+    serde_json::from_value(value).map_err(|error| invalid(&error))
+}
+
+/// Offers a device, or every device below a directory.
+fn add_device(
+    device: &Device,
+    devices: &mut Vec<LinuxDevice>,
+    rules: &mut Vec<LinuxDeviceCgroup>,
+) -> Result<(), EngineError> {
+    let whole = Path::new(&device.host);
+    let meta = fs::metadata(whole)
+        .map_err(|error| EngineError::Invalid(format!("--device {}: {error}", device.host)))?;
+    if meta.is_dir() {
+        let mut entries: Vec<_> = fs::read_dir(whole).map_err(EngineError::io(format!("read {}", device.host)))?.flatten().map(|entry| entry.path()).collect();
+        entries.sort();
+        for path in entries {
+            let skip = ["pts", "shm", "mqueue", "console", "fd", "stdin", "stdout", "stderr", "ptmx"];
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            // Links would be followed out of the directory; sockets and files are not devices.
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            let kind = meta.file_type();
+            if skip.contains(&name) || !(kind.is_dir() || kind.is_char_device() || kind.is_block_device()) {
+                continue;
+            }
+            if devices.len() >= DEVICES_MAX {
+                return Err(EngineError::Invalid(format!("--device {}: more than {DEVICES_MAX} devices", device.host)));
+            }
+            let container = format!("{}/{name}", device.container.trim_end_matches('/'));
+            add_device(&Device { host: path.to_string_lossy().into_owned(), container, access: device.access.clone() }, devices, rules)?;
+        }
+        return Ok(());
+    }
+    let kind = match meta.file_type() {
+        kind if kind.is_char_device() => "c",
+        kind if kind.is_block_device() => "b",
+        _ => return Err(EngineError::Invalid(format!("--device {}: not a device", device.host))),
+    };
+    let (major, minor) = (i64::from(libc::major(meta.rdev())), i64::from(libc::minor(meta.rdev())));
+    devices.push(LinuxDevice {
+        path: device.container.clone(),
+        kind: kind.to_owned(),
+        major: Some(major),
+        minor: Some(minor),
+        file_mode: Some(meta.mode() & 0o7777),
+        uid: Some(meta.uid()),
+        gid: Some(meta.gid()),
+    });
+    rules.push(LinuxDeviceCgroup {
+        allow: true,
+        kind: Some(kind.to_owned()),
+        major: Some(major),
+        minor: Some(minor),
+        access: Some(device.access.clone()),
+    });
+    Ok(())
+}
+
+/// `--device-cgroup-rule 'c 1:3 rwm'`.
+fn device_rule(text: &str) -> Result<LinuxDeviceCgroup, EngineError> {
+    let refuse = || EngineError::Invalid(format!("--device-cgroup-rule {text:?}: TYPE MAJOR:MINOR ACCESS, as in 'c 1:* rwm'"));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [kind @ ("a" | "b" | "c"), numbers, access] = words[..] else { return Err(refuse()) };
+    let (major, minor) = numbers.split_once(':').ok_or_else(refuse)?;
+    let number = |text: &str| if text == "*" { Ok(None) } else { text.parse().map(Some).map_err(|_| refuse()) };
+    if access.is_empty() || !access.bytes().all(|byte| b"rwm".contains(&byte)) {
+        return Err(refuse());
+    }
+    Ok(LinuxDeviceCgroup {
+        allow: true,
+        kind: Some(kind.to_owned()),
+        major: number(major)?,
+        minor: number(minor)?,
+        access: Some(access.to_owned()),
+    })
+}
+
+/// The cgroup's part of the document.
+pub(super) fn resources(wish: &Resources) -> Result<LinuxResources, EngineError> {
+    let memory = LinuxMemory {
+        limit: wish.memory,
+        reservation: wish.memory_reservation,
+        // docker: as much swap as memory when only memory is limited.
+        swap: wish.memory_swap.or_else(|| wish.memory.filter(|memory| *memory > 0).map(|memory| memory.saturating_mul(2))),
+        swappiness: wish.memory_swappiness,
+        disable_oom_killer: wish.oom_kill_disable.then_some(true),
+        ..LinuxMemory::default()
+    };
+    let cpu = LinuxCpu {
+        shares: wish.cpu_shares,
+        quota: wish.cpu_quota,
+        period: wish.cpu_period,
+        cpus: (!wish.cpuset_cpus.is_empty()).then(|| wish.cpuset_cpus.clone()),
+        mems: (!wish.cpuset_mems.is_empty()).then(|| wish.cpuset_mems.clone()),
+        ..LinuxCpu::default()
+    };
+    let rates = |rates: &[DeviceRate]| rates.iter().map(rate).collect::<Result<Vec<_>, _>>();
+    let block_io = LinuxBlockIo {
+        weight: wish.blkio_weight,
+        throttle_read_bps_device: rates(&wish.read_bps)?,
+        throttle_write_bps_device: rates(&wish.write_bps)?,
+        throttle_read_iops_device: rates(&wish.read_iops)?,
+        throttle_write_iops_device: rates(&wish.write_iops)?,
+        ..LinuxBlockIo::default()
+    };
+    Ok(LinuxResources {
+        memory: (memory != LinuxMemory::default()).then_some(memory),
+        cpu: (cpu != LinuxCpu::default()).then_some(cpu),
+        pids: wish.pids.map(|limit| LinuxPids { limit: Some(if limit <= 0 { -1 } else { limit }) }),
+        block_io: (block_io != LinuxBlockIo::default()).then_some(block_io),
+        ..LinuxResources::default()
+    })
+}
+
+fn rate(rate: &DeviceRate) -> Result<LinuxThrottleDevice, EngineError> {
+    let meta = fs::metadata(&rate.path).map_err(|error| EngineError::Invalid(format!("{}: {error}", rate.path)))?;
+    if !meta.file_type().is_block_device() {
+        return Err(EngineError::Invalid(format!("{}: not a block device", rate.path)));
+    }
+    Ok(LinuxThrottleDevice {
+        major: i64::from(libc::major(meta.rdev())),
+        minor: i64::from(libc::minor(meta.rdev())),
+        rate: rate.rate,
+    })
+}
