@@ -6,6 +6,7 @@ pub mod clock;
 pub mod console;
 mod copy_up;
 pub mod delete;
+pub mod events;
 pub mod exec;
 pub mod foreground;
 pub mod freeze;
@@ -26,3 +27,4 @@ pub mod start;
 pub mod state;
 #[expect(unsafe_code, reason = "the room of system calls that have no safe wrapper (I2)")]
 pub mod sys;
+pub mod update;

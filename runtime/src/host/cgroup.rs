@@ -13,7 +13,10 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod layout;
+pub mod oom;
 mod place;
+pub mod resctrl;
+pub mod stats;
 mod systemd;
 mod tree;
 
