@@ -312,7 +312,7 @@ async fn move_referrers(
     for _ in 0..REFERRERS_DEPTH_MAX {
         let mut next = Vec::new();
         for referrer in level {
-            if !media::is_manifest(&referrer.media_type) || !seen.insert(referrer.digest) || seen.len() > MANIFESTS_MAX {
+            if !(media::is_manifest(&referrer.media_type) || media::is_index(&referrer.media_type)) || !seen.insert(referrer.digest) || seen.len() > MANIFESTS_MAX {
                 continue;
             }
             let manifest = source.manifest(&referrer.digest.to_string(), Some(&referrer.media_type)).await?;

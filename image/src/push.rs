@@ -171,7 +171,7 @@ fn gather(store: &Store, top: Manifest) -> Result<Vec<Manifest>, StoreError> {
     let mut children = Vec::new();
     let mut missing = false;
     for child in &index.manifests {
-        if store.has(&child.digest)? && media::is_manifest(&child.media_type) {
+        if store.has(&child.digest)? && (media::is_manifest(&child.media_type) || media::is_index(&child.media_type)) {
             children.push(store.manifest(&child.digest, Some(&child.media_type))?);
         } else {
             missing = true;

@@ -114,7 +114,7 @@ impl Repository {
         let promised = header(&response, &HeaderName::from_static("docker-content-digest"));
         let raw = transport::bounded(response, MANIFEST_BYTES_MAX).await?.to_vec();
         // Some registries serve manifests as application/json or octets: then the document itself says what it is.
-        let declared = declared.filter(|declared| media::is_manifest(declared));
+        let declared = declared.filter(|declared| media::is_manifest(declared) || media::is_index(declared));
         let expected = digest.or_else(|| promised.and_then(|text| text.parse().ok()));
         let algorithm = expected.map_or(oci::digest::Algorithm::Sha256, |expected| expected.algorithm());
         let found = Digest::of(algorithm, &raw);
