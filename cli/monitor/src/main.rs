@@ -1,5 +1,6 @@
 //! One small process per running container: terminal, log, exit code, restart, health. Everything is in
-//! [`engine::monitor`]; started with `--init` it is the first process inside a container (`run --init`).
+//! [`engine::monitor`]; started with `resolver FOLDER` it answers names on one network ([`engine::network`]); with `--init`
+//! it is the first process inside a container (`run --init`).
 
 use std::process::ExitCode;
 
@@ -8,7 +9,14 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| first == "--init" || first == "--") {
         return engine::init::main(&arguments[1..]);
     }
-    match engine::monitor::main(&arguments) {
+    if arguments.first().is_some_and(|first| first == "resolver") {
+        return end(engine::network::resolver_main(&arguments[1..]));
+    }
+    end(engine::monitor::main(&arguments))
+}
+
+fn end<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("shoal-monitor: {error}");
