@@ -20,7 +20,7 @@ pub use record::{Create, Driver, Network, Subnet};
 use crate::roots::Roots;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -328,6 +328,34 @@ impl Networks {
     /// Returns the attachments of a network's present members, by container.
     pub fn members(&self, network: &Network) -> Result<Vec<Member>, Error> {
         record::members(&self.run_folder(&network.id))
+    }
+}
+
+/// The file of a network's names from elsewhere, in its run-time folder.
+pub(crate) const FURTHER: &str = "names.json";
+/// The version of that file.
+pub(crate) const FURTHER_VERSION: u32 = 1;
+
+/// Names from elsewhere as the file holds them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Further {
+    pub(crate) version: u32,
+    pub(crate) names: HashMap<String, Vec<IpAddr>>,
+}
+
+impl Networks {
+    /// Replaces the names that a network's resolver knows beside its containers': the services of a mesh. In force at the next
+    /// query. A name without addresses exists and has none.
+    pub fn set_names(&self, network: &Network, names: &BTreeMap<String, Vec<IpAddr>>) -> Result<(), Error> {
+        let folder = self.run_folder(&network.id);
+        let further = Further { version: FURTHER_VERSION, names: names.clone().into_iter().collect() };
+        let draft = folder.join(format!(".{FURTHER}.{}", std::process::id()));
+        let write = || -> io::Result<()> {
+            std::fs::create_dir_all(&folder)?;
+            std::fs::write(&draft, serde_json::to_vec(&further)?)?;
+            std::fs::rename(&draft, folder.join(FURTHER))
+        };
+        write().step(|| format!("write the names of network {}", network.name))
     }
 }
 

@@ -23,6 +23,8 @@ struct Entry {
 /// The members of one network and an index by name.
 #[derive(Debug, Clone, Default)]
 struct Room {
+    /// Names that come from elsewhere: services of the mesh. After those of the members.
+    further: HashMap<String, Vec<IpAddr>>,
     network: String,
     entries: HashMap<String, Entry>,
     index: HashMap<String, Vec<String>>,
@@ -108,6 +110,12 @@ impl Names {
         }
     }
 
+    /// Replaces a network's names from elsewhere.
+    pub(crate) fn set_further(&mut self, network_id: &str, further: HashMap<String, Vec<IpAddr>>) {
+        let lower = further.into_iter().map(|(name, addresses)| (name.to_ascii_lowercase(), addresses)).collect();
+        self.rooms.entry(network_id.to_owned()).or_default().further = lower;
+    }
+
     /// Forgets a network with all its members.
     pub(crate) fn remove_network(&mut self, network_id: &str) {
         let members: Vec<String> =
@@ -177,10 +185,11 @@ impl Names {
 
     /// Finds the addresses of a name in one network: `NAME` or `NAME.NETWORK`.
     fn find(&self, room: &Room, name: &str) -> Option<Vec<IpAddr>> {
-        let holders = room.index.get(name).or_else(|| {
+        let found = room.index.get(name).or_else(|| {
             let short = name.strip_suffix(room.network.as_str())?.strip_suffix('.')?;
             room.index.get(short)
-        })?;
+        });
+        let Some(holders) = found else { return room.further.get(name).cloned() };
         Some(holders.iter().filter_map(|id| room.entries.get(id)).flat_map(|entry| entry.addresses.clone()).collect())
     }
 
@@ -324,6 +333,17 @@ mod tests {
         other.attachment.dns = vec![client("9.9.9.9")];
         names.put("back", &other);
         assert_eq!(names.upstreams("inner", client("10.0.2.2")), Some(vec![client("9.9.9.9")]));
+    }
+
+    #[test]
+    fn names_from_elsewhere_come_after_the_members_and_may_have_no_address() {
+        let mut names = names();
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let further = [("Shop", vec![ip("10.9.0.1"), ip("10.9.1.1")]), ("web", vec![ip("10.9.0.9")]), ("down", vec![])];
+        names.set_further("front", further.map(|(name, all)| (name.to_owned(), all)).into());
+        assert_eq!(addresses(ask(&names, "10.0.0.2", "shop", kind::A)), ["10.9.0.1", "10.9.1.1"]);
+        assert_eq!(addresses(ask(&names, "10.0.0.2", "web", kind::A)), ["10.0.0.2"]);
+        assert_eq!(ask(&names, "10.0.0.2", "down", kind::A), Outcome::Answer(Answer::Negative(Code::NoError)));
     }
 
     #[test]

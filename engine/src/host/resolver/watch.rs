@@ -1,8 +1,8 @@
 //! The members' files of every network of these roots, followed through inotify. In: the folder of one network. Out: changes
 //! applied to [`Names`]. Reads only the file that changed; an overflow reads all again.
 
-use crate::network::Member;
 use crate::network::names::Names;
+use crate::network::{FURTHER, FURTHER_VERSION, Further, Member};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 /// A bound for one member's file.
 const MEMBER_BYTES_MAX: u64 = 1 << 20;
+
+/// A bound for the names from elsewhere: 100,000 services of the mesh.
+const FURTHER_BYTES_MAX: u64 = 16 << 20;
 
 /// The watched folders.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl Watch {
         if let Ok(watch) = self.inotify.add_watch(&folder, changes) {
             self.rooms.insert(watch, (id.to_owned(), false));
         }
+        read_further(&folder, id, names);
         let members = folder.join("members");
         let Ok(watch) = self.inotify.add_watch(&members, changes) else { return Ok(()) };
         self.rooms.insert(watch, (id.to_owned(), true));
@@ -118,7 +122,9 @@ impl Watch {
                 names.remove_network(id);
             }
         } else if !inner {
-            if name == "members" && !event.mask.contains(AddWatchFlags::IN_DELETE) {
+            if name == FURTHER {
+                read_further(&self.root.join(id), id, names);
+            } else if name == "members" && !event.mask.contains(AddWatchFlags::IN_DELETE) {
                 self.add_network(id, names)?;
             }
         } else if let Some(container) = container(name) {
@@ -130,6 +136,18 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// Reads the names from elsewhere; without the file there are none.
+fn read_further(folder: &Path, id: &str, names: &mut Names) {
+    let path = folder.join(FURTHER);
+    let fits = fs::metadata(&path).is_ok_and(|found| found.len() <= FURTHER_BYTES_MAX);
+    let further =
+        if fits { fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Further>(&bytes).ok()) } else { None };
+    names.set_further(
+        id,
+        further.filter(|further| further.version == FURTHER_VERSION).map(|further| further.names).unwrap_or_default(),
+    );
 }
 
 /// Reads one member; a file that is gone again or damaged is nobody's name.
