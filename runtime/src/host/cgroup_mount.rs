@@ -10,6 +10,7 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
 
+use super::procfs::read_file;
 use super::stage::tree::{Tree, filesystem};
 use super::sys::mount::{self, Attr};
 use super::sys::open::openat2;
@@ -25,23 +26,30 @@ struct Hierarchy {
     path: String,
 }
 
-/// Makes the mount `wanted`.
-pub fn mount(tree: &mut Tree, wanted: &Mount) -> Result<()> {
-    let read = |path: &str| std::fs::read_to_string(path).during(|| format!("read {path}"));
-    let hierarchies = hierarchies(&read("/proc/self/cgroup")?);
-    let mounts = read("/proc/self/mountinfo")?;
-    let unified = [Hierarchy { controllers: String::new(), path: String::new() }];
-    if hierarchies.len() == 1 && hierarchies[0].controllers == unified[0].controllers {
-        let view = view(&hierarchies[0], &mounts, wanted)?;
+/// Makes the mount `wanted`; fresh ones only with `namespace`, a cgroup namespace of the container.
+pub fn mount(tree: &mut Tree, wanted: &Mount, namespace: bool) -> Result<()> {
+    let hierarchies = hierarchies(&read_file("/proc/self/cgroup")?);
+    let mounts = read_file("/proc/self/mountinfo")?;
+    // The kernel lists hierarchies that nobody has mounted, too.
+    let (unified, v1): (Vec<_>, Vec<_>) =
+        hierarchies.into_iter().partition(|hierarchy| hierarchy.controllers.is_empty());
+    let v1: Vec<_> = v1.into_iter().filter(|one| mount_point(&mounts, &one.controllers).is_some()).collect();
+    if v1.is_empty() {
+        let unified = unified.first().ok_or_else(|| Error::HostLack {
+            what: "cgroups".into(),
+            hint: "leave the cgroup mount out of the configuration".into(),
+        })?;
+        let view = view(unified, &mounts, wanted, namespace)?;
+        mount::setattr(view.as_fd(), wanted.attr, false).during(|| wanted.describe())?;
         return tree.place(wanted, &view);
     }
     let options = [("mode".to_owned(), Some("755".to_owned()))];
     let base = filesystem("tmpfs", "tmpfs", &options, wanted.attr.set & !libc::MOUNT_ATTR_RDONLY)
         .map_err(|error| Error::Failed { operation: wanted.describe(), errno: error.errno() })?;
     tree.place(&Mount { attr: Attr::default(), recursive_attr: Attr::default(), ..wanted.clone() }, &base)?;
-    for hierarchy in &hierarchies {
+    for hierarchy in v1.iter().chain(&unified) {
         let name = name(&hierarchy.controllers);
-        let Ok(view) = view(hierarchy, &mounts, wanted) else { continue };
+        let Ok(view) = view(hierarchy, &mounts, wanted, namespace) else { continue };
         let operation = || format!("mount cgroup on {}/{name}", wanted.destination);
         mkdirat(&base, name, Mode::from_bits_truncate(0o755)).during(operation)?;
         let flags = libc::O_PATH | libc::O_DIRECTORY;
@@ -59,9 +67,10 @@ pub fn mount(tree: &mut Tree, wanted: &Mount) -> Result<()> {
 }
 
 /// A detached mount of one hierarchy as the container may see it.
-fn view(hierarchy: &Hierarchy, mounts: &str, wanted: &Mount) -> Result<OwnedFd> {
-    // In a cgroup namespace of its own the process is in the root of each hierarchy.
-    if hierarchy.path == "/" {
+fn view(hierarchy: &Hierarchy, mounts: &str, wanted: &Mount, namespace: bool) -> Result<OwnedFd> {
+    // In a cgroup namespace of its own the process is in the root of each hierarchy; elsewhere a fresh mount would
+    // show the whole host.
+    if namespace {
         let option = |word: &str| match word.split_once('=') {
             Some((key, value)) => vec![("none".to_owned(), None), (key.to_owned(), Some(value.to_owned()))],
             None => vec![(word.to_owned(), None)],

@@ -89,7 +89,7 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
         }
         file => {
             let operation = || format!("read {}", path.display());
-            let mut text = Vec::new();
+            let mut text = Vec::with_capacity(64 * 1024);
             let mut file = std::io::Read::take(file.during(operation)?, CONFIG_LEN_MAX + 1);
             std::io::Read::read_to_end(&mut file, &mut text).during(operation)?;
             text

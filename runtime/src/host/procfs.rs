@@ -12,6 +12,33 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use super::sys::open::openat2;
 use crate::error::{During, Error, Result};
 
+/// What is read at once: most files of procfs fit, and growing from a few bytes would cost a call each time.
+const CHUNK: usize = 16 * 1024;
+
+/// No file of procfs that is read here is longer.
+const FILE_LEN_MAX: usize = 16 << 20;
+
+fn read_all(file: &OwnedFd) -> nix::Result<String> {
+    let mut text = Vec::with_capacity(CHUNK);
+    loop {
+        let before = text.len();
+        text.resize(before + CHUNK, 0);
+        let length = nix::unistd::read(file, &mut text[before..])?;
+        text.truncate(before + length);
+        if length == 0 || text.len() > FILE_LEN_MAX {
+            return String::from_utf8(text).map_err(|_| nix::Error::EILSEQ);
+        }
+    }
+}
+
+/// Reads a file of procfs by its path on the host.
+pub fn read_file(path: &str) -> Result<String> {
+    let operation = || format!("read {path}");
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).during(operation)?;
+    read_all(&file).during(operation)
+}
+
 const RESOLVE: u64 = libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_BENEATH;
 
 /// An opened procfs.
@@ -40,14 +67,11 @@ impl Procfs {
         Ok(())
     }
 
-    /// Reads the file `path`, relative to `/proc`; at most a megabyte.
+    /// Reads the file `path`, relative to `/proc`.
     pub fn read(&self, path: &str) -> Result<String> {
         let operation = || format!("read /proc/{path}");
         let file = openat2(self.root.as_fd(), path.as_bytes(), libc::O_RDONLY, 0, RESOLVE).during(operation)?;
-        let mut text = String::new();
-        let mut file = std::io::Read::take(std::fs::File::from(file), 1 << 20);
-        std::io::Read::read_to_string(&mut file, &mut text).during(operation)?;
-        Ok(text)
+        read_all(&file).during(operation)
     }
 
     /// Opens the namespace file `name` of process `pid`.

@@ -47,9 +47,17 @@ impl Room {
     /// The directory `path`, made with all its parents where it is missing.
     pub fn directory(&self, path: &str, mode: u32) -> nix::Result<OwnedFd> {
         match self.open(path, libc::O_PATH | libc::O_DIRECTORY) {
-            Err(Errno::ENOENT) => self.make_directory(path, mode),
+            Err(Errno::ENOENT) => self.make_last(path, mode).or_else(|_| self.make_directory(path, mode)),
             found => found,
         }
+    }
+
+    /// Makes only the last part of `path`, which is what is missing nearly always.
+    fn make_last(&self, path: &str, mode: u32) -> nix::Result<OwnedFd> {
+        let (parent, name) = path.trim_end_matches('/').rsplit_once('/').ok_or(Errno::ENOENT)?;
+        let parent = self.open(parent, libc::O_PATH | libc::O_DIRECTORY)?;
+        mkdirat(&parent, name, Mode::from_bits_truncate(mode))?;
+        self.open(path, libc::O_PATH | libc::O_DIRECTORY)
     }
 
     /// The directory that holds `path`, made where it is missing, and the last part of `path`.

@@ -277,7 +277,7 @@ pub fn is_alive(record: &Record) -> bool {
 
 /// State letter and start time of a process.
 pub fn stat(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = super::procfs::read_file(&format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, also spaces and parentheses.
     let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;

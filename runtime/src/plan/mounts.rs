@@ -4,7 +4,7 @@ use oci::spec;
 use serde::Serialize;
 
 use super::mount_options;
-use super::namespaces::{self, Range};
+use super::namespaces::{self, Kind, Range};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::host::sys::mount::Attr;
@@ -71,7 +71,10 @@ pub enum Source {
         recursive: bool,
     },
     /// The cgroup hierarchies as the container may see them; which ones is found when it is made.
-    Cgroup,
+    Cgroup {
+        /// Whether the container has a cgroup namespace, in which fresh mounts show its own part only.
+        namespace: bool,
+    },
 }
 
 /// An id-mapped mount.
@@ -123,7 +126,7 @@ impl Mount {
 
     /// Whether it shows cgroups.
     pub fn is_cgroup(&self) -> bool {
-        self.source == Source::Cgroup
+        matches!(self.source, Source::Cgroup { .. })
     }
 
     /// Whether it is a bind mount.
@@ -136,7 +139,7 @@ impl Mount {
         match &self.source {
             Source::Filesystem { kind, .. } => format!("mount {kind} on {}", self.destination),
             Source::Bind { path, .. } => format!("bind mount {path} on {}", self.destination),
-            Source::Cgroup => format!("mount cgroup on {}", self.destination),
+            Source::Cgroup { .. } => format!("mount cgroup on {}", self.destination),
         }
     }
 }
@@ -177,7 +180,7 @@ pub fn compile(index: usize, mount: &spec::Mount, container: &Container) -> Resu
         (None, "") => {
             return Err(Error::refusal(format!("{field}.type"), "must not be empty unless it is a bind mount"));
         }
-        (None, "cgroup") => Source::Cgroup,
+        (None, "cgroup") => Source::Cgroup { namespace: container.namespaces.has(Kind::Cgroup) },
         (None, _) => filesystem(kind, source, &options, container),
     };
     if idmap.is_some() && !matches!(source, Source::Bind { .. }) {

@@ -89,7 +89,7 @@ impl Tree {
                 Some(prepared) => prepared,
                 None => mount::clone_tree(AT_FDCWD, path.as_bytes(), *recursive).during(operation)?,
             },
-            Source::Cgroup => return super::super::cgroup_mount::mount(self, wanted),
+            Source::Cgroup { namespace } => return super::super::cgroup_mount::mount(self, wanted, *namespace),
         };
         self.place(wanted, &detached)
     }
