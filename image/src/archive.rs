@@ -3,9 +3,11 @@
 //! In: `docker save` archives, oci-archives and OCI layout directories, plain or compressed, from a file or a stream. Out:
 //! the same. Manifests, configs and layers go through byte for byte, so digests stay.
 
+mod import;
 mod load;
 mod save;
 
+pub use import::{ImportOptions, import};
 pub use load::{Loaded, load, load_layout};
 pub use save::{Format, save, save_layout};
 

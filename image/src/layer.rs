@@ -9,6 +9,21 @@ pub mod write;
 pub use extract::ExtractError;
 pub use tar::TarError;
 
+/// Opens the regular file `name` in the tree `root` for reading, links resolved with `root` as `/`; `None` when there is
+/// none.
+pub fn open_in(root: &std::path::Path, name: &str) -> std::io::Result<Option<std::os::fd::OwnedFd>> {
+    use rustix::fs::{FileType, OFlags};
+    let dir = crate::store::sys::open_dir(root)?;
+    match crate::store::sys::open_in_root(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK) {
+        Ok(fd) => {
+            let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+            if kind == FileType::RegularFile { Ok(Some(fd)) } else { Err(std::io::Error::other("not a regular file")) }
+        }
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Why a layer cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {

@@ -4,6 +4,7 @@
 //! Nothing from a registry, an archive or a layer is trusted before its digest is checked.
 
 pub mod archive;
+pub mod change;
 pub mod gc;
 pub mod layer;
 pub mod progress;

@@ -26,6 +26,7 @@ pub mod names;
 mod partial;
 pub mod rootfs;
 pub(crate) mod sys;
+mod unpack;
 
 pub use check::Checked;
 pub use error::StoreError;

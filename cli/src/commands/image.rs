@@ -1,13 +1,22 @@
 //! The verbs of the image group: `shoal pull …` as docker spells them, and `shoal image VERB`.
 
 mod copy;
+mod import;
+mod list;
+mod load;
 mod login;
 mod logout;
+mod maintain;
 mod mirror;
 mod pull;
 mod push;
 mod registry_args;
+mod rmi;
+mod save;
 mod serve;
+mod show;
+mod tag;
+mod unpack;
 
 use crate::commands::Global;
 use crate::error::Error;
@@ -19,6 +28,13 @@ use std::process::ExitCode;
 pub(crate) enum Command {
     Pull(pull::Args),
     Push(push::Args),
+    Images(list::Args),
+    Rmi(rmi::Args),
+    Tag(tag::Args),
+    History(show::HistoryArgs),
+    Save(save::Args),
+    Load(load::Args),
+    Import(import::Args),
     Login(login::Args),
     Logout(logout::Args),
     /// Images: list, look into, move, serve
@@ -29,6 +45,20 @@ pub(crate) enum Command {
 /// The verbs below `shoal image`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Group {
+    #[command(visible_alias = "list")]
+    Ls(list::Args),
+    #[command(visible_alias = "remove")]
+    Rm(rmi::Args),
+    Tag(tag::Args),
+    Inspect(show::InspectArgs),
+    History(show::HistoryArgs),
+    Save(save::Args),
+    Load(load::Args),
+    Import(import::Args),
+    Unpack(unpack::Args),
+    Prune(maintain::PruneArgs),
+    Gc(maintain::GcArgs),
+    Verify(maintain::VerifyArgs),
     Pull(pull::Args),
     Push(push::Args),
     Serve(serve::Args),
@@ -41,6 +71,18 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
     match command {
         Command::Pull(args) | Command::Image(Group::Pull(args)) => pull::run(global, &args),
         Command::Push(args) | Command::Image(Group::Push(args)) => push::run(global, &args),
+        Command::Images(args) | Command::Image(Group::Ls(args)) => list::run(global, &args),
+        Command::Rmi(args) | Command::Image(Group::Rm(args)) => rmi::run(global, &args),
+        Command::Tag(args) | Command::Image(Group::Tag(args)) => tag::run(global, &args),
+        Command::History(args) | Command::Image(Group::History(args)) => show::history(global, &args),
+        Command::Save(args) | Command::Image(Group::Save(args)) => save::run(global, &args),
+        Command::Load(args) | Command::Image(Group::Load(args)) => load::run(global, &args),
+        Command::Import(args) | Command::Image(Group::Import(args)) => import::run(global, &args),
+        Command::Image(Group::Inspect(args)) => show::inspect(global, &args),
+        Command::Image(Group::Unpack(args)) => unpack::run(global, &args),
+        Command::Image(Group::Prune(args)) => maintain::prune(global, &args),
+        Command::Image(Group::Gc(args)) => maintain::gc(global, &args),
+        Command::Image(Group::Verify(args)) => maintain::verify(global, &args),
         Command::Login(args) => login::run(global, &args),
         Command::Logout(args) => logout::run(global, &args),
         Command::Image(Group::Copy(args)) => copy::run(global, &args),

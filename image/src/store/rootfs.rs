@@ -68,13 +68,7 @@ pub fn prepare(
     request: &RootfsRequest,
     progress: &dyn Progress,
 ) -> Result<Rootfs, StoreError> {
-    let diff_ids = store.config(image)?.rootfs.diff_ids;
-    if diff_ids.len() != image.layers.len() {
-        return Err(StoreError::Invalid {
-            name: image.display_name(),
-            reason: format!("its manifest has {} layers but its config has {}", image.layers.len(), diff_ids.len()),
-        });
-    }
+    let diff_ids = store.diff_ids(image)?;
     for digest in image.layers.iter().map(|layer| &layer.digest).chain([&image.manifest.digest, &image.config.digest]) {
         store.hold(digest)?;
     }
