@@ -602,3 +602,6 @@ fn failed(step: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> ExtractE
 fn refused(entry: &Entry, reason: &str) -> ExtractError {
     ExtractError::Refused { path: String::from_utf8_lossy(&entry.path).into_owned(), reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;
