@@ -241,7 +241,7 @@ impl Node {
         if unread > 0 {
             node.alarm(now, "store", format!("{unread} rows on this disk cannot be read; peers bring them back"));
         }
-        node.out.retain(|output| matches!(output, Output::Alarm(_) | Output::Expelled(_)));
+        node.out.retain(|output| matches!(output, Output::Alarm(_) | Output::Expelled(_) | Output::Epoch(_)));
         node.introduce(now);
         node.dice.0 ^= now.ms;
         node.repair_at = now.ms + node.dice.below(REPAIR_MS);
@@ -519,6 +519,9 @@ impl Node {
                 self.count("stalls", 1);
             }
             for (subject, verdict, of) in judgement.write {
+                if verdict == crate::membership::view::Verdict::Missing {
+                    self.drop_silent(now, subject);
+                }
                 self.say(now, subject, verdict, of);
             }
             for subject in judgement.ask {

@@ -38,6 +38,7 @@ impl Node {
             return;
         }
         let same_site = link.same_site;
+        link.heard_ms = now.ms;
         if let Some((subject, verdict, of)) = self.view.heard(peer, now.ms) {
             self.say(now, subject, verdict, of);
         }

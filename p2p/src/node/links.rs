@@ -31,6 +31,8 @@ pub const RECENT_MAX: usize = 8_192;
 /// Peers for which it is remembered up to where both were equal.
 pub const MARKS_MAX: usize = 256;
 
+/// Silence after which the link of a peer that is missed by its observers is closed.
+pub const SILENT_MS: u64 = 3_000;
 /// Messages kept for a moment when they overtake the hello.
 pub const EARLY_MAX: usize = 32;
 
@@ -42,6 +44,7 @@ pub struct Link {
     /// Whether both are of one site.
     pub same_site: bool,
     pub(super) since_ms: u64,
+    pub(super) heard_ms: u64,
     pub(super) instance: u64,
     pub(super) former: Option<u64>,
     pub(super) beaten: bool,
@@ -74,7 +77,7 @@ impl Node {
             self.out.push_back(Output::Hangup(peer, "it was evicted".into()));
             return;
         }
-        self.links.insert(peer, Link { since_ms: now.ms, ..Link::default() });
+        self.links.insert(peer, Link { since_ms: now.ms, heard_ms: now.ms, ..Link::default() });
         let hello = Hello {
             cluster: self.setup.cluster,
             chain: self.setup.chain.clone(),
@@ -304,11 +307,23 @@ impl Node {
         }
     }
 
+    /// Closes a link that has said nothing for long: after a cut, TCP itself would try again only minutes later.
+    pub(super) fn drop_silent(&mut self, now: Now, peer: NodeId) {
+        let silent = self.links.get(&peer).is_some_and(|link| now.ms > link.heard_ms + SILENT_MS);
+        if silent {
+            self.out.push_back(Output::Hangup(peer, "it has been silent for too long".into()));
+            self.disconnected(now, peer);
+        }
+    }
+
     /// What this node tells its users about a change of liveness.
     pub(super) fn turned(&mut self, now: Now, turned: crate::membership::view::Turned) {
         self.out.push_back(Output::Turned(turned.node, turned.to));
         match turned.to {
-            Liveness::Down => self.count("downs", 1),
+            Liveness::Down => {
+                self.count("downs", 1);
+                self.drop_silent(now, turned.node);
+            }
             Liveness::Alive if turned.from == Liveness::Down => self.count("returns", 1),
             _ => {}
         }

@@ -96,6 +96,8 @@ tables! {
     TOMBSTONES = 26 "tombstones" Owner false;
     /// Health of instances, more often written than the instance rows.
     HEALTH = 27 "health" Owner true;
+    /// What a node offers to services: means, architecture, labels; written by its scheduler.
+    NODE_FACTS = 28 "node-facts" Owner false;
 }
 
 /// The feature level this build speaks: rows of tables with a greater `since_level` wait until all members do.

@@ -1,0 +1,10 @@
+//! The simulator: the shipped node cores in virtual time, from one seed. In: a seed and a scenario. Out: what happened, and
+//! which promise was broken. No sockets, no clocks, no threads: a seed replays bit for bit.
+
+pub mod checks;
+pub mod figures;
+pub mod net;
+pub mod random;
+pub mod world;
+
+pub use world::{Fault, World};

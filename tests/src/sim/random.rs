@@ -1,0 +1,101 @@
+//! Random histories: one seed, a few machines, writes and faults; then everything is healed and the checkers look.
+//! In: a seed. Out: nothing, or the promise that was broken with the seed that replays it.
+
+use std::collections::BTreeSet;
+
+use p2p::id::NodeId;
+use p2p::node::Dice;
+use p2p::table::row::Version;
+use p2p::table::{Body, Key, Row, Table};
+
+use super::net::Profile;
+use super::world::{Fault, WALL_START, World};
+use super::checks;
+
+/// How long everything is left alone before the checkers look, in ms.
+const QUIET_MS: u64 = 60_000;
+
+/// Runs one seed.
+///
+/// # Errors
+/// The broken promise, and how to replay it.
+pub fn seed(seed: u64) -> Result<(), String> {
+    run(seed).map_err(|broken| format!("seed {seed}: {broken}\nreplay with: cargo xtask sim --seed {seed}"))
+}
+
+fn unknown_row(writer: NodeId) -> Row {
+    Row {
+        key: Key::global(Table(900), "of-a-newer-build"),
+        version: Version::Shared { generation: 1, time_ms: WALL_START, writer, id: 77, ancestors: vec![] },
+        deleted: false,
+        body: Body(vec![1, 2, 3, 255]),
+    }
+}
+
+fn run(seed: u64) -> Result<(), String> {
+    let mut dice = Dice(seed ^ 0x5eed);
+    let count = 3 + dice.below(5) as usize;
+    let profile = if dice.below(2) == 0 { Profile::LAN } else { Profile::WAN };
+    let mut world = World::new(seed, count, 1 + dice.below(3) as usize, profile);
+    let unknown = unknown_row(world.machines[0].id);
+    world.seed_row(0, &unknown);
+    world.start_all();
+    world.run(5_000);
+    let keys: Vec<Key> = (0..6).map(|n| Key::global(Table::KV, format!("k{n}"))).collect();
+    for step in 0..40 + dice.below(80) {
+        let at = dice.below(count as u64) as usize;
+        match dice.below(24) {
+            0..=11 => {
+                let key = keys[dice.below(6) as usize].clone();
+                world.put(at, key, Some(format!("{seed}-{step}").into_bytes()));
+            }
+            12..=13 => {
+                world.put(at, keys[dice.below(6) as usize].clone(), None);
+            }
+            14 => {
+                let owner = world.machines[at].id;
+                world.put(at, Key::owned(Table::INSTANCE, owner, "i"), Some(step.to_be_bytes().to_vec()));
+            }
+            15 => world.fault(&Fault::Kill(at)),
+            16 => world.fault(&Fault::PowerOff(at)),
+            17 => world.fault(&Fault::Stall(at, 200 + dice.below(8_000))),
+            18 => world.fault(&Fault::CutOneWay(at, (at + 1) % count)),
+            19 => {
+                let half = (0..count).filter(|_| dice.below(2) == 0).collect();
+                world.fault(&Fault::Halve(half));
+            }
+            20 => world.fault(&Fault::Heal),
+            21 => world.fault(&Fault::Skew(at, dice.below(600_000) as i64 - 300_000)),
+            22 => world.fault(&Fault::Loss(dice.below(500))),
+            _ => world.fault(&Fault::Start(at)),
+        }
+        world.run(dice.below(3_000));
+    }
+    world.fault(&Fault::Heal);
+    world.fault(&Fault::Loss(0));
+    for at in 0..count {
+        world.fault(&Fault::Start(at));
+    }
+    world.run(QUIET_MS);
+    checks::roots_are_equal(&world)?;
+    if !world.agrees_on_liveness() {
+        return Err("liveness: somebody is believed down that runs".into());
+    }
+    checks::owned_rows_come_from_their_owner(&world)?;
+    checks::unknown_rows_are_preserved(&world, &[unknown])?;
+    checks::no_acknowledged_write_is_lost(&world)?;
+    // Deletions that follow everything stay, also past machines that were off while they happened.
+    let off = dice.below(count as u64) as usize;
+    world.fault(&Fault::PowerOff(off));
+    let mut deleted = BTreeSet::new();
+    for key in keys {
+        if world.put((off + 1) % count, key.clone(), None) {
+            deleted.insert(key);
+        }
+    }
+    world.run(3_000);
+    world.fault(&Fault::Start(off));
+    world.run(20_000);
+    checks::nothing_deleted_comes_back(&world, &deleted)?;
+    checks::roots_are_equal(&world)
+}
