@@ -274,13 +274,12 @@ impl Cgroup {
             None => (None, sub.unwrap_or("")),
         };
         let inner = place::relative(path)?;
-        if let Some(names) = &only {
-            if let Some(unknown) = names.iter().find(|name| self.home_of(name).is_none()) {
-                return Err(CgroupError::Unavailable {
-                    what: format!("cgroup {path:?} for controller {unknown:?}"),
-                    reason: "the container is in no hierarchy of that controller".to_owned(),
-                });
-            }
+        let unknown = only.iter().flatten().find(|name| self.home_of(name).is_none());
+        if let Some(unknown) = unknown {
+            return Err(CgroupError::Unavailable {
+                what: format!("cgroup {path:?} for controller {unknown:?}"),
+                reason: "the container is in no hierarchy of that controller".to_owned(),
+            });
         }
         for home in &self.homes {
             let chosen = only.as_ref().is_none_or(|names| names.iter().any(|name| home.has(name)));
@@ -597,10 +596,8 @@ impl Cgroup {
         let deadline = Instant::now() + KILL_TIMEOUT;
         loop {
             self.signal_all(Signal::SIGKILL)?;
-            if self.is_pure_v2() {
-                if let Some(home) = self.homes.first().filter(|home| home.dir.exists()) {
-                    let _ = freezer::wait_event(Dir::new(&home.dir), "populated", 0, 200);
-                }
+            if let Some(home) = self.homes.first().filter(|home| self.is_pure_v2() && home.dir.exists()) {
+                let _ = freezer::wait_event(Dir::new(&home.dir), "populated", 0, 200);
             }
             let pids = self.pids(true)?;
             if pids.is_empty() {

@@ -180,7 +180,7 @@ fn best<'m, 'a>(mounts: &'m [CgroupMount<'a>], fits: impl Fn(&CgroupMount<'a>) -
 /// The part of `own` below the root of the mount. A process in a container without a cgroup namespace is shown the
 /// host's path, while its mount starts at the container's cgroup; one outside the mount's root counts as at its top.
 fn inside<'a>(root: &str, own: &'a str) -> &'a Path {
-    let relative = Path::new(own).strip_prefix(root).unwrap_or(Path::new(""));
+    let relative = Path::new(own).strip_prefix(root).unwrap_or_else(|_| Path::new(""));
     let climbs = relative.components().any(|component| component == Component::ParentDir);
     if climbs { Path::new("") } else { relative }
 }

@@ -21,7 +21,7 @@ fn run(program: &[u64], device: &Devices, access: Access) -> bool {
         let offset = i16::from_le_bytes([bytes[2], bytes[3]]);
         let immediate = i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
         at += 1;
-        let low = |value: u64| value as u32;
+        let low = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap();
         match bytes[0] {
             0x61 => registers[target] = context[usize::try_from(offset).unwrap() / 4],
             0xbf => registers[target] = registers[source],

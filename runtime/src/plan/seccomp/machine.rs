@@ -18,7 +18,7 @@ impl Call {
             8 | 12 => 0,
             _ => {
                 let argument = self.args[usize::try_from((at - 16) / 8).unwrap()];
-                (argument >> (8 * (at % 8))) as u32
+                u32::try_from(argument >> (8 * (at % 8)) & 0xffff_ffff).unwrap()
             }
         }
     }
