@@ -8,7 +8,7 @@ use oci::ContainerId;
 use oci::spec::Spec;
 
 use crate::error::{Error, Result};
-use crate::host::{net_device, rdt};
+use crate::host::net_device;
 use crate::plan::namespaces::{Kind, Namespaces};
 
 /// An accepted container.
@@ -53,9 +53,6 @@ impl Container {
         if !linux.net_devices.is_empty() && !namespaces.has(Kind::Network) {
             let reason = "unable to move network devices without a private NET namespace";
             return Err(Error::refusal("linux.netDevices", reason));
-        }
-        if let Some(rdt) = &linux.intel_rdt {
-            rdt::check(rdt)?;
         }
         for (name, device) in &linux.net_devices {
             let inside = device.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(name);

@@ -6,6 +6,7 @@ mod exec;
 mod features;
 mod freeze;
 mod inspect;
+mod limits;
 mod run;
 mod spec;
 
@@ -97,6 +98,8 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
         "pause" => freeze::pause(&context, parser),
         "resume" => freeze::resume(&context, parser),
         "ps" => freeze::ps(&context, parser),
+        "update" => limits::update(&context, parser),
+        "events" => limits::events(&context, parser),
         "spec" => spec::spec(&context, parser),
         "features" => features::features(&context, parser),
         "list" => inspect::list(&context, parser),
@@ -149,6 +152,8 @@ COMMANDS:
    pause       stop all processes of a container
    resume      let them go on
    ps          list the processes of a container
+   update      change the limits of a container
+   events      output what a container uses, and when it lacks memory
    spec        write a new config.json
    features    output what this runtime can do
    state       output the state of a container

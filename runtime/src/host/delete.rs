@@ -54,8 +54,8 @@ pub fn destroy(directory: Directory, record: &Record) -> Result<Vec<Error>> {
         }
         cgroup.delete()?;
     }
-    if let Some(state) = &record.rdt {
-        super::rdt::remove(state)?;
+    if let Some(class) = &record.rdt {
+        class.delete()?;
     }
     let spec = record.poststop.then(|| directory.config().and_then(|text| read_config(&text)));
     directory.remove()?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use oci::ContainerId;
 use oci::spec::{OCI_VERSION, Spec, State, Status};
 
+use super::cgroup::resctrl::{self, Group};
 use super::cgroup::{self, Cgroup, Layout, Manager};
 use super::probe::{self, Rootless};
 use super::procfs::Procfs;
@@ -271,7 +272,10 @@ fn build(
             super::net_device::move_to(name, inside, born.pid)?;
         }
         if let Some(rdt) = container.spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref()) {
-            record.rdt = Some(super::rdt::apply(rdt, container.id.as_str(), born.pid)?);
+            let mount = resctrl::mount_point(&super::procfs::read_file("/proc/self/mountinfo")?);
+            let class = Group::create(mount.as_deref(), container.id.as_str(), rdt)?;
+            record.rdt = Some(class.clone());
+            class.attach(born.pid)?;
         }
         if !placed {
             cgroup.attach(born.pid)?;
@@ -303,9 +307,10 @@ fn serve(
     record: &mut Record,
     enter: impl FnOnce(&mut Record) -> Result<Vec<String>>,
 ) -> Result<Vec<String>> {
-    directory.save(record)?;
     service.map_ids(channel, born.pid)?;
     let warnings = enter(record)?;
+    // Should we die before this, the new process sees its channel end and follows.
+    directory.save(record)?;
     if let Some(adjustment) = plan.process.oom_score_adj {
         service.procfs.write(&format!("{}/oom_score_adj", born.pid), &adjustment.to_string())?;
     }

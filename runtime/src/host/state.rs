@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 use oci::ContainerId;
-use oci::spec::Status;
+use oci::spec::{LinuxResources, Status};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::resctrl::Group;
 use super::cgroup::{Cgroup, CgroupState};
-use super::rdt::RdtState;
 use super::sys::open::openat2;
 use crate::error::{During, Error, Result};
 
@@ -60,7 +60,10 @@ pub struct Record {
     pub cgroup: Option<CgroupState>,
     /// Its class of service.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rdt: Option<RdtState>,
+    pub rdt: Option<Group>,
+    /// Its limits, once `update` has changed them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Box<LinuxResources>>,
     /// Whether killing the first process ends all: it has a pid namespace of its own.
     pub own_pids: bool,
     /// Its annotations.
