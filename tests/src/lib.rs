@@ -1,1 +1,3 @@
 //! Hermetic tests: no root, no network, no wall clock.
+
+pub mod sim;
