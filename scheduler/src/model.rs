@@ -1,5 +1,5 @@
 //! The rows of the replicated table that the scheduler reads and writes, and what it knows of nodes. Plain data with a JSON
-//! form (version 1 of `service`, `instance`, `rollout`, `node-policy`, `node`); no behaviour beyond names and order.
+//! form (version 1 of `service`, `instance`, `rollout`, `node-policy`, `node-facts`); no behaviour beyond names and order.
 
 use crate::service::{Amount, ServiceSpec};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub const ROLLOUTS: &str = "rollout";
 /// Table of [`NodePolicy`], shared, keyed by node id.
 pub const NODE_POLICIES: &str = "node-policy";
 /// Table of [`NodeFacts`], owned, keyed by node id.
-pub const NODES: &str = "node";
+pub const NODES: &str = "node-facts";
 
 /// The desired state of one service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -167,7 +167,7 @@ pub async fn run(
         call_serial: 0,
     };
     let core_task = tokio::spawn(driver.run(receiver));
-    cluster::announce(&mesh, &me, &facts).await?;
+    cluster::announce(&mesh, &me, &facts, &journal).await?;
 
     let (ended, end) = oneshot::channel();
     let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone());

@@ -17,8 +17,6 @@ use tokio::sync::{mpsc, oneshot};
 
 /// The calls between schedulers, version 1: JSON of [`Ask`], answered with JSON of [`Answer`] or of lines.
 pub const PROTOCOL: &str = "/shoal/scheduler/1";
-/// The part of a `node` row's key below the owner that holds the scheduler's facts.
-pub const FACTS: &str = "facts";
 /// Writes that wait for the mesh.
 const WRITES_MAX: usize = 1_024;
 /// How often members are read in whole: changes come by themselves, this catches a lost one.
@@ -109,16 +107,26 @@ async fn call<T: DeserializeOwned>(mesh: &Mesh, to: &NodeId, ask: &Ask) -> Resul
 }
 
 /// Writes this node's facts.
-pub(crate) async fn announce(mesh: &Mesh, me: &NodeId, facts: &NodeFacts) -> Result<(), Error> {
+pub(crate) async fn announce(
+    mesh: &Mesh,
+    me: &NodeId,
+    facts: &NodeFacts,
+    journal: &Arc<Journal>,
+) -> Result<(), Error> {
     let owner = me.parse::<p2p::NodeId>().expect("the mesh's own id");
     let body = Body::json(facts).expect("plain data has a JSON form");
-    let (mesh, key) = (mesh.clone(), Key::owned(Table::NODE, owner, FACTS));
+    let (mesh, key) = (mesh.clone(), Key::owned(Table::NODE_FACTS, owner, ""));
     // The write is accepted at once; that two peers have it is not worth waiting for.
     let mut put = Box::pin(async move { mesh.put(key, body).await });
     match futures::poll!(&mut put) {
         std::task::Poll::Ready(done) => done.map(drop),
         std::task::Poll::Pending => {
-            tokio::spawn(put);
+            let (journal, me) = (Arc::clone(journal), me.clone());
+            tokio::spawn(async move {
+                if let Err(error) = put.await {
+                    journal.note("facts", &me, &format!("this node's facts were not written: {error}"));
+                }
+            });
             Ok(())
         }
     }
@@ -127,7 +135,7 @@ pub(crate) async fn announce(mesh: &Mesh, me: &NodeId, facts: &NodeFacts) -> Res
 /// Turns rows and verdicts into events, for as long as the node runs. First everything there is, then changes; a watcher
 /// that fell behind reads everything again.
 pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
-    const TABLES: [Table; 5] = [Table::NODE, Table::NODE_POLICY, Table::SERVICE, Table::ROLLOUT, Table::INSTANCE];
+    const TABLES: [Table; 5] = [Table::NODE_FACTS, Table::NODE_POLICY, Table::SERVICE, Table::ROLLOUT, Table::INSTANCE];
     let (sender, mut changes) = mpsc::channel::<(Table, Change)>(WRITES_MAX);
     let Ok(mut members) = mesh.watch_members().await else { return };
     let mut known = BTreeSet::new();
@@ -215,7 +223,7 @@ fn event(table: Table, row: &Row) -> Result<Option<Event>, String> {
     let owner = || row.key.owner().map(|id| id.to_string()).unwrap_or_default();
     let read_error = |error: serde_json::Error| error.to_string();
     Ok(Some(match table {
-        Table::NODE if row.key.rest() == FACTS => {
+        Table::NODE_FACTS => {
             Event::Facts(owner(), row.body.parse::<NodeFacts>().map_err(read_error)?)
         }
         Table::NODE_POLICY => {
