@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::plan::{capabilities, mount_options, namespaces, schedule};
+use crate::plan::{capabilities, mount_options, namespaces, schedule, seccomp};
 
 /// The document `features` prints.
 #[derive(Debug, Serialize)]
@@ -25,6 +25,7 @@ struct Linux {
     namespaces: Vec<&'static str>,
     capabilities: Vec<String>,
     cgroup: Cgroup,
+    seccomp: Seccomp,
     apparmor: Enabled,
     selinux: Enabled,
     intel_rdt: IntelRdt,
@@ -41,6 +42,17 @@ struct Cgroup {
     #[serde(rename = "systemdUser")]
     systemd_user: bool,
     rdma: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seccomp {
+    enabled: bool,
+    actions: Vec<&'static str>,
+    operators: Vec<&'static str>,
+    archs: Vec<&'static str>,
+    known_flags: Vec<&'static str>,
+    supported_flags: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,6 +92,14 @@ pub fn features() -> Features {
             namespaces,
             capabilities: capabilities::names(),
             cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
+            seccomp: Seccomp {
+                enabled: seccomp::Arch::host().is_some(),
+                actions: seccomp::ACTIONS.iter().map(|row| row.0).collect(),
+                operators: seccomp::OPERATORS.iter().map(|row| row.0).collect(),
+                archs: seccomp::Arch::names().collect(),
+                known_flags: seccomp::FLAGS.iter().map(|row| row.0).collect(),
+                supported_flags: seccomp::FLAGS.iter().map(|row| row.0).collect(),
+            },
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
             intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
