@@ -317,7 +317,7 @@ impl Cgroup {
     pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<String>, CgroupError> {
         let mut warnings = self.update(resources)?;
         if self.manager != Manager::Disabled {
-            self.apply_devices(resources, true, &mut warnings)?;
+            self.apply_devices(resources, &mut warnings)?;
         }
         Ok(warnings)
     }
@@ -432,17 +432,12 @@ impl Cgroup {
         unified::apply(Dir::new(&home.dir), &resources.unified)
     }
 
-    fn apply_devices(
-        &self,
-        resources: &LinuxResources,
-        fresh: bool,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), CgroupError> {
+    fn apply_devices(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<(), CgroupError> {
         let rules = device_rules::rules(&resources.devices).map_err(devices::invalid)?;
         let result = if let Some(home) = self.home_of("devices") {
             devices::apply_v1(Dir::new(&home.dir), &rules)
         } else if let Some(home) = self.homes.iter().find(|home| home.version == Version::V2) {
-            devices::apply_v2(Dir::new(&home.dir), &rules, fresh && home.made)
+            devices::apply_v2(Dir::new(&home.dir), &rules)
         } else if self.rootless {
             return Ok(());
         } else {

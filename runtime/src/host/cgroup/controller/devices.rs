@@ -41,12 +41,11 @@ pub(in super::super) fn apply_v1(dir: Dir<'_>, rules: &[Rule]) -> Result<(), Cgr
 
 /// Puts the program of the rules in force. A program of ours that is there already is replaced in one step, so there
 /// is no moment without a filter; programs of others (systemd attaches its own) stay.
-pub(in super::super) fn apply_v2(dir: Dir<'_>, rules: &[Rule], fresh: bool) -> Result<(), CgroupError> {
+pub(in super::super) fn apply_v2(dir: Dir<'_>, rules: &[Rule]) -> Result<(), CgroupError> {
     let failed = |step| move |cause| CgroupError::DeviceFilter { step, path: dir.path().to_owned(), cause };
     let cgroup = File::open(dir.path()).map_err(|cause| CgroupError::Read { path: dir.path().to_owned(), cause })?;
     let program = bpf::load_device_program(&device_rules::program(rules), PROGRAM_NAME).map_err(failed("load"))?;
-    let old = if fresh { Vec::new() } else { ours(&cgroup).map_err(failed("query"))? };
-    let mut old = old.into_iter();
+    let mut old = ours(&cgroup).map_err(failed("query"))?.into_iter();
     match old.next() {
         Some(first) => bpf::replace(&cgroup, &program, &first)
             .or_else(|_| bpf::attach(&cgroup, &program).and_then(|()| bpf::detach(&cgroup, &first)))
