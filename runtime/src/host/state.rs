@@ -184,6 +184,17 @@ impl Directory {
         &self.path
     }
 
+    /// Lets other commands at the container while this one only accompanies it.
+    pub fn unlock(&self) -> Result<()> {
+        self.fd.relock(FlockArg::Unlock).during(|| format!("unlock {}", self.path.display()))
+    }
+
+    /// Takes the lock again; false when the container was deleted meanwhile.
+    pub fn lock_again(&self) -> Result<bool> {
+        self.fd.relock(FlockArg::LockExclusive).during(|| format!("lock {}", self.path.display()))?;
+        Ok(self.record().is_ok())
+    }
+
     /// A path to `name` in this directory that is short enough for a socket address, whatever the root.
     pub fn socket_path(&self, name: &str) -> String {
         format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd())

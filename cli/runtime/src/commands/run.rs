@@ -42,9 +42,12 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
         for error in launched.start()? {
             context.log.warn(&error.to_string());
         }
-        Ok(())
+        launched.directory.unlock()
     });
     if flags.keep && ended.is_ok() {
+        return Ok(u8::try_from(ended?).unwrap_or(1));
+    }
+    if !launched.directory.lock_again()? {
         return Ok(u8::try_from(ended?).unwrap_or(1));
     }
     let odd = delete::destroy(launched.directory, &launched.record);
