@@ -120,7 +120,9 @@ fn plain(sizes: &mut HashMap<Digest, u64>, event: &Event<'_>) {
             Ok(())
         }
         Event::Exists { digest } => writeln!(err, "{}: Already exists", digest.short()),
-        Event::Retry { digest, cause, wait_ms } => writeln!(err, "{}: Retrying in {wait_ms} ms: {cause}", digest.short()),
+        Event::Retry { digest, cause, wait_ms } => {
+            writeln!(err, "{}: Retrying in {wait_ms} ms: {cause}", digest.short())
+        }
         Event::Done { digest } => {
             let size = sizes.get(*digest).copied().unwrap_or_default();
             writeln!(err, "{}: Complete ({})", digest.short(), indicatif::DecimalBytes(size))

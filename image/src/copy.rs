@@ -67,7 +67,8 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, PlaceError> {
         let Some((transport, rest)) = text.split_once(':') else { return Ok(Self::Store(text.to_owned())) };
-        if rest.is_empty() && matches!(transport, "docker" | "oci" | "oci-archive" | "docker-archive" | "dir" | "store") {
+        if rest.is_empty() && matches!(transport, "docker" | "oci" | "oci-archive" | "docker-archive" | "dir" | "store")
+        {
             return Err(PlaceError::Empty(text.to_owned()));
         }
         // The path ends at the first colon; what follows is a name and may hold more.
@@ -86,7 +87,10 @@ impl FromStr for Place {
             "dir" => Self::Dir(PathBuf::from(rest)),
             "store" => Self::Store(rest.to_owned()),
             // `http://`, `containers-storage:` and the like; a name with a tag or port has no such look.
-            other if rest.starts_with("//") || matches!(other, "containers-storage" | "docker-daemon" | "ostree" | "sif") => {
+            other
+                if rest.starts_with("//")
+                    || matches!(other, "containers-storage" | "docker-daemon" | "ostree" | "sif") =>
+            {
                 return Err(PlaceError::Transport(other.to_owned()));
             }
             _ => Self::Store(text.to_owned()),
@@ -213,7 +217,12 @@ pub async fn copy(
 }
 
 /// Says what a copy would move, without moving anything.
-pub async fn estimate(store: &Store, from: &Place, to: &Place, options: &CopyOptions) -> Result<(Digest, Copied), CopyError> {
+pub async fn estimate(
+    store: &Store,
+    from: &Place,
+    to: &Place,
+    options: &CopyOptions,
+) -> Result<(Digest, Copied), CopyError> {
     let source = Source::open(store, from, options).await?;
     let top = source.top(options).await?;
     let sink = Sink::open(store, to, options).await?;
@@ -245,7 +254,10 @@ async fn gather(source: &Source, top: Manifest, options: &CopyOptions) -> Result
         if manifest.index().is_some() {
             for child in manifest.children() {
                 if seen.insert(child.digest) {
-                    queue.push_back((source.manifest(&child.digest.to_string(), Some(&child.media_type)).await?, depth + 1));
+                    queue.push_back((
+                        source.manifest(&child.digest.to_string(), Some(&child.media_type)).await?,
+                        depth + 1,
+                    ));
                 }
             }
         }
@@ -312,7 +324,10 @@ async fn move_referrers(
     for _ in 0..REFERRERS_DEPTH_MAX {
         let mut next = Vec::new();
         for referrer in level {
-            if !(media::is_manifest(&referrer.media_type) || media::is_index(&referrer.media_type)) || !seen.insert(referrer.digest) || seen.len() > MANIFESTS_MAX {
+            if !(media::is_manifest(&referrer.media_type) || media::is_index(&referrer.media_type))
+                || !seen.insert(referrer.digest)
+                || seen.len() > MANIFESTS_MAX
+            {
                 continue;
             }
             let manifest = source.manifest(&referrer.digest.to_string(), Some(&referrer.media_type)).await?;
@@ -344,8 +359,14 @@ mod tests {
         assert_eq!(place("docker://busybox"), Place::Registry("docker.io/library/busybox:latest".parse().unwrap()));
         assert_eq!(place("oci:/a/b:v1"), Place::Layout("/a/b".into(), Some("v1".into())));
         assert_eq!(place("oci:/a/b"), Place::Layout("/a/b".into(), None));
-        assert_eq!(place("oci-archive:x.tar:r.example:5000/a:1"), Place::OciArchive("x.tar".into(), Some("r.example:5000/a:1".into())));
-        assert_eq!(place("docker-archive:x.tar:a:1"), Place::DockerArchive("x.tar".into(), Some("a:1".parse().unwrap())));
+        assert_eq!(
+            place("oci-archive:x.tar:r.example:5000/a:1"),
+            Place::OciArchive("x.tar".into(), Some("r.example:5000/a:1".into()))
+        );
+        assert_eq!(
+            place("docker-archive:x.tar:a:1"),
+            Place::DockerArchive("x.tar".into(), Some("a:1".parse().unwrap()))
+        );
         assert_eq!(place("dir:/x:y"), Place::Dir("/x:y".into()));
         assert_eq!(place("busybox:1"), Place::Store("busybox:1".into()));
         assert_eq!(place("localhost:5000/a:1"), Place::Store("localhost:5000/a:1".into()));

@@ -124,6 +124,10 @@ fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError>
             needed.extend(known.diff_ids(store, &target.digest)?);
         }
     }
+    // After the walk, which must not skip the children of a digest that the registry keeps too.
+    let registry = store.path().join("registry");
+    let read = |digest: &Digest| store.read_blob(digest, oci::manifest::MANIFEST_BYTES_MAX).ok();
+    needed.extend(crate::registry::shelf::roots(&registry, &read).map_err(StoreError::io("read the registry", &registry))?);
     Ok(needed)
 }
 

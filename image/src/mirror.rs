@@ -82,7 +82,10 @@ async fn one(
         }
     }
     let name = |place: &Reference| {
-        place.with_tag(tag).map(Place::Registry).map_err(|error| CopyError::Place { place: place.name(), reason: error.to_string() })
+        place
+            .with_tag(tag)
+            .map(Place::Registry)
+            .map_err(|error| CopyError::Place { place: place.name(), reason: error.to_string() })
     };
     let (from, to) = (name(from)?, name(to)?);
     let (digest, copied) = if options.dry_run {

@@ -129,7 +129,8 @@ impl Policy {
 
     /// Reads the user's or the host's policy (`containers/policy.json`); `None` when there is none.
     pub fn of_host(env: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, PolicyError> {
-        let home = env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| env("HOME").map(|h| Path::new(&h).join(".config")));
+        let home =
+            env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| env("HOME").map(|h| Path::new(&h).join(".config")));
         let own = home.map(|home| home.join("containers/policy.json"));
         let host = PathBuf::from("/etc/containers/policy.json");
         own.into_iter().chain([host]).find(|path| path.exists()).map(|path| Self::read(&path)).transpose()
@@ -149,7 +150,12 @@ impl Policy {
     }
 
     /// Judges an image that was found at `repository`. Every requirement of its rule must be met.
-    pub async fn check(&self, reference: &Reference, digest: &Digest, repository: &Repository) -> Result<(), PolicyError> {
+    pub async fn check(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        repository: &Repository,
+    ) -> Result<(), PolicyError> {
         let (scope, rule) = self.rule(reference);
         let mut signatures = None;
         for requirement in rule {
@@ -172,7 +178,8 @@ impl Policy {
                 }
                 kind => {
                     let parts: Vec<_> = requirement.rest.keys().map(String::as_str).collect();
-                    let kind = if parts.is_empty() { kind.to_owned() } else { format!("{kind} with {}", parts.join(", ")) };
+                    let kind =
+                        if parts.is_empty() { kind.to_owned() } else { format!("{kind} with {}", parts.join(", ")) };
                     return Err(PolicyError::Unsupported { path: self.path.clone(), scope, kind });
                 }
             }
@@ -193,7 +200,12 @@ pub(crate) struct Signature {
 
 impl Requirement {
     /// The outer result: the keys are usable. The inner: a signature fits, or why none does.
-    fn judge(&self, reference: &Reference, digest: &Digest, found: &[Signature]) -> Result<Result<(), String>, PolicyError> {
+    fn judge(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        found: &[Signature],
+    ) -> Result<Result<(), String>, PolicyError> {
         let keys = self.keys()?;
         if found.is_empty() {
             return Ok(Err("it is not signed".to_owned()));
@@ -217,10 +229,13 @@ impl Requirement {
         let mut keys = Vec::new();
         for path in self.key_path.iter().chain(self.key_paths.iter().flatten()) {
             let bad = |reason: &str| PolicyError::File { path: path.clone(), reason: reason.to_owned() };
-            keys.push(Key::parse(&read(path)?).ok_or_else(|| bad("it is not a PEM public key of ECDSA P-256 or Ed25519"))?);
+            keys.push(
+                Key::parse(&read(path)?).ok_or_else(|| bad("it is not a PEM public key of ECDSA P-256 or Ed25519"))?,
+            );
         }
         if let Some(data) = &self.key_data {
-            let bad = || PolicyError::File { path: "keyData".into(), reason: "it is no base64 of a PEM public key".into() };
+            let bad =
+                || PolicyError::File { path: "keyData".into(), reason: "it is no base64 of a PEM public key".into() };
             let pem = decode(data).and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
             keys.push(Key::parse(&pem).ok_or_else(bad)?);
         }
@@ -242,14 +257,16 @@ impl Key {
     /// Reads a PEM `PUBLIC KEY` (RFC 5280 SubjectPublicKeyInfo). The two algorithms have exactly one DER form each.
     fn parse(pem: &str) -> Option<Self> {
         const P256: &[u8] = &[
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-            0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+            0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
         ];
         const ED: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
         let body = pem.split_once("-----BEGIN PUBLIC KEY-----")?.1.split_once("-----END PUBLIC KEY-----")?.0;
         let der = decode(&body.chars().filter(|c| !c.is_whitespace()).collect::<String>())?;
         match (der.strip_prefix(P256), der.strip_prefix(ED)) {
-            (Some(point), _) if point.len() == 65 => Some(Self { algorithm: &ECDSA_P256_SHA256_ASN1, point: point.to_vec() }),
+            (Some(point), _) if point.len() == 65 => {
+                Some(Self { algorithm: &ECDSA_P256_SHA256_ASN1, point: point.to_vec() })
+            }
             (_, Some(point)) if point.len() == 32 => Some(Self { algorithm: &ED25519, point: point.to_vec() }),
             _ => None,
         }
@@ -275,7 +292,9 @@ fn statement(payload: &[u8]) -> Option<(Digest, String)> {
 fn identity_fits(identity: Option<&Identity>, reference: &Reference, signed: &str) -> bool {
     let Ok(named) = signed.parse::<Reference>() else { return false };
     let exact = || has_tag(signed) && named.tag() == reference.tag() && named.name() == reference.name();
-    let Some(identity) = identity else { return if reference.digest().is_some() { named.name() == reference.name() } else { exact() } };
+    let Some(identity) = identity else {
+        return if reference.digest().is_some() { named.name() == reference.name() } else { exact() };
+    };
     match identity.kind.as_str() {
         "matchExact" => exact(),
         "matchRepoDigestOrExact" if reference.digest().is_some() => named.name() == reference.name(),
@@ -331,7 +350,8 @@ async fn signatures_of(digest: &Digest, repository: &Repository) -> remote::Resu
         Err(error) if error.is_not_found() => {}
         Err(error) => return Err(error),
     }
-    let fits = |one: &&Descriptor| one.artifact_type.as_deref() == Some(ARTIFACT_TYPE) && media::is_manifest(&one.media_type);
+    let fits =
+        |one: &&Descriptor| one.artifact_type.as_deref() == Some(ARTIFACT_TYPE) && media::is_manifest(&one.media_type);
     // Registries that answer nonsense to an endpoint they do not know still have the tag.
     let referrers = repository.referrers(digest).await.unwrap_or_default();
     for referrer in referrers.iter().filter(fits).take(SIGNATURES_MAX) {
@@ -398,25 +418,31 @@ mod tests {
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
         let ecdsa = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random).unwrap();
         let prefix = [
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-            0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+            0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
         ];
         let key = pem(&prefix, ecdsa.public_key().as_ref());
         let good = Signature { payload: said.clone(), bytes: ecdsa.sign(&random, &said).unwrap().as_ref().to_vec() };
-        let judge = |rule: &Requirement, digest: &Digest, all: &[Signature]| rule.judge(&reference, digest, all).unwrap();
+        let judge =
+            |rule: &Requirement, digest: &Digest, all: &[Signature]| rule.judge(&reference, digest, all).unwrap();
         let rule = requirement(&key, REPOSITORY);
         assert_eq!(judge(&rule, &digest, std::slice::from_ref(&good)), Ok(()));
-        assert!(judge(&rule, &Digest::sha256(b"other"), std::slice::from_ref(&good)).unwrap_err().contains("is for sha256"));
+        assert!(
+            judge(&rule, &Digest::sha256(b"other"), std::slice::from_ref(&good)).unwrap_err().contains("is for sha256")
+        );
         assert!(judge(&rule, &digest, &[]).unwrap_err().contains("not signed"));
         // By default the tag must be signed too, which cosign does not do.
-        assert!(judge(&requirement(&key, ""), &digest, std::slice::from_ref(&good)).unwrap_err().contains("for the name"));
+        assert!(
+            judge(&requirement(&key, ""), &digest, std::slice::from_ref(&good)).unwrap_err().contains("for the name")
+        );
         let mut forged = good.clone();
         forged.payload = payload(&digest, "r.example/a/c");
         assert!(judge(&rule, &digest, &[forged]).unwrap_err().contains("no signature was made with the key"));
 
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         let ed = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
-        let key = pem(&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], ed.public_key().as_ref());
+        let key =
+            pem(&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], ed.public_key().as_ref());
         let signed = Signature { payload: said.clone(), bytes: ed.sign(&said).as_ref().to_vec() };
         assert_eq!(judge(&requirement(&key, REPOSITORY), &digest, &[good, signed]), Ok(()));
     }

@@ -148,7 +148,8 @@ pub async fn pull_with(
     let store = &store.leased();
     let remote = |source| PullError::Remote { reference: reference.to_string(), source };
     let kept = |source| PullError::Store { reference: reference.to_string(), source };
-    let repository = Repository::open(transport, reference.registry(), reference.repository(), false).map_err(remote)?;
+    let repository =
+        Repository::open(transport, reference.registry(), reference.repository(), false).map_err(remote)?;
     let top = repository.manifest(&reference.identifier()).await.map_err(remote)?;
     if let Some(policy) = &options.policy {
         policy
@@ -167,7 +168,10 @@ pub async fn pull_with(
     // `name@digest` is kept under its digest, `name:tag@digest` under both.
     store.tag(reference, &target).map_err(kept)?;
     let record = store.image_for(reference, &platform).map_err(kept)?;
-    record.ok_or_else(|| PullError::Image { reference: reference.to_string(), reason: "it was removed while it was pulled".into() })
+    record.ok_or_else(|| PullError::Image {
+        reference: reference.to_string(),
+        reason: "it was removed while it was pulled".into(),
+    })
 }
 
 /// The manifests of an image, top first: one chain down to `platform`, or everything when it is `None`.
@@ -234,16 +238,18 @@ pub(crate) async fn fetch_all(
     let mut blobs = Vec::new();
     for image in manifests.iter().filter_map(Manifest::image) {
         let config = std::iter::once((&image.config, Content::Config));
-        let layers = image.layers.iter().map(|layer| {
-            (layer, if media::is_layer(&layer.media_type) { Content::Layer } else { Content::Other })
-        });
+        let layers = image
+            .layers
+            .iter()
+            .map(|layer| (layer, if media::is_layer(&layer.media_type) { Content::Layer } else { Content::Other }));
         blobs.extend(config.chain(layers).filter(|(blob, _)| seen.insert(blob.digest)));
     }
     for (blob, content) in &blobs {
         progress.event(Event::Queued { digest: &blob.digest, content: *content, size: blob.size });
     }
-    let mut running = futures::stream::iter(blobs.into_iter().map(|(blob, _)| fetch_blob(store, repository, blob, progress)))
-        .buffer_unordered(fetch::BLOBS_IN_FLIGHT_MAX);
+    let mut running =
+        futures::stream::iter(blobs.into_iter().map(|(blob, _)| fetch_blob(store, repository, blob, progress)))
+            .buffer_unordered(fetch::BLOBS_IN_FLIGHT_MAX);
     while let Some(done) = running.next().await {
         done?;
     }
@@ -273,9 +279,16 @@ pub(crate) async fn fetch_blob(
             Claim::Mine(partial) => partial,
         };
         let partial = Arc::new(partial);
-        Download { repository, blob, partial: &partial, progress, first_source: round, moved: AtomicU64::new(partial.received()) }
-            .run()
-            .await?;
+        Download {
+            repository,
+            blob,
+            partial: &partial,
+            progress,
+            first_source: round,
+            moved: AtomicU64::new(partial.received()),
+        }
+        .run()
+        .await?;
         let partial = Arc::into_inner(partial).expect("the download's tasks are over");
         match tokio::task::block_in_place(|| partial.commit()) {
             Ok(()) => {

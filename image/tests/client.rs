@@ -87,7 +87,12 @@ impl Liar {
     }
 }
 
-fn talk(stream: TcpStream, all: &Mutex<Vec<Seen>>, bytes: &AtomicU64, act: &(dyn Fn(&Seen) -> Act)) -> std::io::Result<()> {
+fn talk(
+    stream: TcpStream,
+    all: &Mutex<Vec<Seen>>,
+    bytes: &AtomicU64,
+    act: &dyn Fn(&Seen) -> Act,
+) -> std::io::Result<()> {
     let mut out = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -110,7 +115,8 @@ fn talk(stream: TcpStream, all: &Mutex<Vec<Seen>>, bytes: &AtomicU64, act: &(dyn
         let head = seen.method == "HEAD";
         let what = act(&seen);
         all.lock().unwrap().push(seen);
-        let mut text = format!("HTTP/1.1 {} X\r\ncontent-length: {}\r\n", what.status, what.length.unwrap_or(what.body.len()));
+        let mut text =
+            format!("HTTP/1.1 {} X\r\ncontent-length: {}\r\n", what.status, what.length.unwrap_or(what.body.len()));
         for (name, value) in &what.headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -143,7 +149,8 @@ struct Image {
 impl Image {
     fn new(layer_bytes: usize) -> Self {
         // Bytes that no two places share, so that a range in the wrong place is noticed.
-        let layer: Vec<u8> = (0..layer_bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let layer: Vec<u8> =
+            (0..layer_bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
         let config = json!({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers",
             "diff_ids": [Digest::sha256(&layer).to_string()]}})
         .to_string()
@@ -357,8 +364,12 @@ async fn a_manifest_that_is_not_what_was_asked_for_is_refused() {
     let liar = Liar::start({
         let image = image.clone();
         move |seen| match seen.path.as_str() {
-            path if path.ends_with("/manifests/huge") => Act::new(200, vec![b' '; 5 << 20]).header("content-type", media::OCI_MANIFEST),
-            path if path.ends_with("/manifests/index") => Act::new(200, image.manifest.clone()).header("content-type", media::OCI_INDEX),
+            path if path.ends_with("/manifests/huge") => {
+                Act::new(200, vec![b' '; 5 << 20]).header("content-type", media::OCI_MANIFEST)
+            }
+            path if path.ends_with("/manifests/index") => {
+                Act::new(200, image.manifest.clone()).header("content-type", media::OCI_INDEX)
+            }
             path if path.ends_with("/manifests/lie") => {
                 image.answer(seen).header("docker-content-digest", Digest::sha256(b"other").to_string())
             }
@@ -436,7 +447,11 @@ async fn a_token_is_fetched_once_and_a_foreign_realm_gets_no_password() {
     let (_folder, store) = store();
     pull(&store, &liar.reference("a/b:1"), &options, &Silent).await.unwrap();
     assert_eq!(liar.count("/token"), 1);
-    assert!(liar.seen().iter().any(|seen| seen.path == "/token?service=s&scope=repository%3Aa%2Fb%3Apull"), "{:?}", liar.seen());
+    assert!(
+        liar.seen().iter().any(|seen| seen.path == "/token?service=s&scope=repository%3Aa%2Fb%3Apull"),
+        "{:?}",
+        liar.seen()
+    );
     let error = pull(&store, &liar.reference("evil/b:1"), &options, &Silent).await.unwrap_err();
     assert!(text(&error).contains("another domain"), "{}", text(&error));
     assert_eq!(error.hint().as_deref(), Some(format!("shoal login {}", liar.address).as_str()));
@@ -472,7 +487,8 @@ async fn pulls_of_one_image_at_the_same_time_share_one_download() {
     // Another handle is what another process has.
     let other = Store::open(&folder.path().join("images")).unwrap();
     let (reference, options) = (liar.reference("a:1"), options());
-    let (one, two) = tokio::join!(pull(&store, &reference, &options, &Silent), pull(&other, &reference, &options, &Silent));
+    let (one, two) =
+        tokio::join!(pull(&store, &reference, &options, &Silent), pull(&other, &reference, &options, &Silent));
     assert_eq!(one.unwrap().target.digest, two.unwrap().target.digest);
     assert_eq!(liar.count(&image.layer_path()), 1);
 }
@@ -519,8 +535,12 @@ async fn an_unsigned_image_is_refused_where_the_policy_wants_a_signature() {
         path
     };
     // An Ed25519 key: any 32 bytes are a point as far as this test goes.
-    let key = write("key.pem", "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n-----END PUBLIC KEY-----\n");
-    let rule = json!({"default": [{"type": "sigstoreSigned", "keyPath": key, "signedIdentity": {"type": "matchRepository"}}]});
+    let key = write(
+        "key.pem",
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n-----END PUBLIC KEY-----\n",
+    );
+    let rule =
+        json!({"default": [{"type": "sigstoreSigned", "keyPath": key, "signedIdentity": {"type": "matchRepository"}}]});
     for (name, rule, reason) in [
         ("signed.json", rule, "it is not signed"),
         ("reject.json", json!({"default": [{"type": "reject"}]}), "rejects it"),

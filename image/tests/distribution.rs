@@ -95,7 +95,8 @@ impl Bench {
     async fn image(&self, name: &str, reference: &str, salt: &str) -> (Vec<u8>, Digest) {
         let config = self.blob(name, format!("{{\"salt\":\"{salt}\"}}").as_bytes(), media::OCI_CONFIG).await;
         let layer = self.blob(name, format!("layer {salt}").as_bytes(), media::OCI_LAYER).await;
-        let manifest = json!({"schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": config, "layers": [layer]});
+        let manifest =
+            json!({"schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": config, "layers": [layer]});
         let raw = manifest.to_string().into_bytes();
         let digest = Digest::sha256(&raw);
         self.put(name, reference, media::OCI_MANIFEST, &raw).await.is(201);
@@ -103,7 +104,8 @@ impl Bench {
     }
 
     async fn put(&self, name: &str, reference: &str, kind: &str, raw: &[u8]) -> Answer {
-        self.ask(Method::PUT, &format!("/v2/{name}/manifests/{reference}"), &[("content-type", kind)], raw.to_vec()).await
+        self.ask(Method::PUT, &format!("/v2/{name}/manifests/{reference}"), &[("content-type", kind)], raw.to_vec())
+            .await
     }
 
     async fn start(&self, name: &str) -> String {
@@ -209,7 +211,8 @@ async fn a_blob_is_pushed_in_a_single_post_also_with_sha512_and_empty() {
     let bench = Bench::new();
     for (bytes, algorithm) in [("hello", Algorithm::Sha256), ("hello", Algorithm::Sha512), ("", Algorithm::Sha256)] {
         let digest = Digest::of(algorithm, bytes.as_bytes());
-        let answer = bench.ask(Method::POST, &format!("/v2/a/blobs/uploads/?digest={digest}"), &[], bytes).await.is(201);
+        let answer =
+            bench.ask(Method::POST, &format!("/v2/a/blobs/uploads/?digest={digest}"), &[], bytes).await.is(201);
         assert_eq!(answer.header("docker-content-digest"), digest.to_string());
         assert_eq!(bench.get(&format!("/v2/a/blobs/{digest}")).await.is(200).body, bytes);
     }
@@ -223,7 +226,10 @@ async fn a_wrong_or_malformed_digest_is_refused_and_leaves_nothing() {
     bench.ask(Method::PUT, &format!("{place}?digest={wrong}"), &[], "hello").await.refused(400, "DIGEST_INVALID");
     let post = format!("/v2/a/blobs/uploads/?digest={wrong}");
     bench.ask(Method::POST, &post, &[], "hello").await.refused(400, "DIGEST_INVALID");
-    bench.ask(Method::POST, "/v2/a/blobs/uploads/?digest=sha256:xyz", &[], "hello").await.refused(400, "DIGEST_INVALID");
+    bench
+        .ask(Method::POST, "/v2/a/blobs/uploads/?digest=sha256:xyz", &[], "hello")
+        .await
+        .refused(400, "DIGEST_INVALID");
     let place = bench.start("a").await;
     bench.ask(Method::PUT, &place, &[], "hello").await.refused(400, "DIGEST_INVALID");
     bench.ask(Method::PUT, &format!("{place}?digest=md5:abc"), &[], "").await.refused(400, "DIGEST_INVALID");
@@ -318,7 +324,9 @@ async fn a_blob_is_mounted_from_another_repository_or_uploaded() {
     bench.ask(Method::POST, &format!("/v2/third/blobs/uploads/?mount={digest}"), &[], "").await.is(201);
     // What cannot be mounted begins an upload.
     let other = Digest::sha256(b"other");
-    for query in [format!("{other}&from=from"), format!("{digest}&from=nowhere"), format!("{other}"), "junk&from=from".into()] {
+    for query in
+        [format!("{other}&from=from"), format!("{digest}&from=nowhere"), format!("{other}"), "junk&from=from".into()]
+    {
         let answer = bench.ask(Method::POST, &mount(query), &[], "").await.is(202);
         assert!(answer.header("location").starts_with("/v2/to/blobs/uploads/"));
     }
@@ -538,4 +546,67 @@ async fn users_are_asked_everywhere() {
     let good = [("authorization", "Basic bWU6c2VjcmV0")];
     bench.ask(Method::GET, "/v2/", &good, "").await.is(200);
     bench.ask(Method::GET, "/v2/", &[("authorization", "Basic bWU6d3Jvbmc=")], "").await.refused(401, "UNAUTHORIZED");
+}
+
+// Garbage collection ---------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_takes_nothing_that_was_acknowledged() {
+    let bench = Bench::new();
+    let store = Store::open(&bench.folder.path().join("images")).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let collector = std::thread::spawn({
+        let (store, stop) = (store.clone(), Arc::clone(&stop));
+        move || {
+            let mut rounds = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                image::gc::run(&store, image::gc::Options::default()).unwrap();
+                rounds += 1;
+            }
+            rounds
+        }
+    });
+    for number in 0..30 {
+        let salt = number.to_string();
+        bench.image("a/b", &format!("v{number}"), &salt).await;
+        // The same bytes come and go elsewhere: what one repository deletes another keeps.
+        let (_, digest) = bench.image("other", "latest", &salt).await;
+        bench.ask(Method::DELETE, &format!("/v2/other/manifests/{digest}"), &[], "").await.is(202);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(collector.join().unwrap() > 0);
+    image::gc::run(&store, image::gc::Options::default()).unwrap();
+    for number in 0..30 {
+        let manifest = bench.get(&format!("/v2/a/b/manifests/v{number}")).await.is(200).json();
+        for blob in [&manifest["config"], &manifest["layers"][0]] {
+            let digest = blob["digest"].as_str().unwrap();
+            let body = bench.get(&format!("/v2/a/b/blobs/{digest}")).await.is(200).body;
+            assert_eq!(Digest::sha256(&body).to_string(), digest);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_manifest_names_is_collected_after_its_grace() {
+    let bench = Bench::new();
+    let store = Store::open(&bench.folder.path().join("images")).unwrap();
+    let (_, digest) = bench.image("a", "v1", "1").await;
+    let layer = Digest::sha256(b"layer 1");
+    let link = bench.folder.path().join(format!("images/registry/repositories/a/_blobs/sha256/{}", layer.hex()));
+    let age = || {
+        std::fs::File::options()
+            .write(true)
+            .open(&link)
+            .unwrap()
+            .set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap()
+    };
+    age();
+    image::gc::run(&store, image::gc::Options::default()).unwrap();
+    assert!(store.has(&layer).unwrap(), "a manifest names it, however old it is");
+    bench.ask(Method::DELETE, &format!("/v2/a/manifests/{digest}"), &[], "").await.is(202);
+    // A running server holds what it touched a moment ago, so the rule itself is asked.
+    let root = bench.folder.path().join("images/registry");
+    let kept = image::registry::shelf::roots(&root, &|digest| store.read_blob(digest, 1 << 20).ok()).unwrap();
+    assert!(!kept.contains(&digest) && !kept.contains(&layer), "{kept:?}");
 }

@@ -4,7 +4,7 @@ use super::source::{Staging, place_error};
 use super::{CopyError, CopyOptions, Place};
 use crate::archive::Format;
 use crate::progress::{Event, Progress};
-use crate::remote::client::{Repository, fallback_tag};
+use crate::remote::client::Repository;
 use crate::remote::transport::Transport;
 use crate::store::{Layout, Store, StoreError};
 use oci::descriptor::{ANNOTATION_REF_NAME, Descriptor};
@@ -52,19 +52,39 @@ impl Sink {
             }
             Place::Store(name) => {
                 let text = format!("store:{name}");
-                let name = name.parse().map_err(|error: oci::reference::ReferenceError| place_error(&text, &error.to_string()))?;
+                let name = name
+                    .parse()
+                    .map_err(|error: oci::reference::ReferenceError| place_error(&text, &error.to_string()))?;
                 (Kind::Store { store: store.clone(), name }, text)
             }
             Place::OciArchive(path, name) => {
                 let text = format!("oci-archive:{}", path.display());
                 let staging = Staging::new(store).map_err(|source| unwritable(&text, source))?;
                 let reference = name.as_deref().and_then(|name| name.parse().ok());
-                (Kind::Archive { staging, path: path.clone(), name: reference, text: name.clone(), format: Format::Oci }, text)
+                (
+                    Kind::Archive {
+                        staging,
+                        path: path.clone(),
+                        name: reference,
+                        text: name.clone(),
+                        format: Format::Oci,
+                    },
+                    text,
+                )
             }
             Place::DockerArchive(path, name) => {
                 let text = format!("docker-archive:{}", path.display());
                 let staging = Staging::new(store).map_err(|source| unwritable(&text, source))?;
-                (Kind::Archive { staging, path: path.clone(), name: name.clone(), text: None, format: Format::Docker }, text)
+                (
+                    Kind::Archive {
+                        staging,
+                        path: path.clone(),
+                        name: name.clone(),
+                        text: None,
+                        format: Format::Docker,
+                    },
+                    text,
+                )
             }
             Place::Dir(path) => {
                 let text = format!("dir:{}", path.display());
@@ -88,9 +108,11 @@ impl Sink {
     /// Whether a blob is there already.
     pub(super) async fn has(&self, blob: &Descriptor) -> Result<bool, CopyError> {
         match &self.kind {
-            Kind::Registry { repository, .. } => {
-                repository.blob_size(&blob.digest).await.map(|size| size.is_some()).map_err(|source| self.remote(source))
-            }
+            Kind::Registry { repository, .. } => repository
+                .blob_size(&blob.digest)
+                .await
+                .map(|size| size.is_some())
+                .map_err(|source| self.remote(source)),
             Kind::Layout { layout, .. } => {
                 let found = layout.find_blob(&blob.digest).map_err(|source| self.store(source))?;
                 Ok(found.is_some_and(|(_, size)| size == blob.size))
@@ -106,19 +128,32 @@ impl Sink {
     }
 
     /// Writes a blob.
-    pub(super) async fn put_blob(&self, blob: &Descriptor, file: File, progress: &dyn Progress) -> Result<(), CopyError> {
+    pub(super) async fn put_blob(
+        &self,
+        blob: &Descriptor,
+        file: File,
+        progress: &dyn Progress,
+    ) -> Result<(), CopyError> {
         match &self.kind {
             Kind::Registry { repository, .. } => {
                 let sent = |done| progress.event(Event::Moved { digest: &blob.digest, done, size: blob.size });
-                repository.push_blob(blob, Arc::new(file), &[], &sent).await.map(drop).map_err(|source| self.remote(source))
+                repository
+                    .push_blob(blob, Arc::new(file), &[], &sent)
+                    .await
+                    .map(drop)
+                    .map_err(|source| self.remote(source))
             }
             Kind::Store { store, .. } | Kind::Archive { staging: Staging { store, .. }, .. } => {
                 tokio::task::block_in_place(|| {
-                    let ingest = store.ingest(Some(blob.digest), Some(blob.size)).map_err(|source| self.store(source))?;
+                    let ingest =
+                        store.ingest(Some(blob.digest), Some(blob.size)).map_err(|source| self.store(source))?;
                     let mut out = ingest;
                     let mut from = file;
-                    io::copy(&mut from, &mut out)
-                        .map_err(|source| CopyError::File { step: "copy a blob into", path: store.path().to_owned(), source })?;
+                    io::copy(&mut from, &mut out).map_err(|source| CopyError::File {
+                        step: "copy a blob into",
+                        path: store.path().to_owned(),
+                        source,
+                    })?;
                     out.commit().map(drop).map_err(|source| self.store(source))
                 })
             }
@@ -146,7 +181,6 @@ impl Sink {
                     referrer.annotations = manifest.annotations().clone();
                     let added = repository.add_fallback_referrer(&subject.digest, referrer).await;
                     added.map_err(|source| self.remote(source))?;
-                    debug_assert!(!fallback_tag(&subject.digest).is_empty());
                 }
                 Ok(())
             }

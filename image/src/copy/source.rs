@@ -82,9 +82,11 @@ impl Source {
             }
             Place::OciArchive(path, _) | Place::DockerArchive(path, _) => {
                 let text = path.display().to_string();
-                let file = File::open(path).map_err(|source| CopyError::File { step: "open", path: path.clone(), source })?;
+                let file =
+                    File::open(path).map_err(|source| CopyError::File { step: "open", path: path.clone(), source })?;
                 let stage = Staging::new(store).map_err(|source| unreadable(&text, source))?;
-                let loaded = crate::archive::load(&stage.store, file, None).map_err(|source| unreadable(&text, source))?;
+                let loaded =
+                    crate::archive::load(&stage.store, file, None).map_err(|source| unreadable(&text, source))?;
                 let wanted = match place {
                     Place::DockerArchive(_, Some(reference)) => Some(reference.to_string()),
                     Place::OciArchive(_, name) => name.clone(),
@@ -99,7 +101,9 @@ impl Source {
                 let mut found = loaded.iter().filter(fits);
                 let target = match (found.next(), found.next()) {
                     (Some(one), None) => one.target.clone(),
-                    (Some(_), Some(_)) => return Err(place_error(&text, "it holds several images: name one after the path")),
+                    (Some(_), Some(_)) => {
+                        return Err(place_error(&text, "it holds several images: name one after the path"));
+                    }
                     (None, _) => return Err(place_error(&text, "it holds no such image")),
                 };
                 let layout = Layout::open(stage.store.path()).map_err(|source| unreadable(&text, source))?;
@@ -129,7 +133,10 @@ impl Source {
             let Some(index) = manifest.index().filter(|_| !options.all) else { return Ok(manifest) };
             let wanted = platform(options);
             let child = index.select(&wanted).ok_or_else(|| {
-                place_error(&self.place, &format!("it has no image for {wanted}: choose with --platform, or copy --all"))
+                place_error(
+                    &self.place,
+                    &format!("it has no image for {wanted}: choose with --platform, or copy --all"),
+                )
             })?;
             let child = child.clone();
             manifest = self.manifest(&child.digest.to_string(), Some(&child.media_type)).await?;
@@ -140,9 +147,11 @@ impl Source {
     /// A manifest by tag or digest, verified.
     pub(super) async fn manifest(&self, name: &str, declared: Option<&str>) -> Result<Manifest, CopyError> {
         match &self.kind {
-            Kind::Registry { repository, .. } => {
-                repository.manifest(name).await.map_err(|source| CopyError::Remote { step: "read", place: self.place.clone(), source })
-            }
+            Kind::Registry { repository, .. } => repository.manifest(name).await.map_err(|source| CopyError::Remote {
+                step: "read",
+                place: self.place.clone(),
+                source,
+            }),
             Kind::Layout { layout, .. } => {
                 let digest: Digest = name.parse().map_err(|_| place_error(&self.place, "it is read by digest"))?;
                 layout.read_manifest(&digest, declared).map_err(|source| unreadable(&self.place, source))
@@ -155,7 +164,8 @@ impl Source {
                     return Err(place_error(&self.place, &format!("its manifest is not {name}")));
                 }
                 let algorithm = digest.map_or(oci::digest::Algorithm::Sha256, |digest| digest.algorithm());
-                Manifest::parse_with(raw, declared, algorithm).map_err(|error| place_error(&self.place, &error.to_string()))
+                Manifest::parse_with(raw, declared, algorithm)
+                    .map_err(|error| place_error(&self.place, &error.to_string()))
             }
         }
     }
@@ -168,10 +178,12 @@ impl Source {
                 if media::is_foreign_layer(&blob.media_type) {
                     return Ok(None);
                 }
-                fetch_blob(&self.store, repository, blob, &Unfinished(progress)).await.map_err(|failure| match failure {
-                    Failure::Remote(source) => CopyError::Remote { step: "read", place: place(), source },
-                    Failure::Store(source) => CopyError::Store { step: "keep a blob of", place: place(), source },
-                })?;
+                fetch_blob(&self.store, repository, blob, &Unfinished(progress)).await.map_err(
+                    |failure| match failure {
+                        Failure::Remote(source) => CopyError::Remote { step: "read", place: place(), source },
+                        Failure::Store(source) => CopyError::Store { step: "keep a blob of", place: place(), source },
+                    },
+                )?;
                 Some(self.store.open_blob(&blob.digest).map_err(|source| unreadable(&self.place, source))?)
             }
             Kind::Layout { layout, .. } => {
@@ -192,7 +204,8 @@ impl Source {
             }
             Some(file) => match file.metadata() {
                 Ok(metadata) if metadata.len() != blob.size => {
-                    let reason = format!("{} has {} bytes, its manifest says {}", blob.digest, metadata.len(), blob.size);
+                    let reason =
+                        format!("{} has {} bytes, its manifest says {}", blob.digest, metadata.len(), blob.size);
                     Err(place_error(&self.place, &reason))
                 }
                 _ => Ok(Some(file)),
@@ -204,10 +217,9 @@ impl Source {
     /// What refers to a manifest; only registries keep that.
     pub(super) async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, CopyError> {
         match &self.kind {
-            Kind::Registry { repository, .. } => repository
-                .referrers(subject)
-                .await
-                .map_err(|source| CopyError::Remote { step: "list the referrers of", place: self.place.clone(), source }),
+            Kind::Registry { repository, .. } => repository.referrers(subject).await.map_err(|source| {
+                CopyError::Remote { step: "list the referrers of", place: self.place.clone(), source }
+            }),
             _ => Ok(Vec::new()),
         }
     }

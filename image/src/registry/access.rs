@@ -104,7 +104,8 @@ impl Users {
 }
 
 fn challenge(message: &str) -> Refusal {
-    Refusal::new(Code::Unauthorized, message).header(http::header::WWW_AUTHENTICATE, "Basic realm=\"shoal registry\", charset=\"UTF-8\"")
+    Refusal::new(Code::Unauthorized, message)
+        .header(http::header::WWW_AUTHENTICATE, "Basic realm=\"shoal registry\", charset=\"UTF-8\"")
 }
 
 fn decode(authorization: &str) -> Option<(String, String)> {

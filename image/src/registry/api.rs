@@ -10,8 +10,8 @@ use super::shelf::Shelf;
 use super::upload::{self, Upload, Uploads};
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK,
-    LOCATION, RANGE,
+    ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    LINK, LOCATION, RANGE,
 };
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -97,7 +97,9 @@ impl Registry {
         let route = route::parse(&parts.method, parts.uri.path())?;
         let write = !matches!(parts.method, Method::GET | Method::HEAD);
         if write && self.read_only {
-            return Err(Refusal::new(Code::Unsupported, "this registry is read-only").header(http::header::ALLOW, "GET, HEAD"));
+            return Err(
+                Refusal::new(Code::Unsupported, "this registry is read-only").header(http::header::ALLOW, "GET, HEAD")
+            );
         }
         let query = route::query(parts.uri.query());
         let headers = &parts.headers;
@@ -107,9 +109,15 @@ impl Registry {
             (Route::Tags { repository }, _) => self.tags(&repository, &query),
             (Route::Referrers { repository, digest }, _) => self.referrers(&repository, &digest, &query),
             (Route::Blob { repository, digest }, &Method::DELETE) => {
-                if self.shelf.delete_blob(&repository, &digest)? { accepted() } else { Err(blob_unknown()) }
+                if self.shelf.delete_blob(&repository, &digest)? {
+                    accepted()
+                } else {
+                    Err(blob_unknown())
+                }
             }
-            (Route::Blob { repository, digest }, method) => self.blob(&repository, &digest, headers, method == Method::HEAD),
+            (Route::Blob { repository, digest }, method) => {
+                self.blob(&repository, &digest, headers, method == Method::HEAD)
+            }
             (Route::Manifest { repository, name }, &Method::PUT) => {
                 self.put_manifest(&repository, name, headers, &query, body).await
             }
@@ -188,7 +196,13 @@ impl Registry {
     // Blobs ---------------------------------------------------------------------------------------------------------------
 
     fn blob(&self, repository: &str, digest: &Digest, headers: &HeaderMap, head: bool) -> Reply {
-        let Some(size) = self.shelf.blob(repository, digest)? else { return Err(blob_unknown()) };
+        // Who asks with HEAD is about to push a manifest that names it.
+        let size = if head && !self.read_only {
+            self.shelf.renew_blob(repository, digest)?
+        } else {
+            self.shelf.blob(repository, digest)?
+        };
+        let Some(size) = size else { return Err(blob_unknown()) };
         let mut answer = status(StatusCode::OK);
         let etag = format!("\"{digest}\"");
         let own = answer.headers_mut();
@@ -305,7 +319,8 @@ impl Registry {
         let before = upload.offset();
         let declared = text(headers, &CONTENT_RANGE).and_then(route::chunk_range).map(|(first, last)| last - first + 1);
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Refusal::new(Code::BlobUploadInvalid, format!("the body broke off: {error}")))?;
+            let frame =
+                frame.map_err(|error| Refusal::new(Code::BlobUploadInvalid, format!("the body broke off: {error}")))?;
             let Ok(bytes) = frame.into_data() else { continue };
             if declared.is_some_and(|length| upload.offset() - before + bytes.len() as u64 > length) {
                 return Err(Refusal::new(Code::SizeInvalid, "the body is longer than its Content-Range"));
@@ -374,7 +389,8 @@ impl Registry {
             tags.push(route::tag(&tag.1)?);
         }
         let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
-        let declared = text(headers, &CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
+        let declared =
+            text(headers, &CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
         let manifest = Manifest::parse_with(raw, declared.as_deref(), algorithm)
             .map_err(|error| Refusal::new(Code::ManifestInvalid, error.to_string()))?;
         if let Some(expected) = expected.filter(|expected| expected != manifest.digest()) {
@@ -415,7 +431,7 @@ impl Registry {
                 self.shelf.manifest(repository, &child.digest)?.is_some()
                     || self.shelf.blob(repository, &child.digest)?.is_some()
             } else {
-                match self.shelf.blob(repository, &child.digest)? {
+                match self.shelf.renew_blob(repository, &child.digest)? {
                     Some(size) if size != child.size => {
                         let message = format!("{} has {size} bytes, the manifest says {}", child.digest, child.size);
                         return Err(Refusal::new(Code::ManifestInvalid, message));
@@ -486,7 +502,8 @@ where
     }
     let mut raw = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Refusal::new(Code::ManifestInvalid, format!("the body broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| Refusal::new(Code::ManifestInvalid, format!("the body broke off: {error}")))?;
         let Ok(bytes) = frame.into_data() else { continue };
         if (raw.len() + bytes.len()) as u64 > MANIFEST_BYTES_MAX {
             return Err(too_large());
@@ -497,11 +514,15 @@ where
 }
 
 /// Cuts a sorted list by `n` and `last`, and names the next page.
-fn page(mut all: Vec<String>, query: &[(String, String)], path: &str) -> Result<(Vec<String>, Option<String>), Refusal> {
+fn page(
+    mut all: Vec<String>,
+    query: &[(String, String)],
+    path: &str,
+) -> Result<(Vec<String>, Option<String>), Refusal> {
     let asked = match value(query, "n") {
-        Some(text) => text
-            .parse::<usize>()
-            .map_err(|_| Refusal::new(Code::PaginationNumberInvalid, "n must be a number"))?,
+        Some(text) => {
+            text.parse::<usize>().map_err(|_| Refusal::new(Code::PaginationNumberInvalid, "n must be a number"))?
+        }
         None => PAGE_MAX,
     };
     if let Some(last) = value(query, "last") {

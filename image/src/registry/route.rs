@@ -211,7 +211,9 @@ pub fn range(header: Option<&str>, size: u64) -> Range {
     let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().unwrap_or(u64::MAX));
     match (first.is_empty(), last.is_empty(), number(first), number(last)) {
         (false, true, Some(first), _) if first < size => Range::Part(first, size - 1),
-        (false, false, Some(first), Some(last)) if first <= last && first < size => Range::Part(first, last.min(size - 1)),
+        (false, false, Some(first), Some(last)) if first <= last && first < size => {
+            Range::Part(first, last.min(size - 1))
+        }
         (true, false, _, Some(tail)) if tail > 0 && size > 0 => Range::Part(size.saturating_sub(tail), size - 1),
         (false, false, Some(first), Some(last)) if first > last => Range::Whole,
         (true, true, ..) | (_, _, None, _) | (_, _, _, None) => Range::Whole,
@@ -277,7 +279,10 @@ mod tests {
         let blob = Route::Blob { repository: "a".into(), digest };
         assert_eq!(get(&format!("/v2/a/blobs/sha256:{HEX}")).unwrap(), blob);
         assert_eq!(get(&format!("/v2/a/blobs/sha256%3A{HEX}")).unwrap(), blob);
-        assert_eq!(get(&format!("/v2/a/b/referrers/sha256:{HEX}")).unwrap(), Route::Referrers { repository: "a/b".into(), digest });
+        assert_eq!(
+            get(&format!("/v2/a/b/referrers/sha256:{HEX}")).unwrap(),
+            Route::Referrers { repository: "a/b".into(), digest }
+        );
         let post = |path| parse(&Method::POST, path).unwrap();
         assert_eq!(post("/v2/a/b/blobs/uploads/"), Route::Uploads { repository: "a/b".into() });
         assert_eq!(post("/v2/a/b/blobs/uploads"), Route::Uploads { repository: "a/b".into() });
@@ -288,7 +293,10 @@ mod tests {
     #[test]
     fn names_may_hold_the_words_of_the_api() {
         let route = get("/v2/blobs/uploads/manifests/tags/manifests/list").unwrap();
-        assert_eq!(route, Route::Manifest { repository: "blobs/uploads/manifests/tags".into(), name: Name::Tag("list".into()) });
+        assert_eq!(
+            route,
+            Route::Manifest { repository: "blobs/uploads/manifests/tags".into(), name: Name::Tag("list".into()) }
+        );
     }
 
     #[test]

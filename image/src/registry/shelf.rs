@@ -20,15 +20,19 @@
 use crate::source::Blobs;
 use oci::descriptor::Descriptor;
 use oci::digest::{Algorithm, Digest};
+use oci::manifest::Manifest;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// The layout's version.
 const VERSION: &str = "1";
+/// How long a blob is kept that no manifest of its repository names: a push sends blobs first, the manifest last.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(6 * 3600);
 /// Depth of repository folders that is walked; a name of 255 bytes has at most 128 parts.
 const DEPTH_MAX: usize = 130;
 
@@ -49,7 +53,8 @@ impl Shelf {
         match fs::read_to_string(&version) {
             Ok(found) if found.trim() == VERSION => {}
             Ok(found) => {
-                let message = format!("{} says version {}, this program knows {VERSION}", version.display(), found.trim());
+                let message =
+                    format!("{} says version {}, this program knows {VERSION}", version.display(), found.trim());
                 return Err(io::Error::new(io::ErrorKind::Unsupported, message));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => write_atomic(&version, VERSION.as_bytes())?,
@@ -80,6 +85,17 @@ impl Shelf {
             return Ok(None);
         }
         self.blobs.size(digest)
+    }
+
+    /// Like [`Shelf::blob`] for somebody who is about to name it: the blob is kept as if it had been pushed now.
+    pub fn renew_blob(&self, name: &str, digest: &Digest) -> io::Result<Option<u64>> {
+        let path = link(&self.repository(name).join("_blobs"), digest);
+        match fs::File::options().write(true).open(&path) {
+            Ok(file) => file.set_modified(SystemTime::now())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        if self.blobs.keep(digest)? { self.blobs.size(digest) } else { Ok(None) }
     }
 
     /// Links a blob that the store has; `false` when it has not.
@@ -118,7 +134,13 @@ impl Shelf {
     }
 
     /// Stores a manifest that the caller has verified, linking it to its subject.
-    pub fn put_manifest(&self, name: &str, descriptor: &Descriptor, raw: &[u8], subject: Option<&Digest>) -> io::Result<()> {
+    pub fn put_manifest(
+        &self,
+        name: &str,
+        descriptor: &Descriptor,
+        raw: &[u8],
+        subject: Option<&Digest>,
+    ) -> io::Result<()> {
         let repository = self.repository(name);
         let text = json(descriptor);
         self.blobs.put(&descriptor.digest, raw)?;
@@ -185,29 +207,51 @@ impl Shelf {
         walk(&self.root.join("repositories"), "", 0, &mut found)?;
         Ok(found.into_iter().collect())
     }
-
-    /// Everything that must be kept: manifests and blobs that some repository links.
-    pub fn roots(&self) -> io::Result<BTreeSet<Digest>> {
-        roots(&self.root)
-    }
 }
 
-/// Everything the registry folder at `root` keeps alive; empty when there is none.
-pub fn roots(root: &Path) -> io::Result<BTreeSet<Digest>> {
+/// Everything the registry folder at `root` keeps alive; empty when there is none. Manifests are kept by their links, blobs
+/// by the manifests of their repository, and a blob that no manifest names (yet) for [`ORPHAN_GRACE`] after its push.
+/// `read` gives a manifest's bytes.
+pub fn roots(root: &Path, read: &dyn Fn(&Digest) -> Option<Vec<u8>>) -> io::Result<BTreeSet<Digest>> {
     let mut names = BTreeSet::new();
     walk(&root.join("repositories"), "", 0, &mut names)?;
-    let mut digests = BTreeSet::new();
+    let mut kept = BTreeSet::new();
     for name in names {
-        for part in ["_manifests", "_blobs"] {
-            let folder = root.join("repositories").join(&name).join(part);
-            for algorithm in Algorithm::ALL {
-                for hex in list(&folder.join(algorithm.name()))? {
-                    digests.extend(format!("{}:{hex}", algorithm.name()).parse::<Digest>().ok());
-                }
+        let repository = root.join("repositories").join(&name);
+        let mut named = BTreeSet::new();
+        for (digest, path) in links(&repository.join("_manifests"))? {
+            kept.insert(digest);
+            let declared = read_descriptor(&path)?.map(|descriptor| descriptor.media_type);
+            let manifest =
+                read(&digest).and_then(|raw| Manifest::parse_with(raw, declared.as_deref(), digest.algorithm()).ok());
+            named.extend(manifest.iter().flat_map(|manifest| manifest.children().map(|child| child.digest)));
+        }
+        for (digest, path) in links(&repository.join("_blobs"))? {
+            let young = || {
+                let touched = path.metadata().and_then(|metadata| metadata.modified());
+                // A link of the future, or one that cannot be judged, is kept.
+                touched.map_or(true, |at| at.elapsed().map_or(true, |age| age < ORPHAN_GRACE))
+            };
+            if named.contains(&digest) || young() {
+                kept.insert(digest);
             }
         }
     }
-    Ok(digests)
+    Ok(kept)
+}
+
+/// The links of a folder `ALG/HEX`.
+fn links(folder: &Path) -> io::Result<Vec<(Digest, PathBuf)>> {
+    let mut found = Vec::new();
+    for algorithm in Algorithm::ALL {
+        let folder = folder.join(algorithm.name());
+        for hex in list(&folder)? {
+            if let Ok(digest) = format!("{}:{hex}", algorithm.name()).parse() {
+                found.push((digest, folder.join(hex)));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn walk(folder: &Path, name: &str, depth: usize, found: &mut BTreeSet<String>) -> io::Result<()> {

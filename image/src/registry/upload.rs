@@ -53,13 +53,25 @@ impl Uploads {
         let file = File::options().read(true).write(true).create_new(true).open(folder.join("data"))?;
         file.lock()?;
         let hasher = Some(Hasher::new(Algorithm::Sha256));
-        let upload = Arc::new(tokio::sync::Mutex::new(Upload { id: id.clone(), folder, file, offset: 0, hasher, finished: false }));
+        let upload = Arc::new(tokio::sync::Mutex::new(Upload {
+            id: id.clone(),
+            folder,
+            file,
+            offset: 0,
+            hasher,
+            finished: false,
+        }));
         open.insert(id, Arc::clone(&upload));
         Ok(upload)
     }
 
     /// Finds an upload of this repository, also one that an earlier process began.
-    pub(crate) fn find(&self, shelf: &Shelf, repository: &str, id: &str) -> Result<Arc<tokio::sync::Mutex<Upload>>, Refusal> {
+    pub(crate) fn find(
+        &self,
+        shelf: &Shelf,
+        repository: &str,
+        id: &str,
+    ) -> Result<Arc<tokio::sync::Mutex<Upload>>, Refusal> {
         let unknown = || Refusal::new(Code::BlobUploadUnknown, "no such upload in this repository");
         if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(unknown());
@@ -103,7 +115,8 @@ impl Uploads {
         let open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for entry in fs::read_dir(shelf.uploads()).into_iter().flatten().flatten() {
             let touched = entry.path().join("data").metadata().or_else(|_| entry.metadata()).and_then(|m| m.modified());
-            let old = touched.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ABANDONED_AFTER));
+            let old =
+                touched.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ABANDONED_AFTER));
             let known = entry.file_name().to_str().is_some_and(|id| open.contains_key(id));
             if old && !known {
                 let _ = fs::remove_dir_all(entry.path());

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use oci::descriptor::Descriptor;
 use oci::digest::Digest;
 use oci::manifest::{MANIFEST_BYTES_MAX, Manifest, media};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LINK, LOCATION, RANGE};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LINK, LOCATION, RANGE,
+};
 use reqwest::{Method, Response, StatusCode};
 use std::fs::File;
 use std::sync::Arc;
@@ -104,13 +106,15 @@ impl Repository {
     }
 
     async fn manifest_from(&self, endpoint: &Endpoint, name: &str, digest: Option<Digest>) -> Result<Manifest> {
-        let request = self.request(endpoint, Method::GET, &format!("/manifests/{name}")).header(ACCEPT, MANIFEST_ACCEPT);
+        let request =
+            self.request(endpoint, Method::GET, &format!("/manifests/{name}")).header(ACCEPT, MANIFEST_ACCEPT);
         let response = self.transport.send(endpoint, &request).await?;
         if response.status() != StatusCode::OK {
             return Err(transport::refused(&Method::GET, response).await);
         }
         let url = response.url().clone();
-        let declared = header(&response, &CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(&text).trim().to_owned());
+        let declared =
+            header(&response, &CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(&text).trim().to_owned());
         let promised = header(&response, &HeaderName::from_static("docker-content-digest"));
         let raw = transport::bounded(response, MANIFEST_BYTES_MAX).await?.to_vec();
         // Some registries serve manifests as application/json or octets: then the document itself says what it is.
@@ -129,7 +133,8 @@ impl Repository {
 
     /// What the registry itself has under a name: digest and size, `None` when nothing.
     pub async fn head_manifest(&self, name: &str) -> Result<Option<(Option<Digest>, u64)>> {
-        let request = self.request(&self.target, Method::HEAD, &format!("/manifests/{name}")).header(ACCEPT, MANIFEST_ACCEPT);
+        let request =
+            self.request(&self.target, Method::HEAD, &format!("/manifests/{name}")).header(ACCEPT, MANIFEST_ACCEPT);
         let response = self.transport.send(&self.target, &request).await?;
         match response.status() {
             StatusCode::OK => {
@@ -144,7 +149,12 @@ impl Repository {
 
     /// Asks one source for bytes `first..=last` of a blob of `size` bytes (everything when `None`). The answer begins at the
     /// returned offset: a source that ignores ranges begins at 0.
-    pub async fn blob(&self, endpoint: &Endpoint, blob: &Descriptor, range: Option<(u64, u64)>) -> Result<(Response, u64)> {
+    pub async fn blob(
+        &self,
+        endpoint: &Endpoint,
+        blob: &Descriptor,
+        range: Option<(u64, u64)>,
+    ) -> Result<(Response, u64)> {
         let mut request = self.request(endpoint, Method::GET, &format!("/blobs/{}", blob.digest));
         request = request.header(ACCEPT_ENCODING, "identity");
         if let Some((first, last)) = range {
@@ -297,7 +307,13 @@ impl Repository {
         location(&response, &self.target)
     }
 
-    async fn upload(&self, blob: &Descriptor, file: &Arc<File>, first: String, sent: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
+    async fn upload(
+        &self,
+        blob: &Descriptor,
+        file: &Arc<File>,
+        first: String,
+        sent: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<()> {
         let mut place = first;
         let mut offset = 0;
         let mut failures = 0;
@@ -321,7 +337,8 @@ impl Repository {
                 }
                 Err(error) => {
                     failures += 1;
-                    let resumable = error.is_transient() || matches!(&error, Error::Status { status, .. }
+                    let resumable = error.is_transient()
+                        || matches!(&error, Error::Status { status, .. }
                         if matches!(*status, StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_FOUND));
                     if !resumable || failures >= fetch::ATTEMPTS_MAX {
                         return Err(error);
@@ -446,11 +463,16 @@ async fn judge_blob(response: Response, size: u64, range: Option<(u64, u64)>) ->
             Ok((response, 0))
         }
         StatusCode::PARTIAL_CONTENT => {
-            let (first, last) = range.unwrap_or((0, size.saturating_sub(1)));
+            let (first, last) = range.unwrap_or_else(|| (0, size.saturating_sub(1)));
             let got = header(&response, &CONTENT_RANGE).and_then(|text| fetch::content_range(&text));
             match got {
-                Some((a, b, total)) if a == first && b <= last && total.is_none_or(|total| total == size) => Ok((response, a)),
-                _ => Err(Error::protocol(&url, &format!("answered a request for bytes {first}-{last} of {size} with another range"))),
+                Some((a, b, total)) if a == first && b <= last && total.is_none_or(|total| total == size) => {
+                    Ok((response, a))
+                }
+                _ => Err(Error::protocol(
+                    &url,
+                    &format!("answered a request for bytes {first}-{last} of {size} with another range"),
+                )),
             }
         }
         _ => Err(transport::refused(&Method::GET, response).await),

@@ -124,7 +124,8 @@ impl Config {
             config.hosts_folders.insert(0, folder.clone().into());
             config.certs_folders.insert(0, folder.into());
         }
-        let home = env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| env("HOME").map(|h| Path::new(&h).join(".config")));
+        let home =
+            env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| env("HOME").map(|h| Path::new(&h).join(".config")));
         if let Some(home) = &home {
             config.certs_folders.insert(0, home.join("containers/certs.d"));
         }
@@ -189,7 +190,7 @@ impl Config {
 
     /// Returns where `registry/repository` may be found, mirrors first. `write` asks for the registry itself only.
     pub fn endpoints(&self, registry: &str, repository: &str, write: bool) -> Result<Vec<Endpoint>, ConfigError> {
-        if let Some(endpoints) = self.from_hosts_toml(registry, repository, write)? {
+        if let Some(endpoints) = self.hosts_toml(registry, repository, write)? {
             return Ok(endpoints);
         }
         let full = format!("{registry}/{repository}");
@@ -265,9 +266,10 @@ impl Config {
         Ok(tls)
     }
 
-    fn from_hosts_toml(&self, registry: &str, repository: &str, write: bool) -> Result<Option<Vec<Endpoint>>, ConfigError> {
+    fn hosts_toml(&self, registry: &str, repository: &str, write: bool) -> Result<Option<Vec<Endpoint>>, ConfigError> {
         let names = [registry.to_owned(), registry.replace(':', "_") + "_", "_default".to_owned()];
-        let files = names.iter().flat_map(|name| self.hosts_folders.iter().map(move |f| f.join(name).join("hosts.toml")));
+        let files =
+            names.iter().flat_map(|name| self.hosts_folders.iter().map(move |f| f.join(name).join("hosts.toml")));
         let Some(path) = files.into_iter().find(|path| path.exists()) else { return Ok(None) };
         let invalid = |reason: String| ConfigError::Invalid { path: path.clone(), reason };
         let document: toml::Table = parse(&path)?;
@@ -297,7 +299,13 @@ impl Config {
         Ok(Some(endpoints))
     }
 
-    fn host_endpoint(&self, url: &str, settings: &toml::Table, repository: &str, path: &Path) -> Result<Endpoint, ConfigError> {
+    fn host_endpoint(
+        &self,
+        url: &str,
+        settings: &toml::Table,
+        repository: &str,
+        path: &Path,
+    ) -> Result<Endpoint, ConfigError> {
         let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         let whole = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
         let trimmed = whole.trim_end_matches('/');
@@ -308,7 +316,11 @@ impl Config {
             return Err(ConfigError::Invalid { path: path.to_owned(), reason });
         }
         let flag = |name: &str| settings.get(name).and_then(toml::Value::as_bool).unwrap_or(false);
-        let base = if flag("override_path") || trimmed.ends_with("/v2") { trimmed.to_owned() } else { format!("{trimmed}/v2") };
+        let base = if flag("override_path") || trimmed.ends_with("/v2") {
+            trimmed.to_owned()
+        } else {
+            format!("{trimmed}/v2")
+        };
         let mut endpoint = self.endpoint(host, repository, flag("skip_verify"))?;
         endpoint.base = base;
         endpoint.plain_fallback = false;
@@ -332,7 +344,9 @@ pub fn is_loopback(registry: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => registry.split(':').next().unwrap_or(registry),
     };
-    host == "localhost" || host.ends_with(".localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A string or a list of strings.

@@ -113,9 +113,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unauthorized { registry, .. } => Some(format!("shoal login {registry}")),
-            Self::Connect { reason, host } if reason.contains("certificate") || reason.contains("UnknownIssuer") => Some(
-                format!("put the registry's authority in /etc/containers/certs.d/{host}/ca.crt, or use --tls-verify=false"),
-            ),
+            Self::Connect { reason, host } if reason.contains("certificate") || reason.contains("UnknownIssuer") => {
+                Some(format!(
+                    "put the registry's authority in /etc/containers/certs.d/{host}/ca.crt, or use --tls-verify=false"
+                ))
+            }
             _ => None,
         }
     }
@@ -128,8 +130,7 @@ impl Error {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
-        let reason =
-            if timeout { "no byte arrived within the time limit".to_owned() } else { innermost.to_string() };
+        let reason = if timeout { "no byte arrived within the time limit".to_owned() } else { innermost.to_string() };
         if connect { Self::Connect { host: host(url), reason } } else { Self::Broken { host: host(url), reason } }
     }
 

@@ -46,7 +46,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(30), attempts: fetch::ATTEMPTS_MAX, bandwidth: None }
+        Self {
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            attempts: fetch::ATTEMPTS_MAX,
+            bandwidth: None,
+        }
     }
 }
 
@@ -142,7 +147,15 @@ impl Transport {
     pub fn new(config: Config, identity: Identity, limits: Limits) -> Self {
         // The only provider built in is ring; a second installation is refused and harmless.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { config, identity, limits, clients: Mutex::default(), tokens: Mutex::default(), granting: tokio::sync::Mutex::default(), throttle: Arc::new(Throttle::new(limits.bandwidth)) }
+        Self {
+            config,
+            identity,
+            limits,
+            clients: Mutex::default(),
+            tokens: Mutex::default(),
+            granting: tokio::sync::Mutex::default(),
+            throttle: Arc::new(Throttle::new(limits.bandwidth)),
+        }
     }
 
     /// The time limits in force.
@@ -180,7 +193,8 @@ impl Transport {
 
     async fn send_with_fallback(&self, endpoint: &Endpoint, request: &Request) -> Result<Response> {
         let outcome = self.send_authorized(endpoint, request).await;
-        let retry_plain = endpoint.plain_fallback && endpoint.base.starts_with("https://") && !request.target.contains("://");
+        let retry_plain =
+            endpoint.plain_fallback && endpoint.base.starts_with("https://") && !request.target.contains("://");
         match outcome {
             Err(Error::Connect { .. }) if retry_plain => {
                 let mut plain = endpoint.clone();
@@ -206,7 +220,9 @@ impl Transport {
         let mut headers = HeaderMap::new();
         if ours {
             for (name, value) in &endpoint.headers {
-                if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str())) {
+                if let (Ok(name), Ok(value)) =
+                    (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()))
+                {
                     headers.append(name, value);
                 }
             }
@@ -263,7 +279,12 @@ impl Transport {
                 Body::File { file, offset, length } => builder
                     .timeout(self.upload_limit(*length))
                     .header(reqwest::header::CONTENT_LENGTH, *length)
-                    .body(reqwest::Body::wrap_stream(file_stream(Arc::clone(file), *offset, *length, Arc::clone(&self.throttle)))),
+                    .body(reqwest::Body::wrap_stream(file_stream(
+                        Arc::clone(file),
+                        *offset,
+                        *length,
+                        Arc::clone(&self.throttle),
+                    ))),
             };
             let response = builder.send().await.map_err(|error| Error::exchange(&url, error))?;
             let status = response.status();
@@ -273,7 +294,8 @@ impl Transport {
             let Some(location) = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()) else {
                 return Ok(response);
             };
-            let next = url.join(location).map_err(|_| Error::protocol(&url, "redirects to something that is not a URL"))?;
+            let next =
+                url.join(location).map_err(|_| Error::protocol(&url, "redirects to something that is not a URL"))?;
             if url.scheme() == "https" && next.scheme() != "https" {
                 return Err(Error::protocol(&url, "redirects from https to plain http, which is refused"));
             }
@@ -290,7 +312,7 @@ impl Transport {
 
     /// How long sending `length` bytes may take: the slowest line worth waiting for, and our own limit on top.
     fn upload_limit(&self, length: u64) -> Duration {
-        let slowest = self.limits.bandwidth.unwrap_or(u64::MAX).min(UPLOAD_RATE_MIN).max(1);
+        let slowest = self.limits.bandwidth.unwrap_or(u64::MAX).clamp(1, UPLOAD_RATE_MIN);
         self.limits.stall + self.limits.connect + Duration::from_secs(length / slowest * 2)
     }
 
@@ -328,7 +350,9 @@ impl Transport {
         let credentials = self.credentials(endpoint)?;
         for challenge in challenges {
             match (challenge, &credentials) {
-                (Challenge::Bearer(_), Credentials::Bearer(token)) => return header(&format!("Bearer {token}"), endpoint),
+                (Challenge::Bearer(_), Credentials::Bearer(token)) => {
+                    return header(&format!("Bearer {token}"), endpoint);
+                }
                 (Challenge::Bearer(bearer), credentials) => {
                     let granted = self.fetch_token(endpoint, base, bearer, &key.1, credentials).await?;
                     return Ok(self.remember(key, granted));
@@ -382,8 +406,9 @@ impl Transport {
         scopes: &[String],
         credentials: &Credentials,
     ) -> Result<Granted> {
-        let realm = parse_url(&bearer.realm)
-            .map_err(|_| Error::protocol(base, &format!("names a token realm that is not a URL: {:.80}", bearer.realm)))?;
+        let realm = parse_url(&bearer.realm).map_err(|_| {
+            Error::protocol(base, &format!("names a token realm that is not a URL: {:.80}", bearer.realm))
+        })?;
         let trusted = realm_belongs(base, &realm);
         if !trusted && *credentials != Credentials::Anonymous {
             // Asking anonymously is harmless; the registry decides whether that is enough.
@@ -431,11 +456,15 @@ impl Transport {
         if !status.is_success() {
             return Err(Error::status(&Method::GET, &realm, status, &body));
         }
-        let document: serde_json::Value =
-            serde_json::from_slice(&body).map_err(|_| Error::protocol(&realm, "answered with a token that is not JSON"))?;
-        let token = ["token", "access_token"].iter().find_map(|name| document.get(*name)?.as_str().filter(|t| !t.is_empty()));
+        let document: serde_json::Value = serde_json::from_slice(&body)
+            .map_err(|_| Error::protocol(&realm, "answered with a token that is not JSON"))?;
+        let token =
+            ["token", "access_token"].iter().find_map(|name| document.get(*name)?.as_str().filter(|t| !t.is_empty()));
         let token = token.ok_or_else(|| Error::protocol(&realm, "answered without a token"))?;
-        let life = document.get("expires_in").and_then(serde_json::Value::as_u64).map_or(TOKEN_LIFE_DEFAULT, Duration::from_secs);
+        let life = document
+            .get("expires_in")
+            .and_then(serde_json::Value::as_u64)
+            .map_or(TOKEN_LIFE_DEFAULT, Duration::from_secs);
         let life = life.min(Duration::from_secs(24 * 3600)).saturating_sub(TOKEN_MARGIN).max(TOKEN_MARGIN / 2);
         Ok(Granted { header: header(&format!("Bearer {token}"), endpoint)?, until: Some(Instant::now() + life) })
     }
@@ -480,11 +509,15 @@ pub fn random() -> u64 {
 }
 
 fn parse_url(text: &str) -> Result<Url> {
-    let url = Url::parse(text).map_err(|error| Error::Url { url: text.chars().take(200).collect(), reason: error.to_string() })?;
+    let url = Url::parse(text)
+        .map_err(|error| Error::Url { url: text.chars().take(200).collect(), reason: error.to_string() })?;
     if matches!(url.scheme(), "http" | "https") && url.host_str().is_some() {
         return Ok(url);
     }
-    Err(Error::Url { url: text.chars().take(200).collect(), reason: "it is not an http or https URL with a host".into() })
+    Err(Error::Url {
+        url: text.chars().take(200).collect(),
+        reason: "it is not an http or https URL with a host".into(),
+    })
 }
 
 fn same_origin(a: &Url, b: &Url) -> bool {

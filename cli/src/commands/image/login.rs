@@ -66,7 +66,9 @@ pub(crate) fn host(text: &str) -> String {
 
 fn ask(prompt: &str) -> Result<String, Error> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::new("there is no terminal to ask on").hint("shoal login -u USER --password-stdin REGISTRY").code(2));
+        return Err(Error::new("there is no terminal to ask on")
+            .hint("shoal login -u USER --password-stdin REGISTRY")
+            .code(2));
     }
     eprint!("{prompt}");
     std::io::stderr().flush()?;

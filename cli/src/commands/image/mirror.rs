@@ -119,5 +119,8 @@ fn bytes(text: &str) -> Result<u64, String> {
         _ => (text, 1),
     };
     let number: u64 = digits.parse().map_err(|_| "write a number of bytes, such as 10M".to_owned())?;
-    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(|| "it must be more than 0 and less than 2^64".to_owned())
+    number
+        .checked_mul(factor)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "it must be more than 0 and less than 2^64".to_owned())
 }

@@ -50,7 +50,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     block_on(async {
         if args.all_tags {
             let reference = &names[0];
-            let transport = image::remote::transport::Transport::new(options.config.clone(), options.identity.clone(), options.limits);
+            let transport = image::remote::transport::Transport::new(
+                options.config.clone(),
+                options.identity.clone(),
+                options.limits,
+            );
             let repository = image::remote::client::Repository::open(
                 std::sync::Arc::new(transport),
                 reference.registry(),

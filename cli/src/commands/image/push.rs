@@ -38,7 +38,13 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     if args.all_tags {
         let wanted: Reference = args.image.parse()?;
         for image in store.images()? {
-            jobs.extend(image.names.iter().filter(|name| name.name() == wanted.name()).map(|name| (image.target.clone(), name.clone())));
+            jobs.extend(
+                image
+                    .names
+                    .iter()
+                    .filter(|name| name.name() == wanted.name())
+                    .map(|name| (image.target.clone(), name.clone())),
+            );
         }
         if jobs.is_empty() {
             return Err(Error::new(format!("no tag of {} is in the store", wanted.name())).hint("shoal images"));
@@ -49,7 +55,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
             Some(text) => text.strip_prefix("docker://").unwrap_or(text).parse()?,
             None => match args.image.parse::<Reference>() {
                 Ok(reference) => reference,
-                Err(_) => image.names.first().cloned().ok_or_else(|| Error::new(format!("{} has no name to push to", args.image)))?,
+                Err(_) => image
+                    .names
+                    .first()
+                    .cloned()
+                    .ok_or_else(|| Error::new(format!("{} has no name to push to", args.image)))?,
             },
         };
         jobs.push((image.target, destination));
@@ -60,14 +70,15 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
             if !args.progress.quiet {
                 eprintln!("The push refers to repository [{}]", destination.name());
             }
-            let pushed = image::push::push(&store, target, destination, &options, &reporter).await.map_err(|error| {
-                let hint = error.hint();
-                let error = Error::from(error);
-                match hint {
-                    Some(hint) => error.hint(hint),
-                    None => error,
-                }
-            })?;
+            let pushed =
+                image::push::push(&store, target, destination, &options, &reporter).await.map_err(|error| {
+                    let hint = error.hint();
+                    let error = Error::from(error);
+                    match hint {
+                        Some(hint) => error.hint(hint),
+                        None => error,
+                    }
+                })?;
             println!("{}: digest: {} size: {}", destination.identifier(), pushed.digest, pushed.size);
             if let Some(path) = &args.digestfile {
                 std::fs::write(path, pushed.digest.to_string())?;

@@ -35,7 +35,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let shelf = Shelf::open(&folder, Arc::new(store))
         .map_err(|error| Error::new(format!("failed to open the registry at {}: {error}", folder.display())))?;
     let users = match &args.htpasswd {
-        Some(path) => Some(Users::open(path).map_err(|error| Error::new(format!("failed to read the users of {}: {error}", path.display())))?),
+        Some(path) => Some(
+            Users::open(path)
+                .map_err(|error| Error::new(format!("failed to read the users of {}: {error}", path.display())))?,
+        ),
         None => None,
     };
     let tls = match (&args.tls_cert, &args.tls_key) {
@@ -60,7 +63,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
 /// Waits for SIGINT or SIGTERM.
 async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
