@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::resctrl::Group;
 use super::cgroup::{Cgroup, CgroupState};
-use super::sys::open::openat2;
+use super::sys::open::{openat2, unlock};
 use crate::error::{During, Error, Result};
 
 /// The version of [`Record`]; see docs/formats.md.
@@ -186,7 +186,7 @@ impl Directory {
 
     /// Lets other commands at the container while this one only accompanies it.
     pub fn unlock(&self) -> Result<()> {
-        self.fd.relock(FlockArg::Unlock).during(|| format!("unlock {}", self.path.display()))
+        unlock(self.fd.as_fd()).during(|| format!("unlock {}", self.path.display()))
     }
 
     /// Takes the lock again; false when the container was deleted meanwhile.

@@ -45,3 +45,9 @@ pub fn adopt(fd: RawFd) -> nix::Result<OwnedFd> {
     // SAFETY: open, and the caller states that it was handed to this process for keeps.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Gives up the lock on `fd`.
+pub fn unlock(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: a live descriptor and a number.
+    check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) }.into()).map(drop)
+}
