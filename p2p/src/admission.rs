@@ -120,10 +120,16 @@ fn array<const N: usize>(reader: &mut Reader<'_>) -> Option<[u8; N]> {
 impl Certificate {
     /// Issues a certificate with the issuer's key.
     #[must_use]
-    pub fn issue(cluster: ClusterId, subject: [u8; 32], role: Role, token: u64, now_ms: u64, issuer: &ed25519::Keypair) -> Self {
+    pub fn issue(
+        cluster: ClusterId,
+        subject: [u8; 32],
+        role: Role,
+        token: u64,
+        now_ms: u64,
+        issuer: &ed25519::Keypair,
+    ) -> Self {
         let issuer_key = issuer.public().to_bytes();
-        let mut it =
-            Self { cluster, subject, issuer: issuer_key, role, token, issued_ms: now_ms, signature: [0; 64] };
+        let mut it = Self { cluster, subject, issuer: issuer_key, role, token, issued_ms: now_ms, signature: [0; 64] };
         it.signature = issuer.sign(&it.signed_part()).try_into().expect("an Ed25519 signature has 64 bytes");
         it
     }
@@ -208,7 +214,9 @@ pub fn check_chain(chain: &[Certificate], cluster: ClusterId, verify: Verify) ->
                 return Err(broken("an issuer may not admit"));
             }
             Some(_) => {}
-            None if ClusterId::of_root(&certificate.issuer) != cluster => return Err(broken("its end is not the root")),
+            None if ClusterId::of_root(&certificate.issuer) != cluster => {
+                return Err(broken("its end is not the root"));
+            }
             None => {}
         }
     }

@@ -106,7 +106,11 @@ impl Folder {
         if let Some(text) = self.read("identity.key")? {
             let mode = std::fs::metadata(&path).map_err(|error| failed("read", &path, error))?.permissions().mode();
             if mode & 0o077 != 0 {
-                return Err(failed("read", &path, format!("others may read it (mode {:o}); run: chmod 600", mode & 0o777)));
+                return Err(failed(
+                    "read",
+                    &path,
+                    format!("others may read it (mode {:o}); run: chmod 600", mode & 0o777),
+                ));
             }
             let bad = || failed("read", &path, "it is no identity of this program; move it away to get a new one");
             let hex = text.strip_prefix(IDENTITY_HEAD).ok_or_else(bad)?.trim();

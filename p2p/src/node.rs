@@ -423,7 +423,8 @@ impl Node {
         if let Some(write) = write {
             let batch = self.batch + 1;
             let awaited = awaited.into_iter().collect();
-            let pending = Pending { durable_at: batch, awaited, confirmed: 0, stored: false, until_ms: now.ms + ACK_MS };
+            let pending =
+                Pending { durable_at: batch, awaited, confirmed: 0, stored: false, until_ms: now.ms + ACK_MS };
             self.writes.insert(write, pending);
         }
         self.flush_store();
@@ -458,7 +459,11 @@ impl Node {
 
     /// Names a row as not understood.
     pub fn quarantine(&mut self, now: Now, key: Key, reason: String) {
-        self.alarm(now, "quarantine", format!("row {key} is not understood ({reason}); its writer runs another version or has a fault"));
+        self.alarm(
+            now,
+            "quarantine",
+            format!("row {key} is not understood ({reason}); its writer runs another version or has a fault"),
+        );
         self.replica.quarantine(key, reason);
     }
 
@@ -654,7 +659,8 @@ impl Node {
 
     fn alarm(&mut self, now: Now, kind: &str, text: String) {
         // The same alarm again tells nothing new within a minute.
-        if self.alarms.iter().rev().any(|old| old.kind == kind && old.text == text && old.at_ms + 60_000 > now.wall_ms) {
+        if self.alarms.iter().rev().any(|old| old.kind == kind && old.text == text && old.at_ms + 60_000 > now.wall_ms)
+        {
             return;
         }
         if self.alarms.len() >= ALARMS_MAX {
@@ -694,9 +700,12 @@ impl Node {
         let mine: Vec<ClosedDay> = closed
             .iter()
             .map(|(day, sum)| ClosedDay { day: *day, print: sum.print, dropped: false })
-            .chain(self.dropped.iter().filter(|(day, _)| closed.iter().all(|(other, _)| other != *day)).map(
-                |(day, (print, _))| ClosedDay { day: *day, print: *print, dropped: true },
-            ))
+            .chain(
+                self.dropped
+                    .iter()
+                    .filter(|(day, _)| closed.iter().all(|(other, _)| other != *day))
+                    .map(|(day, (print, _))| ClosedDay { day: *day, print: *print, dropped: true }),
+            )
             .collect();
         let me = self.setup.id;
         if self.published.get(&me).map_or(!mine.is_empty(), |old| *old != mine) {
@@ -718,4 +727,3 @@ impl Node {
         }
     }
 }
-

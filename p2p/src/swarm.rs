@@ -1,8 +1,8 @@
 //! The shell: one task that owns the libp2p swarm, the node core and the store. In: commands of the handle, swarm events,
 //! messages of peers, "it is durable". Out: bytes on connections, answers to the handle.
 
-pub mod admit;
 pub mod address;
+pub mod admit;
 pub mod behaviour;
 pub mod calls;
 pub mod commands;
@@ -241,7 +241,8 @@ impl Task {
         // Names are resolved outside the task; numbers need no waiting.
         tokio::spawn(async move {
             let addresses = address::resolve(&addresses).await;
-            let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses);
+            let options =
+                DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses);
             let _ = events.send(Event::Dial(options.build())).await;
         });
     }

@@ -253,7 +253,9 @@ mod tests {
 
     #[test]
     fn any_two_copies_become_equal() {
-        for (left, right, common) in [(0u64, 5u64, 0u64), (5, 0, 0), (1, 1, 2000), (300, 200, 0), (0, 3000, 10), (40, 40, 500)] {
+        for (left, right, common) in
+            [(0u64, 5u64, 0u64), (5, 0, 0), (1, 1, 2000), (300, 200, 0), (0, 3000, 10), (40, 40, 500)]
+        {
             let (mut a, mut b) = (filled(1, common), filled(1, common));
             for n in 0..left {
                 a.write(Key::global(Table::KV, format!("a-{n}")), Some(Body(vec![2; 9])), 2, 10_000 + n, 1).unwrap();
@@ -273,7 +275,9 @@ mod tests {
         let mut changed = 0;
         for n in 0..200u64 {
             for (side, at) in [(&mut a, n), (&mut b, 10_000 + n)] {
-                let rows = side.write(Key::global(Table::KV, format!("key-{at}")), Some(Body(vec![9; 40])), 5, 50_000 + at, 1).unwrap();
+                let rows = side
+                    .write(Key::global(Table::KV, format!("key-{at}")), Some(Body(vec![9; 40])), 5, 50_000 + at, 1)
+                    .unwrap();
                 changed += codec::encode(&rows[0]).len();
             }
         }
@@ -288,7 +292,10 @@ mod tests {
     fn malformed_spans_are_harmless() {
         let a = filled(1, 10);
         let span = Span { class: 0xffff, bits: 255, prefix: u64::MAX };
-        assert!(on_spans(a.rows(), &[(span, Claim::Items(vec![(1, 1)])), (span, Claim::Sum(WireSum::default()))], true).is_empty());
+        assert!(
+            on_spans(a.rows(), &[(span, Claim::Items(vec![(1, 1)])), (span, Claim::Sum(WireSum::default()))], true)
+                .is_empty()
+        );
         assert!(on_want(a.rows(), &[(0xffff, 1), (0, 0)], true).is_empty());
     }
 }

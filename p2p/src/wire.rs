@@ -256,7 +256,14 @@ impl Message {
     #[must_use]
     pub fn framed_len(&self) -> usize {
         let content = self.encode().len();
-        content + if content < 0x80 { 1 } else if content < 0x4000 { 2 } else { 3 }
+        content
+            + if content < 0x80 {
+                1
+            } else if content < 0x4000 {
+                2
+            } else {
+                3
+            }
     }
 }
 

@@ -71,7 +71,8 @@ fn a_cluster_that_was_off_for_a_month_comes_back_and_nothing_deleted_does() {
     checks::roots_are_equal(&world).unwrap();
     assert!(world.agrees_on_liveness());
     // Everybody has the tombstone now and its day is long over: it is forgotten, and stays so.
-    let tombstones: usize = world.machines.iter().filter_map(|m| m.node.as_ref()).map(|n| n.replica().rows().tombstones()).sum();
+    let tombstones: usize =
+        world.machines.iter().filter_map(|m| m.node.as_ref()).map(|n| n.replica().rows().tombstones()).sum();
     assert_eq!(tombstones, 0);
 }
 

@@ -151,7 +151,10 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn open(path: &Path, durable: impl Fn(Result<u64, StoreError>) + Send + 'static) -> Result<(Self, Found), StoreError> {
+    pub fn open(
+        path: &Path,
+        durable: impl Fn(Result<u64, StoreError>) + Send + 'static,
+    ) -> Result<(Self, Found), StoreError> {
         let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(any)?;
         Self::with(db, durable)
     }
@@ -168,7 +171,10 @@ impl Store {
         Self::with(db, durable)
     }
 
-    fn with(db: Database, durable: impl Fn(Result<u64, StoreError>) + Send + 'static) -> Result<(Self, Found), StoreError> {
+    fn with(
+        db: Database,
+        durable: impl Fn(Result<u64, StoreError>) + Send + 'static,
+    ) -> Result<(Self, Found), StoreError> {
         let found = load(&db)?;
         let (jobs, inbox) = sync_channel(BATCHES_MAX);
         let thread = std::thread::Builder::new()

@@ -198,7 +198,9 @@ mod tests {
 
     #[test]
     fn everybody_has_four_observers_or_all_there_are() {
-        for sites in [&[("a", 1)][..], &[("a", 2)], &[("a", 5)], &[("a", 1), ("bb", 9)], &[("a", 40), ("bb", 30), ("ccc", 1)]] {
+        for sites in
+            [&[("a", 1)][..], &[("a", 2)], &[("a", 5)], &[("a", 1), ("bb", 9)], &[("a", 40), ("bb", 30), ("ccc", 1)]]
+        {
             let (rings, members) = rings(sites);
             for (node, site) in &members {
                 let observers = rings.observers(*node, site);

@@ -232,7 +232,14 @@ impl View {
     }
 
     /// A node row stands. Returns a change of liveness when it refutes verdicts.
-    pub fn set_facts(&mut self, node: NodeId, facts: Facts, role: Role, incarnation: Incarnation, wall_ms: u64) -> Option<Turned> {
+    pub fn set_facts(
+        &mut self,
+        node: NodeId,
+        facts: Facts,
+        role: Role,
+        incarnation: Incarnation,
+        wall_ms: u64,
+    ) -> Option<Turned> {
         match self.peers.get_mut(&node) {
             Some(peer) => {
                 self.rings_stale |= peer.facts.site != facts.site;
@@ -257,7 +264,14 @@ impl View {
     }
 
     /// A watch row stands. Returns a change of liveness, and whether the verdict is about this node and wants refuting.
-    pub fn set_watch(&mut self, observer: NodeId, subject: NodeId, verdict: Verdict, of: Incarnation, wall_ms: u64) -> (Option<Turned>, bool) {
+    pub fn set_watch(
+        &mut self,
+        observer: NodeId,
+        subject: NodeId,
+        verdict: Verdict,
+        of: Incarnation,
+        wall_ms: u64,
+    ) -> (Option<Turned>, bool) {
         let Some(peer) = self.peers.get_mut(&subject) else { return (None, false) };
         peer.votes.insert(observer, (verdict, of));
         if subject == self.me {
@@ -414,7 +428,8 @@ impl View {
     /// Three of four observers say Missing, or all of them that live.
     fn is_lost(&self, node: NodeId, site: &str, accusers: &[(NodeId, Verdict)]) -> bool {
         let observers = self.rings.observers(node, site);
-        let says = |observer: &NodeId| accusers.iter().any(|(who, verdict)| who == observer && *verdict == Verdict::Missing);
+        let says =
+            |observer: &NodeId| accusers.iter().any(|(who, verdict)| who == observer && *verdict == Verdict::Missing);
         let votes = observers.iter().filter(|observer| says(observer)).count();
         let live = |observer: &NodeId| *observer == self.me || self.liveness(*observer) == Some(Liveness::Alive);
         votes >= 3 || (votes > 0 && observers.iter().filter(|observer| live(observer)).all(says))

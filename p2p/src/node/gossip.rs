@@ -87,7 +87,9 @@ impl Node {
 
     /// Takes in a packed row of a peer. `Ok(true)` when something stands because of it.
     pub(super) fn absorb(&mut self, now: Now, peer: NodeId, packed: &[u8]) -> Result<bool, Refusal> {
-        let taken = self.admissible(now, packed).and_then(|fine| if fine { self.replica.merge(packed) } else { Ok(Vec::new()) });
+        let taken = self
+            .admissible(now, packed)
+            .and_then(|fine| if fine { self.replica.merge(packed) } else { Ok(Vec::new()) });
         match taken {
             Ok(stand) => {
                 for row in &stand {
@@ -223,7 +225,10 @@ impl Node {
         if let Some(since) = since
             && let Some(positions) = self.changed_since(since)
         {
-            let answers = sync::pack(self.replica.rows(), positions.into_iter().filter(|at| same_site || !Class::at(*at).sited()));
+            let answers = sync::pack(
+                self.replica.rows(),
+                positions.into_iter().filter(|at| same_site || !Class::at(*at).sited()),
+            );
             self.answer(peer, answers);
             self.send_root(peer);
             let _ = now;

@@ -15,7 +15,7 @@ use crate::wire::{Beat, Hello, Message};
 /// First wait after a failed dial; doubles up to [`DIAL_MAX_MS`].
 pub const DIAL_MIN_MS: u64 = 500;
 /// Longest wait between dials: a healed cut is found within it.
-pub const DIAL_MAX_MS: u64 = 4_000;
+pub const DIAL_MAX_MS: u64 = 1_600;
 /// The node with the greater id leaves the first dial to the other.
 pub const DIAL_COURTESY_MS: u64 = 1_500;
 /// A link without a hello for this long is closed.
@@ -112,7 +112,8 @@ impl Node {
     pub(super) fn hello(&mut self, now: Now, peer: NodeId, hello: Hello) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         let refuse = |reason: String| Output::Hangup(peer, reason);
-        let chain: Result<Vec<Certificate>, _> = hello.chain.iter().map(|bytes| Certificate::from_bytes(bytes)).collect();
+        let chain: Result<Vec<Certificate>, _> =
+            hello.chain.iter().map(|bytes| Certificate::from_bytes(bytes)).collect();
         let checked = chain.and_then(|chain| {
             let leaf = check_chain(&chain, self.setup.cluster, self.setup.verify)?.clone();
             if hello.cluster != self.setup.cluster {
@@ -183,7 +184,9 @@ impl Node {
         let Some(link) = self.links.get_mut(&peer) else { return };
         if Some(beat.instance) == link.former.map(|instance| instance as u32) && link.beaten {
             // An earlier process of this key speaks after a later one has: two run at once.
-            let why = format!("the key of node {peer} is in use on two machines at once; refused on both; evict it and join again with a new identity");
+            let why = format!(
+                "the key of node {peer} is in use on two machines at once; refused on both; evict it and join again with a new identity"
+            );
             self.alarm(now, "cloned-key", why.clone());
             self.links.remove(&peer);
             self.tries.insert(peer, Try { at_ms: now.ms + CLONE_WINDOW_MS, wait_ms: DIAL_MAX_MS });
@@ -273,7 +276,11 @@ impl Node {
         }
         self.links.remove(&peer);
         self.tries.insert(peer, Try { at_ms: now.ms + CLONE_WINDOW_MS, wait_ms: DIAL_MAX_MS });
-        self.alarm(now, "flood", format!("node {peer} sends more than {FLOOD_MAX} messages a second; hung up for a minute"));
+        self.alarm(
+            now,
+            "flood",
+            format!("node {peer} sends more than {FLOOD_MAX} messages a second; hung up for a minute"),
+        );
         self.out.push_back(Output::Hangup(peer, "it floods".into()));
         true
     }

@@ -143,7 +143,11 @@ impl Node {
     fn revoked(&mut self, now: Now, revocation: &Revocation) {
         let subject = revocation.subject;
         if subject == self.setup.id {
-            let why = if revocation.left { "this node has left the cluster" } else { "this node was evicted from the cluster" };
+            let why = if revocation.left {
+                "this node has left the cluster"
+            } else {
+                "this node was evicted from the cluster"
+            };
             self.expel(now, "evicted", why.to_owned());
             return;
         }

@@ -81,13 +81,16 @@ pub(crate) async fn join(
             _ => return Err(soft("an unexpected admission message".into())),
         };
         let (_, admitter) = node_of(&peer).ok_or_else(|| soft("the peer's key is not Ed25519".into()))?;
-        check(&chain, cluster, &admitter).map_err(|error| (false, format!("the node that answered is not of the token's cluster: {error}")))?;
-        let challenge = Challenge { cluster, token: token.id, joiner: own, admitter, joiner_nonce: nonce, admitter_nonce: theirs };
+        check(&chain, cluster, &admitter)
+            .map_err(|error| (false, format!("the node that answered is not of the token's cluster: {error}")))?;
+        let challenge =
+            Challenge { cluster, token: token.id, joiner: own, admitter, joiner_nonce: nonce, admitter_nonce: theirs };
         let proof = challenge.proof(&admission::token_verifier(&token.secret));
         say(&mut stream, &Words::Proof(proof)).await.map_err(soft)?;
         match hear(&mut stream).await.map_err(soft)? {
             Words::Granted(chain) => {
-                check(&chain, cluster, &own).map_err(|error| soft(format!("the certificate it gave is not right: {error}")))?;
+                check(&chain, cluster, &own)
+                    .map_err(|error| soft(format!("the certificate it gave is not right: {error}")))?;
                 Ok(chain)
             }
             Words::Refused(why) => Err((true, why)),
@@ -106,8 +109,13 @@ fn check(chain: &[Vec<u8>], cluster: ClusterId, key: &[u8; 32]) -> Result<(), St
 }
 
 /// Answers strangers from now on. `nonce` draws a fresh random number for each.
-pub(crate) fn listen(control: &mut libp2p_stream::Control, events: mpsc::Sender<Event>, nonce: fn() -> [u8; 16]) -> Result<(), String> {
-    let mut streams = control.accept(StreamProtocol::new(ADMIT)).map_err(|_| "admission is served already".to_owned())?;
+pub(crate) fn listen(
+    control: &mut libp2p_stream::Control,
+    events: mpsc::Sender<Event>,
+    nonce: fn() -> [u8; 16],
+) -> Result<(), String> {
+    let mut streams =
+        control.accept(StreamProtocol::new(ADMIT)).map_err(|_| "admission is served already".to_owned())?;
     tokio::spawn(async move {
         let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
         while let Some((peer, mut stream)) = streams.next().await {
@@ -218,7 +226,8 @@ impl Task {
         let bytes = certificate.to_bytes();
         row.used = row.used.saturating_add(1);
         let body = Body::json(&row).map_err(|error| error.to_string())?;
-        let put = |node: &mut crate::node::Node, key, body| node.put(now, key, Some(body)).map_err(|error| error.to_string());
+        let put =
+            |node: &mut crate::node::Node, key, body| node.put(now, key, Some(body)).map_err(|error| error.to_string());
         put(&mut self.node, Self::token_key(ask.token), body)?;
         put(&mut self.node, Key::global(Table::CERTIFICATE, subject.to_string()), Body(bytes.clone()))?;
         self.node.audit(now, &format!("token {:016x}", ask.token), &subject.to_string(), &format!("admit {subject}"));

@@ -22,7 +22,12 @@ pub const CALLS_MAX: usize = 64;
 const HELLO_TIME: Duration = Duration::from_secs(3);
 
 /// Calls a peer.
-pub(crate) async fn call(mut control: libp2p_stream::Control, peer: PeerId, protocol: StreamProtocol, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+pub(crate) async fn call(
+    mut control: libp2p_stream::Control,
+    peer: PeerId,
+    protocol: StreamProtocol,
+    bytes: Vec<u8>,
+) -> Result<Vec<u8>, String> {
     if bytes.len() > CALL_MAX {
         return Err(format!("the request has {} bytes, at most {CALL_MAX} are allowed", bytes.len()));
     }
@@ -30,7 +35,8 @@ pub(crate) async fn call(mut control: libp2p_stream::Control, peer: PeerId, prot
         let mut stream = control.open_stream(peer, protocol).await.map_err(|error| error.to_string())?;
         stream.write_all(&wire::frame(&bytes)).await.map_err(|error| error.to_string())?;
         stream.flush().await.map_err(|error| error.to_string())?;
-        let answer = read_frame(&mut stream, CALL_MAX + 1).await?.ok_or("the peer closed the stream without an answer")?;
+        let answer =
+            read_frame(&mut stream, CALL_MAX + 1).await?.ok_or("the peer closed the stream without an answer")?;
         let _ = stream.close().await;
         match answer.split_first() {
             Some((0, answer)) => Ok(answer.to_vec()),
@@ -56,7 +62,12 @@ pub(crate) async fn is_member(admitted: &Admitted, node: NodeId) -> bool {
 }
 
 /// Answers a protocol from now on.
-pub(crate) fn serve(control: &mut libp2p_stream::Control, protocol: StreamProtocol, serve: Serve, admitted: Admitted) -> Result<(), String> {
+pub(crate) fn serve(
+    control: &mut libp2p_stream::Control,
+    protocol: StreamProtocol,
+    serve: Serve,
+    admitted: Admitted,
+) -> Result<(), String> {
     let name = protocol.to_string();
     let mut streams = control.accept(protocol).map_err(|_| format!("protocol {name} is served already"))?;
     tokio::spawn(async move {
@@ -103,7 +114,9 @@ async fn answer(mut stream: Stream, node: NodeId, handler: Handler) -> Result<()
         }
         Ok(bytes) => {
             out.push(1);
-            out.extend_from_slice(format!("the answer has {} bytes, at most {CALL_MAX} are allowed", bytes.len()).as_bytes());
+            out.extend_from_slice(
+                format!("the answer has {} bytes, at most {CALL_MAX} are allowed", bytes.len()).as_bytes(),
+            );
         }
         Err(words) => {
             out.push(1);

@@ -65,14 +65,22 @@ impl Task {
         if let Some(why) = &self.expelled {
             return Err(refused(key, why));
         }
-        if matches!(key.table, Table::CERTIFICATE | Table::REVOKED | Table::NODE | Table::WATCH | Table::TOMBSTONES | Table::CONFLICT)
-        {
+        if matches!(
+            key.table,
+            Table::CERTIFICATE | Table::REVOKED | Table::NODE | Table::WATCH | Table::TOMBSTONES | Table::CONFLICT
+        ) {
             return Err(refused(key, "the mesh itself writes this table"));
         }
         self.node.put(self.clock.now(), key.clone(), body).map_err(|refusal| refused(key, refusal))
     }
 
-    fn put(&mut self, key: Key, body: Option<Body>, actor: Option<&Actor>, answer: oneshot::Sender<Result<Written, Error>>) {
+    fn put(
+        &mut self,
+        key: Key,
+        body: Option<Body>,
+        actor: Option<&Actor>,
+        answer: oneshot::Sender<Result<Written, Error>>,
+    ) {
         let verb = if body.is_some() { "put" } else { "delete" };
         match self.write(&key, body) {
             Ok((row, Some(write))) => {
@@ -110,7 +118,13 @@ impl Task {
         Ok(peer)
     }
 
-    fn call(&mut self, peer: NodeId, protocol: String, bytes: Vec<u8>, answer: oneshot::Sender<Result<Vec<u8>, Error>>) {
+    fn call(
+        &mut self,
+        peer: NodeId,
+        protocol: String,
+        bytes: Vec<u8>,
+        answer: oneshot::Sender<Result<Vec<u8>, Error>>,
+    ) {
         let failed = move |protocol: &str, reason: String| Error::Call { peer, protocol: protocol.to_owned(), reason };
         let named = StreamProtocol::try_from_owned(protocol.clone()).map_err(|error| error.to_string());
         match named.and_then(|named| self.reach(peer).map(|id| (named, id))) {
@@ -139,7 +153,8 @@ impl Task {
                 tokio::spawn(async move {
                     let result = if calls::is_member(&admitted, peer).await {
                         let opened = tokio::time::timeout(calls::CALL_TIME, control.open_stream(id, named)).await;
-                        opened.map_or_else(|_| Err("no answer in time".into()), |r| r.map_err(|error| error.to_string()))
+                        opened
+                            .map_or_else(|_| Err("no answer in time".into()), |r| r.map_err(|error| error.to_string()))
                     } else {
                         Err("it cannot be reached".into())
                     };
@@ -168,7 +183,9 @@ impl Task {
         // Other members' addresses too: the token works while any of them is up.
         let mut addresses = super::address::told(&self.advertise, &self.listening);
         addresses.truncate(4);
-        for member in self.node.members().into_iter().filter(|member| !member.is_self && member.liveness == Liveness::Alive) {
+        for member in
+            self.node.members().into_iter().filter(|member| !member.is_self && member.liveness == Liveness::Alive)
+        {
             addresses.extend(member.addresses.into_iter().take(1));
         }
         addresses.truncate(crate::admission::TOKEN_ADDRESSES_MAX);
@@ -340,7 +357,11 @@ impl Task {
     }
 
     /// Tells the others that this node leaves, then forgets the cluster.
-    pub(crate) async fn leave(&mut self, actor: &Actor, events: &mut tokio::sync::mpsc::Receiver<super::Event>) -> Result<(), Error> {
+    pub(crate) async fn leave(
+        &mut self,
+        actor: &Actor,
+        events: &mut tokio::sync::mpsc::Receiver<super::Event>,
+    ) -> Result<(), Error> {
         self.audit(actor, "leave");
         let now = self.clock.now();
         let revocation = Revocation::issue(self.cluster.cluster, self.node.id(), true, now.wall_ms, &self.keypair);

@@ -98,14 +98,19 @@ async fn write(
 }
 
 /// Accepts the streams peers open in a lane and reads messages from them.
-pub(crate) fn listen(control: &mut libp2p_stream::Control, lane: Lane, events: mpsc::Sender<Event>) -> Result<(), String> {
+pub(crate) fn listen(
+    control: &mut libp2p_stream::Control,
+    lane: Lane,
+    events: mpsc::Sender<Event>,
+) -> Result<(), String> {
     let mut streams = control
         .accept(StreamProtocol::new(lane.protocol()))
         .map_err(|_| format!("protocol {} is served already", lane.protocol()))?;
     tokio::spawn(async move {
         let open = std::sync::Arc::new(tokio::sync::Semaphore::new(INBOUND_MAX * 16));
         while let Some((peer, stream)) = streams.next().await {
-            let (Some((node, _)), Ok(permit)) = (node_of(&peer), std::sync::Arc::clone(&open).try_acquire_owned()) else {
+            let (Some((node, _)), Ok(permit)) = (node_of(&peer), std::sync::Arc::clone(&open).try_acquire_owned())
+            else {
                 continue;
             };
             let events = events.clone();

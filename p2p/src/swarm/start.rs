@@ -50,7 +50,11 @@ pub(crate) async fn start(config: Config) -> Result<(mpsc::Sender<Command>, Node
     if let (Some(known), Some(token)) = (&known, &token)
         && known.cluster != token.cluster()
     {
-        return Err(wrong(format!("this node is in cluster {}, the token is of {}; run `shoal mesh leave` first", known.cluster, token.cluster())));
+        return Err(wrong(format!(
+            "this node is in cluster {}, the token is of {}; run `shoal mesh leave` first",
+            known.cluster,
+            token.cluster()
+        )));
     }
     let keypair = folder.identity(ed25519::Keypair::generate)?;
     let public = keypair.public().to_bytes();
@@ -223,7 +227,9 @@ async fn task(
     let public = keypair.public().to_bytes();
     let leaf = chain.first().and_then(|bytes| Certificate::from_bytes(bytes).ok());
     if leaf.is_none_or(|leaf| leaf.subject != public) {
-        return Err(wrong("cluster.json and identity.key are not of one node; restore the right one or leave and join again"));
+        return Err(wrong(
+            "cluster.json and identity.key are not of one node; restore the right one or leave and join again",
+        ));
     }
     let site = if config.site.is_empty() { DEFAULT_SITE.to_owned() } else { config.site };
     if site.len() > crate::table::row::SITE_MAX || config.name.len() > 256 {

@@ -126,7 +126,8 @@ async fn a_dead_node_is_noticed_and_its_return_too() {
     assert_eq!(told, [Liveness::Suspect, Liveness::Down]);
     let c = Mesh::start(config(dir.path(), "c", Intent::Resume)).await.unwrap();
     for node in [&a, &b, &c] {
-        until("alive again", || async { node.members().await.unwrap().iter().all(|m| m.liveness == Liveness::Alive) }).await;
+        until("alive again", || async { node.members().await.unwrap().iter().all(|m| m.liveness == Liveness::Alive) })
+            .await;
     }
 }
 
@@ -183,7 +184,10 @@ async fn tokens_that_are_wrong_spent_foreign_or_revoked_say_so() {
     a.token_revoke(&id, actor()).await.unwrap();
     let revoked = refusal(Mesh::start(config(dir.path(), "g", Intent::Join(text))).await.unwrap_err());
     assert!(revoked.contains("revoked"), "{revoked}");
-    assert!(refusal(Mesh::start(config(dir.path(), "h", Intent::Join("shoal1zz".into()))).await.unwrap_err()).contains("malformed"));
+    assert!(
+        refusal(Mesh::start(config(dir.path(), "h", Intent::Join("shoal1zz".into()))).await.unwrap_err())
+            .contains("malformed")
+    );
     assert!(refusal(Mesh::start(config(dir.path(), "i", Intent::Resume)).await.unwrap_err()).contains("mesh up"));
 }
 
@@ -199,7 +203,8 @@ async fn an_evicted_node_is_dropped_and_does_not_come_back() {
     }
     assert!(start.elapsed() < Duration::from_secs(2));
     until("the evicted node knows", || async {
-        c.status().await.unwrap().alarms.iter().any(|alarm| alarm.kind == "evicted") || c.status().await.unwrap().connections == 0
+        c.status().await.unwrap().alarms.iter().any(|alarm| alarm.kind == "evicted")
+            || c.status().await.unwrap().connections == 0
     })
     .await;
     c.stop().await.unwrap();

@@ -150,7 +150,14 @@ impl Replica {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn write(&mut self, key: Key, body: Option<Body>, wall_ms: u64, id: u64, level: u16) -> Result<Vec<Row>, Refusal> {
+    pub fn write(
+        &mut self,
+        key: Key,
+        body: Option<Body>,
+        wall_ms: u64,
+        id: u64,
+        level: u16,
+    ) -> Result<Vec<Row>, Refusal> {
         self.check_local(&key, body.as_ref(), level)?;
         let held = self.rows.get(&key);
         if body.is_none() && held.as_ref().is_none_or(|row| row.deleted) {
@@ -209,8 +216,9 @@ impl Replica {
         };
         if !matches!(self.rows.packed(at), Some(held) if held != packed) {
             self.quarantine.remove(&at);
-            self.drop_false_conflicts(at, &head, &mut stand);
+            // The row itself comes first: writers answer with it.
             stand.push(head.to_row());
+            self.drop_false_conflicts(at, &head, &mut stand);
         }
         if let Some(loser) = loser {
             self.record_conflict(at, &loser, &mut stand);
@@ -244,7 +252,10 @@ impl Replica {
     /// The key under which the loser `id` of the row at `at` is kept.
     fn conflict_key(at: Position, site: Option<&str>, id: u64) -> Key {
         let name = format!("{at:032x}-{id:016x}");
-        site.map_or_else(|| Key::global(Table::CONFLICT, name.clone()), |site| Key::site(site, Table::CONFLICT, name.clone()))
+        site.map_or_else(
+            || Key::global(Table::CONFLICT, name.clone()),
+            |site| Key::site(site, Table::CONFLICT, name.clone()),
+        )
     }
 
     /// Keeps a loser as a row that every node that saw it writes byte for byte the same.

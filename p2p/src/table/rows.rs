@@ -251,7 +251,10 @@ impl Rows {
 
     /// The sum of each class that has rows, hot tables left out, in the order of classes.
     pub fn sums(&self) -> impl Iterator<Item = (Class, Sum)> + '_ {
-        self.sums.iter().filter(|(class, sum)| sum.count > 0 && !class.table().is_hot()).map(|(class, sum)| (*class, *sum))
+        self.sums
+            .iter()
+            .filter(|(class, sum)| sum.count > 0 && !class.table().is_hot())
+            .map(|(class, sum)| (*class, *sum))
     }
 
     /// The sum of one class, hot or not.

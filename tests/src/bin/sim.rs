@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let value = |flag: &str| words.iter().position(|word| word == flag).map(|at| words.get(at + 1).and_then(|text| text.parse::<u64>().ok()));
+    let value = |flag: &str| {
+        words.iter().position(|word| word == flag).map(|at| words.get(at + 1).and_then(|text| text.parse::<u64>().ok()))
+    };
     if let Some(count) = value("--figures") {
         tests::sim::figures::all(usize::try_from(count.unwrap_or(1_000)).unwrap_or(1_000));
         return ExitCode::SUCCESS;

@@ -21,7 +21,10 @@ pub fn owned_rows_come_from_their_owner(world: &World) -> Result<(), String> {
                 return Err(format!("S2: {} is owned by nobody", row.key));
             };
             if row.key.owner() != Some(owner) || epoch > of.epoch {
-                return Err(format!("S2: {} at {} has version ({owner}, {epoch}) that its owner never wrote", row.key, machine.id));
+                return Err(format!(
+                    "S2: {} at {} has version ({owner}, {epoch}) that its owner never wrote",
+                    row.key, machine.id
+                ));
             }
         }
     }
@@ -43,7 +46,9 @@ pub fn roots_are_equal(world: &World) -> Result<(), String> {
                 .iter()
                 .chain(&b)
                 .filter(|(class, _)| a.get(class) != b.get(class))
-                .map(|(class, _)| format!("{} {:?}/{:?}", class.table(), a.get(class).map(|s| s.count), b.get(class).map(|s| s.count)))
+                .map(|(class, _)| {
+                    format!("{} {:?}/{:?}", class.table(), a.get(class).map(|s| s.count), b.get(class).map(|s| s.count))
+                })
                 .collect();
             return Err(format!("S3: {} and {} differ in {differ:?}", first.id(), node.id()));
         }
@@ -88,7 +93,6 @@ pub fn unknown_rows_are_preserved(world: &World, rows: &[Row]) -> Result<(), Str
 pub fn no_acknowledged_write_is_lost(world: &World) -> Result<(), String> {
     let Some(node) = world.machines.iter().find_map(|machine| machine.node.as_ref()) else { return Ok(()) };
     let mut known: BTreeSet<u64> = BTreeSet::new();
-    let mut longest: BTreeMap<Key, usize> = BTreeMap::new();
     let note = |row: &Row, known: &mut BTreeSet<u64>| {
         if let Version::Shared { id, ancestors, .. } = &row.version {
             known.insert(*id);
@@ -104,32 +108,25 @@ pub fn no_acknowledged_write_is_lost(world: &World) -> Result<(), String> {
             }
         }
     }
-    for written in &world.writes {
-        if let Version::Shared { ancestors, .. } = &written.row.version {
-            let most = longest.entry(written.row.key.clone()).or_default();
-            *most = (*most).max(ancestors.len());
-        }
-    }
     for written in world.writes.iter().filter(|written| written.acked.is_some()) {
         let Version::Shared { id, generation, .. } = &written.row.version else { continue };
         if known.contains(id) {
             continue;
         }
         // Beyond sixteen ancestors a writing is known only through those that descend from it.
-        let descends = world.writes.iter().any(|later| {
-            later.row.key == written.row.key
-                && matches!(&later.row.version, Version::Shared { id: later_id, ancestors, .. } if ancestors.contains(id) && descended(world, *later_id, &known))
-        });
-        let held = node.replica().rows().get(&written.row.key);
-        let same = held.is_some_and(|held| (held.deleted, &held.body) == (written.row.deleted, &written.row.body));
-        if !descends && !same {
-            return Err(format!("S10: {} generation {generation} ({:?}) of machine {} is lost", written.row.key, written.acked, written.at));
+        let descends = descended(world, *id, &known);
+        if !descends {
+            return Err(format!(
+                "S10: {} generation {generation} ({:?}) of machine {} is lost",
+                written.row.key, written.acked, written.at
+            ));
         }
     }
     Ok(())
 }
 
-/// Whether a writing is known, or one that descends from it is.
+/// Whether a writing is known, or one that descends from it. The same content written twice at once (two deletions of one
+/// day) is one writing: either stands for both, and for what both were written over.
 fn descended(world: &World, id: u64, known: &BTreeSet<u64>) -> bool {
     let mut frontier = vec![id];
     let mut seen = BTreeSet::new();
@@ -140,10 +137,15 @@ fn descended(world: &World, id: u64, known: &BTreeSet<u64>) -> bool {
         if !seen.insert(id) {
             continue;
         }
+        let named = |written: &&super::world::Written| matches!(written.row.version, Version::Shared { id: other, .. } if other == id);
+        let this = world.writes.iter().find(named);
         for written in &world.writes {
-            if let Version::Shared { id: next, ancestors, .. } = &written.row.version
-                && ancestors.contains(&id)
-            {
+            let Version::Shared { id: next, ancestors, .. } = &written.row.version else { continue };
+            let twin = this.is_some_and(|this| {
+                (&this.row.key, this.row.deleted, &this.row.body)
+                    == (&written.row.key, written.row.deleted, &written.row.body)
+            });
+            if twin || ancestors.contains(&id) {
                 frontier.push(*next);
             }
         }

@@ -42,7 +42,13 @@ impl Net {
     /// A whole network.
     #[must_use]
     pub fn new(profile: Profile) -> Self {
-        Self { profile, cuts: BTreeSet::new(), cut_since: BTreeMap::new(), arrived: BTreeMap::new(), stuck_until: BTreeMap::new() }
+        Self {
+            profile,
+            cuts: BTreeSet::new(),
+            cut_since: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            stuck_until: BTreeMap::new(),
+        }
     }
 
     /// Sets the loss, in segments of ten thousand.
@@ -86,7 +92,15 @@ impl Net {
     }
 
     /// When `bytes` sent now arrive on the standing connection; `None` when they are stuck for good.
-    pub fn arrival(&mut self, now: u64, from: usize, to: usize, bytes: u64, same_site: bool, dice: &mut Dice) -> Option<u64> {
+    pub fn arrival(
+        &mut self,
+        now: u64,
+        from: usize,
+        to: usize,
+        bytes: u64,
+        same_site: bool,
+        dice: &mut Dice,
+    ) -> Option<u64> {
         if !self.passes(from, to) {
             return None;
         }

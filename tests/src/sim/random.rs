@@ -8,9 +8,9 @@ use p2p::node::Dice;
 use p2p::table::row::Version;
 use p2p::table::{Body, Key, Row, Table};
 
+use super::checks;
 use super::net::Profile;
 use super::world::{Fault, WALL_START, World};
-use super::checks;
 
 /// How long everything is left alone before the checkers look, in ms.
 const QUIET_MS: u64 = 60_000;

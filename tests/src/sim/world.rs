@@ -181,7 +181,9 @@ fn subject(seed: u64, number: usize) -> [u8; 32] {
 
 fn blake3_of(bytes: &[u8]) -> Box<[u8; 32]> {
     // Any spread of bits will do here; the dice have one.
-    let mut dice = Dice(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)));
+    let mut dice = Dice(
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)),
+    );
     let mut out = Box::new([0; 32]);
     for chunk in out.chunks_exact_mut(8) {
         chunk.copy_from_slice(&dice.roll().to_be_bytes());
@@ -203,7 +205,13 @@ impl World {
             let certificate = Self::certificate(key).to_bytes();
             common.push(codec::encode(&Row {
                 key: Key::global(Table::CERTIFICATE, id.to_string()),
-                version: Version::Shared { generation: 1, time_ms: WALL_START, writer: id, id: id.0, ancestors: vec![] },
+                version: Version::Shared {
+                    generation: 1,
+                    time_ms: WALL_START,
+                    writer: id,
+                    id: id.0,
+                    ancestors: vec![],
+                },
                 deleted: false,
                 body: Body(certificate),
             }));
@@ -353,7 +361,10 @@ impl World {
 
     fn event(&mut self, event: Event) {
         let busy = match &event {
-            Event::Wake(at, _) | Event::DialFailed { at, .. } | Event::Durable { at, .. } | Event::Closed { at, .. } => *at,
+            Event::Wake(at, _)
+            | Event::DialFailed { at, .. }
+            | Event::Durable { at, .. }
+            | Event::Closed { at, .. } => *at,
             Event::Deliver { to, .. } => *to,
             Event::Up { a, .. } => *a,
         };
@@ -405,7 +416,10 @@ impl World {
 
     fn connect(&mut self, a: usize, b: usize, starts: (u64, u64)) {
         let alive = |machine: &Machine, start| machine.start == start && machine.node.is_some();
-        if !alive(&self.machines[a], starts.0) || !alive(&self.machines[b], starts.1) || self.machines[a].links.contains_key(&b) {
+        if !alive(&self.machines[a], starts.0)
+            || !alive(&self.machines[b], starts.1)
+            || self.machines[a].links.contains_key(&b)
+        {
             return;
         }
         // The other end may still hold a dead connection: the new one replaces it.
@@ -616,7 +630,8 @@ impl World {
     /// Whether all running machines have the same root.
     #[must_use]
     pub fn is_converged(&self) -> bool {
-        let mut roots = self.machines.iter().filter_map(|machine| machine.node.as_ref()).map(|node| node.replica().rows().root().0);
+        let mut roots =
+            self.machines.iter().filter_map(|machine| machine.node.as_ref()).map(|node| node.replica().rows().root().0);
         let Some(first) = roots.next() else { return true };
         roots.all(|root| root == first)
     }
@@ -627,7 +642,8 @@ impl World {
         self.machines.iter().filter_map(|machine| machine.node.as_ref()).all(|node| {
             self.machines.iter().all(|other| {
                 other.id == node.id()
-                    || node.view().liveness(other.id) == Some(if other.node.is_some() { Liveness::Alive } else { Liveness::Down })
+                    || node.view().liveness(other.id)
+                        == Some(if other.node.is_some() { Liveness::Alive } else { Liveness::Down })
             })
         })
     }

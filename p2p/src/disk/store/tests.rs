@@ -79,7 +79,12 @@ fn what_was_said_to_be_durable_survives_a_cut_at_any_write() {
         let mut said = 0;
         let last = 3 + seed % 7;
         for number in 1..=last {
-            store.put(number, vec![(u128::from(number), Some(vec![1; 300])), (u128::from(number % 3) << 100, Some(vec![2; 40]))]).unwrap();
+            store
+                .put(
+                    number,
+                    vec![(u128::from(number), Some(vec![1; 300])), (u128::from(number % 3) << 100, Some(vec![2; 40]))],
+                )
+                .unwrap();
             if number % 2 == 0 {
                 while said < number {
                     said = durable.recv().unwrap();
@@ -94,7 +99,10 @@ fn what_was_said_to_be_durable_survives_a_cut_at_any_write() {
         let (_, found) = Store::open_backend(after, |_| ()).unwrap();
         assert_eq!(found.epoch, seed + 1);
         for number in 1..=said {
-            assert!(found.rows.iter().filter(|row| row.len() == 300).count() >= usize::try_from(number).unwrap(), "seed {seed}");
+            assert!(
+                found.rows.iter().filter(|row| row.len() == 300).count() >= usize::try_from(number).unwrap(),
+                "seed {seed}"
+            );
         }
         drop(store);
     }

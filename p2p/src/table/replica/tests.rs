@@ -59,8 +59,12 @@ fn an_ancestor_that_lost_on_the_way_is_no_conflict_in_the_end() {
         c.merge(row).unwrap();
     }
     assert_eq!(body(&c, "k").as_deref(), Some("y"));
-    let lost: Vec<_> =
-        c.rows().table(Table::CONFLICT).filter(|(_, h)| !h.deleted).map(|(_, h)| codec::decode(h.body).unwrap()).collect();
+    let lost: Vec<_> = c
+        .rows()
+        .table(Table::CONFLICT)
+        .filter(|(_, h)| !h.deleted)
+        .map(|(_, h)| codec::decode(h.body).unwrap())
+        .collect();
     assert_eq!(lost.len(), 1);
     assert_eq!(lost[0].body.0, b"z");
 }
