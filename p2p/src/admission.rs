@@ -342,7 +342,8 @@ impl Token {
         if text.len() > 8192 {
             return Err(bad());
         }
-        let (text, at) = text.trim().split_once('@').map_or((text.trim(), None), |(token, at)| (token, Some(at)));
+        let (text, at) =
+            text.trim().split_once('@').map_or_else(|| (text.trim(), None), |(token, at)| (token, Some(at)));
         let bytes = hex::decode(text.strip_prefix(TOKEN_HEAD).ok_or_else(bad)?).map_err(|_| bad())?;
         let (payload, sum) = bytes.split_last_chunk::<4>().ok_or_else(bad)?;
         if blake3::hash(payload).as_bytes()[..4] != sum[..] {

@@ -138,6 +138,11 @@ impl Dice {
         z ^ (z >> 31)
     }
 
+    /// An index below `length`; 0 when `length` is 0.
+    pub fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap_or(0)
+    }
+
     /// A number below `end`; 0 when `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         if end == 0 { 0 } else { self.roll() % end }
@@ -546,7 +551,7 @@ impl Node {
             self.repair_at = now.ms + REPAIR_MS * 3 / 4 + self.dice.below(REPAIR_MS / 2);
             let linked: Vec<NodeId> = self.linked().collect();
             if !linked.is_empty() {
-                let peer = linked[self.dice.below(linked.len() as u64) as usize];
+                let peer = linked[self.dice.index(linked.len())];
                 self.send_root(peer);
             }
         }

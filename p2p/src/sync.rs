@@ -76,7 +76,12 @@ fn bounds(span: Span) -> Option<(Position, Position)> {
 }
 
 fn short(position: Position) -> u64 {
-    ((position >> 48) & u128::from(u64::MAX)) as u64
+    u64::try_from((position >> 48) & u128::from(u64::MAX)).expect("64 bits are left")
+}
+
+/// The half of a fingerprint that listings carry.
+fn half(print: u64) -> u32 {
+    u32::try_from(print & u64::from(u32::MAX)).expect("32 bits are left")
 }
 
 /// Says what we have of a span: its rows when they are few on either side, else the sums of its parts.
@@ -84,7 +89,7 @@ fn claim(rows: &Rows, span: Span, their_count: u32, out: &mut Vec<(Span, Claim)>
     let Some((first, last)) = bounds(span) else { return };
     let items: Vec<(Position, u64)> = rows.range(first, last).collect();
     if items.len() <= LIST_MAX || their_count as usize <= LIST_MAX / 4 || span.bits > 52 {
-        let list = items.iter().map(|(at, print)| (short(*at), *print as u32)).collect();
+        let list = items.iter().map(|(at, print)| (short(*at), half(*print))).collect();
         out.push((span, Claim::Items(list)));
         return;
     }
@@ -150,7 +155,7 @@ pub fn on_spans(rows: &Rows, theirs: &[(Span, Claim)], same_site: bool) -> Vec<M
                 let mut items: std::collections::BTreeMap<u64, u32> = items.iter().copied().collect();
                 for (at, print) in rows.range(first, last) {
                     match items.remove(&short(at)) {
-                        Some(theirs) if theirs == print as u32 => {}
+                        Some(theirs) if theirs == half(print) => {}
                         Some(_) => {
                             send.push(at);
                             want.push((span.class, short(at)));

@@ -199,7 +199,7 @@ impl Node {
             if linked.is_empty() {
                 break;
             }
-            let peer = linked.swap_remove(self.dice.below(linked.len() as u64) as usize);
+            let peer = linked.swap_remove(self.dice.index(linked.len()));
             self.send_root(peer);
         }
     }

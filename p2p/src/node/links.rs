@@ -71,6 +71,11 @@ pub struct Try {
     wait_ms: u64,
 }
 
+/// The half of an instance that heartbeats carry.
+fn short(instance: u64) -> u32 {
+    u32::try_from(instance & u64::from(u32::MAX)).expect("32 bits are left")
+}
+
 impl Node {
     pub(super) fn connected(&mut self, now: Now, peer: NodeId) {
         if self.replica.is_evicted(peer) {
@@ -182,7 +187,7 @@ impl Node {
 
     pub(super) fn beat_arrived(&mut self, now: Now, peer: NodeId, beat: Beat) {
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if Some(beat.instance) == link.former.map(|instance| instance as u32) && link.beaten {
+        if Some(beat.instance) == link.former.map(short) && link.beaten {
             // An earlier process of this key speaks after a later one has: two run at once.
             let why = format!(
                 "the key of node {peer} is in use on two machines at once; refused on both; evict it and join again with a new identity"
@@ -193,7 +198,7 @@ impl Node {
             self.out.push_back(Output::Hangup(peer, why));
             return;
         }
-        link.beaten |= beat.instance == link.instance as u32;
+        link.beaten |= beat.instance == short(link.instance);
         if beat.sent_ms > 0 {
             link.their_ms = Some((beat.sent_ms, now.ms));
         }
@@ -236,7 +241,7 @@ impl Node {
         let epoch = self.replica.epoch();
         let seq = self.view.peers().get(&self.setup.id).map_or(0, |me| me.incarnation.1);
         let Some(link) = self.links.get(&peer).filter(|link| link.admitted) else { return };
-        let mut beat = Beat { instance: self.setup.facts.instance as u32, epoch, seq, ..Beat::default() };
+        let mut beat = Beat { instance: short(self.setup.facts.instance), epoch, seq, ..Beat::default() };
         if measure {
             beat.sent_ms = now.wall_ms;
             if let Some((theirs, at)) = link.their_ms {
