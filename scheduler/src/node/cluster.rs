@@ -107,12 +107,7 @@ async fn call<T: DeserializeOwned>(mesh: &Mesh, to: &NodeId, ask: &Ask) -> Resul
 }
 
 /// Writes this node's facts.
-pub(crate) async fn announce(
-    mesh: &Mesh,
-    me: &NodeId,
-    facts: &NodeFacts,
-    journal: &Arc<Journal>,
-) -> Result<(), Error> {
+pub(crate) async fn announce(mesh: &Mesh, me: &NodeId, facts: &NodeFacts, journal: &Arc<Journal>) -> Result<(), Error> {
     let owner = me.parse::<p2p::NodeId>().expect("the mesh's own id");
     let body = Body::json(facts).expect("plain data has a JSON form");
     let (mesh, key) = (mesh.clone(), Key::owned(Table::NODE_FACTS, owner, ""));
@@ -223,9 +218,7 @@ fn event(table: Table, row: &Row) -> Result<Option<Event>, String> {
     let owner = || row.key.owner().map(|id| id.to_string()).unwrap_or_default();
     let read_error = |error: serde_json::Error| error.to_string();
     Ok(Some(match table {
-        Table::NODE_FACTS => {
-            Event::Facts(owner(), row.body.parse::<NodeFacts>().map_err(read_error)?)
-        }
+        Table::NODE_FACTS => Event::Facts(owner(), row.body.parse::<NodeFacts>().map_err(read_error)?),
         Table::NODE_POLICY => {
             Event::Policy(row.key.id.clone(), Some(row.body.parse::<NodePolicy>().map_err(read_error)?))
         }
