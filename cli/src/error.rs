@@ -21,6 +21,14 @@ impl Error {
         Self { message: message.into(), causes: Vec::new(), hints: Vec::new(), code: 1 }
     }
 
+    /// Puts what was being done before the message, which becomes the first cause.
+    #[must_use]
+    pub(crate) fn context(mut self, step: impl Into<String>) -> Self {
+        let cause = std::mem::replace(&mut self.message, step.into());
+        self.causes.insert(0, cause);
+        self
+    }
+
     /// Adds the next command to try.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -50,12 +58,17 @@ impl Error {
 
 impl<E: std::error::Error> From<E> for Error {
     fn from(error: E) -> Self {
+        let message = error.to_string();
         let mut causes = Vec::new();
         let mut next = error.source();
         while let Some(cause) = next {
-            causes.push(cause.to_string());
+            let text = cause.to_string();
+            // Some messages end with their cause already.
+            if !message.contains(&text) {
+                causes.push(text);
+            }
             next = cause.source();
         }
-        Self { message: error.to_string(), causes, hints: Vec::new(), code: 1 }
+        Self { message, causes, hints: Vec::new(), code: 1 }
     }
 }

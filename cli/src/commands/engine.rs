@@ -1,18 +1,185 @@
-//! The verbs of the engine group.
+//! The verbs of one host's containers, with docker's spelling: at the top, and again below `shoal container`.
+
+mod attach;
+mod container;
+mod copy;
+mod create;
+mod events;
+mod exec;
+mod flags;
+mod info;
+mod inspect;
+mod lifecycle;
+mod logs;
+mod ps;
+mod run;
+mod stats;
+mod system;
+mod top;
+mod update;
 
 use crate::commands::Global;
 use crate::error::Error;
 use clap::Subcommand;
+use engine::{Engine, EngineError, Roots};
 use std::process::ExitCode;
 
 /// The verbs of the engine group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// (being written)
-    Version,
+    #[command(flatten)]
+    Verb(Verb),
+    /// List containers
+    Ps(ps::Args),
+    /// Look into containers, images, networks and volumes
+    Inspect(inspect::Args),
+    /// Show what happens
+    Events(events::Args),
+    /// Show what this engine is and runs on
+    Info(info::InfoArgs),
+    /// Show the version
+    Version(info::VersionArgs),
+    /// Manage containers
+    #[command(subcommand)]
+    Container(container::Container),
+    /// Disk usage, pruning, information
+    #[command(subcommand)]
+    System(system::System),
+    /// Health checks
+    #[command(subcommand)]
+    Healthcheck(Healthcheck),
+    /// Write files for other programs
+    #[command(subcommand)]
+    Generate(system::Generate),
+    /// Start what should run after a reboot; for any init system to call
+    Boot(system::BootArgs),
+}
+
+/// `shoal healthcheck …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Healthcheck {
+    /// Probe a container's health now: exit code 0 healthy, 1 not
+    Run {
+        /// The container
+        container: String,
+    },
+}
+
+/// The verbs that also live below `shoal container`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Run(Box<run::Args>),
+    Create(Box<create::Args>),
+    Start(attach::StartArgs),
+    Stop(lifecycle::StopArgs),
+    Restart(lifecycle::RestartArgs),
+    Kill(lifecycle::KillArgs),
+    Pause(lifecycle::PauseArgs),
+    Unpause(lifecycle::UnpauseArgs),
+    Rm(lifecycle::RmArgs),
+    Wait(lifecycle::WaitArgs),
+    Rename(update::RenameArgs),
+    Update(update::Args),
+    Logs(logs::Args),
+    Exec(exec::Args),
+    Attach(attach::Args),
+    Stats(stats::Args),
+    Top(top::Args),
+    Port(top::PortArgs),
+    Diff(copy::DiffArgs),
 }
 
 /// Runs one verb.
-pub(crate) fn run(_global: &Global, _command: Command) -> Result<ExitCode, Error> {
-    Err(Error::new("this verb is being written"))
+pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> {
+    match command {
+        Command::Verb(verb) => run_verb(global, verb),
+        Command::Ps(args) => ps::run(global, &args),
+        Command::Inspect(args) => inspect::run(global, &args),
+        Command::Events(args) => events::run(global, &args),
+        Command::Info(args) => info::info(global, &args),
+        Command::Version(args) => info::version(&args),
+        Command::Container(verb) => container::run(global, verb),
+        Command::System(verb) => system::run(global, verb),
+        Command::Healthcheck(Healthcheck::Run { container }) => {
+            let entry = open(global)?.probe(&container)?;
+            println!("{}", entry.output.trim_end());
+            Ok(ExitCode::from(u8::from(entry.exit_code != 0)))
+        }
+        Command::Generate(verb) => system::generate(global, &verb),
+        Command::Boot(args) => system::boot(global, &args),
+    }
+}
+
+pub(crate) fn run_verb(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
+    match verb {
+        Verb::Run(args) => run::run(global, *args),
+        Verb::Create(args) => create::run(global, *args),
+        Verb::Start(args) => attach::start(global, &args),
+        Verb::Stop(args) => lifecycle::stop(global, &args),
+        Verb::Restart(args) => lifecycle::restart(global, &args),
+        Verb::Kill(args) => lifecycle::kill(global, &args),
+        Verb::Pause(args) => lifecycle::pause(global, &args),
+        Verb::Unpause(args) => lifecycle::unpause(global, &args),
+        Verb::Rm(args) => lifecycle::rm(global, &args),
+        Verb::Wait(args) => lifecycle::wait(global, &args),
+        Verb::Rename(args) => update::rename(global, &args),
+        Verb::Update(args) => update::run(global, &args),
+        Verb::Logs(args) => logs::run(global, &args),
+        Verb::Exec(args) => exec::run(global, args),
+        Verb::Attach(args) => attach::run(global, &args),
+        Verb::Stats(args) => stats::run(global, &args),
+        Verb::Top(args) => top::run(global, &args),
+        Verb::Port(args) => top::port(global, &args),
+        Verb::Diff(args) => copy::diff(global, &args),
+    }
+}
+
+/// Opens the engine of these roots.
+pub(crate) fn open(global: &Global) -> Result<Engine, Error> {
+    let roots = Roots::from_option(global.root.as_deref())?;
+    Engine::open(&roots).map_err(explain)
+}
+
+/// Turns an engine's failure into a message with the next command to try.
+pub(crate) fn explain(error: EngineError) -> Error {
+    let hint = match &error {
+        EngineError::NoSuchContainer { similar: Some(name), .. } => Some(format!("did you mean {name:?}?")),
+        EngineError::NoSuchContainer { .. } => Some("`shoal ps -a` lists containers".to_owned()),
+        EngineError::NameTaken { name, .. } => {
+            Some(format!("remove it with `shoal rm -f {name}`, rename it, or use another name"))
+        }
+        EngineError::Image { missing: true, .. } => Some("`shoal images` lists images; `shoal pull` fetches one".to_owned()),
+        _ => None,
+    };
+    let error = Error::from(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Does one thing for each name; goes on after a failure. Prints each name, or what `act` returns.
+pub(crate) fn each(
+    names: &[String],
+    mut act: impl FnMut(&str) -> Result<Option<String>, EngineError>,
+) -> Result<ExitCode, Error> {
+    let mut failed = false;
+    for name in names {
+        match act(name) {
+            Ok(Some(text)) => println!("{text}"),
+            Ok(None) => {}
+            Err(error) => {
+                explain(error).report();
+                failed = true;
+            }
+        }
+    }
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// Prints warnings on stderr.
+pub(crate) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("WARNING: {warning}");
+    }
 }

@@ -1,0 +1,136 @@
+//! `system df`, `system prune`, `system info`; `generate systemd`; `boot`.
+
+use super::container::{confirmed, prune};
+use super::{explain, info, open, ps};
+use crate::commands::Global;
+use crate::error::Error;
+use crate::output::table::aligned;
+use clap::Subcommand;
+use engine::restart::Policy;
+use engine::wish::human_decimal;
+use std::process::ExitCode;
+
+/// `shoal system …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum System {
+    /// Show disk usage
+    Df,
+    /// Remove containers that do not run and networks that nobody uses
+    Prune {
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Show what this engine is and runs on
+    Info(info::InfoArgs),
+}
+
+/// `shoal generate …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Generate {
+    /// Write a systemd unit that starts and stops a container
+    Systemd {
+        /// The container
+        container: String,
+    },
+}
+
+/// Start what should run after a reboot; for any init system to call
+#[derive(Debug, clap::Args)]
+pub(crate) struct BootArgs {}
+
+pub(crate) fn run(global: &Global, verb: System) -> Result<ExitCode, Error> {
+    let engine = open(global)?;
+    match verb {
+        System::Info(args) => info::info(global, &args),
+        System::Prune { force } => {
+            if !force && !confirmed("This will remove all stopped containers.")? {
+                return Ok(ExitCode::FAILURE);
+            }
+            let (removed, bytes) = prune(&engine, &[])?;
+            for id in removed {
+                println!("{id}");
+            }
+            println!("Total reclaimed space: {}", human_decimal(bytes));
+            Ok(ExitCode::SUCCESS)
+        }
+        System::Df => {
+            let (containers, _) = engine.all().map_err(explain)?;
+            let images = engine.images().map_err(explain)?.images()?;
+            let used = |id: &str| containers.iter().any(|container| container.record.image_id == id);
+            let size = |container: &engine::Container| engine.upper(container).map_or(0, |upper| ps::folder_bytes(&upper));
+            let active = containers.iter().filter(|container| container.state.status.is_active()).count();
+            let image_bytes: u64 = images.iter().map(image::ImageRecord::packed_size).sum();
+            let idle: u64 = images.iter().filter(|image| !used(&image.id.to_string())).map(image::ImageRecord::packed_size).sum();
+            let bytes: u64 = containers.iter().map(size).sum();
+            let free: u64 = containers.iter().filter(|container| !container.state.status.is_active()).map(size).sum();
+            let volumes = engine.roots().data.join("volumes");
+            let count = std::fs::read_dir(&volumes).map_or(0, Iterator::count);
+            let row = |cells: [String; 5]| cells.to_vec();
+            let used_images = images.iter().filter(|image| used(&image.id.to_string())).count();
+            print!(
+                "{}",
+                aligned(&[
+                    row(["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"].map(str::to_owned)),
+                    row(["Images".into(), images.len().to_string(), used_images.to_string(), human_decimal(image_bytes), human_decimal(idle)]),
+                    row(["Containers".into(), containers.len().to_string(), active.to_string(), human_decimal(bytes), human_decimal(free)]),
+                    row(["Local Volumes".into(), count.to_string(), String::new(), human_decimal(ps::folder_bytes(&volumes)), String::new()]),
+                ])
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+pub(crate) fn generate(global: &Global, verb: &Generate) -> Result<ExitCode, Error> {
+    let Generate::Systemd { container } = verb;
+    let engine = open(global)?;
+    let container = engine.find(container).map_err(explain)?;
+    let own = std::env::current_exe()?;
+    let root = global.root.as_ref().map_or(String::new(), |root| format!(" --root {}", root.display()));
+    let policy = match container.record.wish.restart {
+        Policy::No => "no",
+        Policy::OnFailure { .. } => "on-failure",
+        Policy::Always | Policy::UnlessStopped => "always",
+    };
+    let (program, name) = (own.display(), container.name());
+    let wait = container.record.wish.stop_timeout.unwrap_or(engine::STOP_TIMEOUT_S);
+    print!(
+        "# container-{name}.service\n[Unit]\nDescription=shoal container {name}\nWants=network-online.target\nAfter=network-online.target\nRequiresMountsFor={}\n\n[Service]\nType=simple\nRestart={policy}\nKillMode=none\nTimeoutStopSec={}\nExecStart={program}{root} start --attach {name}\nExecStop={program}{root} stop -t {wait} {name}\n\n[Install]\nWantedBy=default.target\n",
+        engine.roots().data.display(),
+        wait + 60,
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn boot(global: &Global, _args: &BootArgs) -> Result<ExitCode, Error> {
+    let engine = open(global)?;
+    let (containers, damaged) = engine.all().map_err(explain)?;
+    for container in damaged {
+        eprintln!("WARNING: container {container}");
+    }
+    let mut failed = false;
+    for container in containers.iter().rev() {
+        let state = &container.state;
+        let wanted = match container.record.wish.restart {
+            Policy::Always => true,
+            Policy::UnlessStopped => !state.stopped_by_hand,
+            Policy::OnFailure { .. } => !state.stopped_by_hand && state.exit_code != 0,
+            Policy::No => false,
+        };
+        if !wanted || state.status.is_active() || state.started == 0 {
+            continue;
+        }
+        match engine.start(container.id()) {
+            Ok(warnings) => {
+                super::warn(&warnings);
+                println!("{}", container.name());
+            }
+            Err(error) => {
+                explain(error).report();
+                failed = true;
+            }
+        }
+    }
+    Ok(ExitCode::from(u8::from(failed)))
+}
