@@ -186,10 +186,11 @@ impl Reader<'_> {
                         "local" => {}
                         other => return Err(self.fail(node.place, format!("driver {other}: only local is supported"))),
                     },
-                    "external" => match self.boolean(node)? {
-                        true => key.text.clone_into(&mut name),
-                        false => {}
-                    },
+                    "external" => {
+                        if self.boolean(node)? {
+                            key.text.clone_into(&mut name);
+                        }
+                    }
                     _ => {
                         let path = format!("volumes.{}", key.text);
                         return Err(self.unknown(option, &path, &["name", "driver", "external"]));

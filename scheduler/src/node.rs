@@ -83,6 +83,9 @@ impl Clock {
     }
 }
 
+/// A look at the core.
+type Look = Box<dyn FnOnce(&Core, Ms) + Send>;
+
 /// What is sent to the task that owns the core.
 pub(crate) enum Input {
     /// Something happened.
@@ -92,7 +95,7 @@ pub(crate) enum Input {
     /// A peer, or this node itself, asks to stop an instance.
     Release(Release, oneshot::Sender<Answer>),
     /// Somebody wants to look.
-    Look(Box<dyn FnOnce(&Core, Ms) + Send>),
+    Look(Look),
 }
 
 impl std::fmt::Debug for Input {

@@ -44,7 +44,7 @@ impl Dice {
     }
 
     /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         finish(self.0)
     }
@@ -52,13 +52,13 @@ impl Dice {
     /// Returns a number below `bound`; `bound` must not be zero.
     pub fn below(&mut self, bound: usize) -> usize {
         assert!(bound > 0, "a choice among nothing");
-        let wide = u128::from(self.next()) * (bound as u128);
+        let wide = u128::from(self.roll()) * (bound as u128);
         usize::try_from(wide >> 64).expect("below bound, which is a usize")
     }
 
     /// Returns a 25-digit id whose first digits are the time, so that of two ids the smaller is the older one.
     pub fn id(&mut self, now_ms: u64) -> String {
-        format!("{:012x}{:013x}", now_ms & 0xffff_ffff_ffff, self.next() >> 12)
+        format!("{:012x}{:013x}", now_ms & 0xffff_ffff_ffff, self.roll() >> 12)
     }
 }
 

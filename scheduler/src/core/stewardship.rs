@@ -284,7 +284,7 @@ impl Core {
         let now = self.now;
         let config = *rollout::config(&known.service, rollout);
         let since = |row: &&crate::model::InstanceRow| self.works_since.get(&row.id).copied();
-        let current: Vec<Option<Ms>> = slots.values().flat_map(|view| &view.current).map(|row| since(row)).collect();
+        let current: Vec<Option<Ms>> = slots.values().flat_map(|view| &view.current).map(&since).collect();
         let settle_ms = match known.service.spec.template.healthcheck {
             Some(_) => 0,
             None => config.monitor_ms.min(rollout::SETTLE_MS),

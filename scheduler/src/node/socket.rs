@@ -43,7 +43,7 @@ fn shorten(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
         return Ok((None, path.to_owned()));
     }
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
-    let folder = File::open(path.parent().unwrap_or(Path::new("/")))?;
+    let folder = File::open(path.parent().unwrap_or_else(|| Path::new("/")))?;
     let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
     Ok((Some(folder), short))
 }

@@ -21,7 +21,7 @@ impl FromStr for Preference {
     type Err = ExpressionError;
     /// Reads `node.site` and docker's `spread=node.site`.
     fn from_str(text: &str) -> Result<Self, ExpressionError> {
-        let field = text.trim().strip_prefix("spread=").unwrap_or(text.trim());
+        let field = text.trim().strip_prefix("spread=").unwrap_or_else(|| text.trim());
         field.parse().map(Self)
     }
 }
