@@ -25,7 +25,10 @@ pub fn apply(config: &mut ContainerConfig, text: &str) -> Result<(), ChangeError
     }
     let empty = || Value::Object(serde_json::Map::new());
     match name.to_ascii_uppercase().as_str() {
-        "CMD" => config.cmd = Some(command(rest, config.shell.as_deref()).ok_or_else(|| refused("it is no list of strings"))?),
+        "CMD" => {
+            config.cmd =
+                Some(command(rest, config.shell.as_deref()).ok_or_else(|| refused("it is no list of strings"))?)
+        }
         "ENTRYPOINT" => {
             let words = command(rest, config.shell.as_deref()).ok_or_else(|| refused("it is no list of strings"))?;
             config.entrypoint = Some(words);

@@ -127,7 +127,9 @@ fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError>
     // After the walk, which must not skip the children of a digest that the registry keeps too.
     let registry = store.path().join("registry");
     let read = |digest: &Digest| store.read_blob(digest, oci::manifest::MANIFEST_BYTES_MAX).ok();
-    needed.extend(crate::registry::shelf::roots(&registry, &read).map_err(StoreError::io("read the registry", &registry))?);
+    needed.extend(
+        crate::registry::shelf::roots(&registry, &read).map_err(StoreError::io("read the registry", &registry))?,
+    );
     Ok(needed)
 }
 

@@ -8,6 +8,7 @@ mod login;
 mod logout;
 mod maintain;
 mod mirror;
+mod mount;
 mod pull;
 mod push;
 mod registry_args;
@@ -56,6 +57,9 @@ pub(crate) enum Group {
     Load(load::Args),
     Import(import::Args),
     Unpack(unpack::Args),
+    Mount(mount::MountArgs),
+    #[command(visible_alias = "umount")]
+    Unmount(mount::UnmountArgs),
     Prune(maintain::PruneArgs),
     Gc(maintain::GcArgs),
     Verify(maintain::VerifyArgs),
@@ -80,6 +84,8 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
         Command::Import(args) | Command::Image(Group::Import(args)) => import::run(global, &args),
         Command::Image(Group::Inspect(args)) => show::inspect(global, &args),
         Command::Image(Group::Unpack(args)) => unpack::run(global, &args),
+        Command::Image(Group::Mount(args)) => mount::mount(global, &args),
+        Command::Image(Group::Unmount(args)) => mount::unmount(global, &args),
         Command::Image(Group::Prune(args)) => maintain::prune(global, &args),
         Command::Image(Group::Gc(args)) => maintain::gc(global, &args),
         Command::Image(Group::Verify(args)) => maintain::verify(global, &args),

@@ -234,7 +234,8 @@ fn entry_name(entry: &Descriptor) -> Option<Reference> {
 
 fn finish(store: &Store, target: Descriptor, names: Vec<Reference>) -> Result<Loaded, StoreError> {
     // An index in an index.json without a size is told by reading it.
-    let manifest = store.manifest(&target.digest, Some(&target.media_type).filter(|t| !t.is_empty()).map(|t| t.as_str()))?;
+    let manifest =
+        store.manifest(&target.digest, Some(&target.media_type).filter(|t| !t.is_empty()).map(|t| t.as_str()))?;
     let target = Descriptor { platform: target.platform, ..manifest.descriptor() };
     if names.is_empty() {
         store.keep(&target)?;
@@ -246,11 +247,7 @@ fn finish(store: &Store, target: Descriptor, names: Vec<Reference>) -> Result<Lo
     Ok(Loaded { target, id, names })
 }
 
-fn name_the_only(
-    store: &Store,
-    mut loaded: Vec<Loaded>,
-    name: Option<&Reference>,
-) -> Result<Vec<Loaded>, StoreError> {
+fn name_the_only(store: &Store, mut loaded: Vec<Loaded>, name: Option<&Reference>) -> Result<Vec<Loaded>, StoreError> {
     if let (Some(name), [only]) = (name, loaded.as_mut_slice())
         && only.names.is_empty()
     {

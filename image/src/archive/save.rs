@@ -103,10 +103,7 @@ pub fn save_layout(
 }
 
 /// The index of an archive, and every blob that goes into it, each once and in the order in which it is needed.
-fn collect(
-    store: &Store,
-    images: &[(ImageRecord, Vec<Reference>)],
-) -> Result<(ImageIndex, Vec<Digest>), StoreError> {
+fn collect(store: &Store, images: &[(ImageRecord, Vec<Reference>)]) -> Result<(ImageIndex, Vec<Digest>), StoreError> {
     let mut index = ImageIndex::new(Vec::new());
     let mut blobs = Vec::new();
     for (image, names) in images {

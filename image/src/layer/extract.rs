@@ -181,7 +181,10 @@ impl Extractor {
                     match rustix::fs::mkdirat(&at, component, Mode::from_raw_mode(0o755)) {
                         Ok(()) => {}
                         Err(Errno::EXIST) => {
-                            return Err(refused(entry, "its directory is a symbolic link to something that is not there"));
+                            return Err(refused(
+                                entry,
+                                "its directory is a symbolic link to something that is not there",
+                            ));
                         }
                         Err(errno) => return Err(failed(step, &entry.path)(errno.into())),
                     }
@@ -238,7 +241,8 @@ impl Extractor {
                     _ => (FileType::Fifo, (0, 0)),
                 };
                 let device = rustix::fs::makedev(device.0, device.1);
-                rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device).map_err(io("make the node"))?;
+                rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)
+                    .map_err(io("make the node"))?;
                 self.set_by_name(parent, name, entry)?;
             }
             Kind::HardLink => unreachable!("handled above"),
@@ -258,10 +262,7 @@ impl Extractor {
         let io = |step: &'static str| move |errno: Errno| failed(step, &entry.path)(errno.into());
         let Some(stat) = sys::stat_at(parent, name).map_err(io("look at"))? else { return Ok(false) };
         let there = FileType::from_raw_mode(stat.st_mode);
-        if self.options.whiteouts != Whiteouts::Apply
-            && there == FileType::CharacterDevice
-            && stat.st_rdev == 0
-        {
+        if self.options.whiteouts != Whiteouts::Apply && there == FileType::CharacterDevice && stat.st_rdev == 0 {
             // The layer removes the name below and makes it anew. A directory must then hide the one below.
             rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(io("remove"))?;
             if entry.kind == Kind::Directory {
@@ -383,10 +384,8 @@ impl Extractor {
                 self.set_opaque(fd.as_fd(), entry)
             }
             Some(_) => Ok(()),
-            None => {
-                rustix::fs::mknodat(parent, target, FileType::CharacterDevice, Mode::empty(), 0)
-                    .map_err(io("make the whiteout"))
-            }
+            None => rustix::fs::mknodat(parent, target, FileType::CharacterDevice, Mode::empty(), 0)
+                .map_err(io("make the whiteout")),
         }
     }
 
@@ -469,18 +468,24 @@ impl Extractor {
     /// The xattrs that are set: not those of overlayfs itself, which would change what other layers show.
     fn xattrs<'a>(&self, entry: &'a Entry) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let owners = self.options.owners;
-        entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice())).filter(move |(name, _)| {
-            whiteout::is_kept_xattr(name) && (owners || name.starts_with(b"user."))
-        })
+        entry
+            .xattrs
+            .iter()
+            .map(|(name, value)| (name.as_slice(), value.as_slice()))
+            .filter(move |(name, _)| whiteout::is_kept_xattr(name) && (owners || name.starts_with(b"user.")))
     }
 
     fn check_xattr(&self, set: Result<(), Errno>, name: &[u8], entry: &Entry) -> Result<(), ExtractError> {
         match set {
             Ok(()) => Ok(()),
             // Links and devices cannot carry user attributes, and the kernel has no such name space for them.
-            Err(Errno::PERM) if name.starts_with(b"user.") && !matches!(entry.kind, Kind::File | Kind::Directory) => Ok(()),
+            Err(Errno::PERM) if name.starts_with(b"user.") && !matches!(entry.kind, Kind::File | Kind::Directory) => {
+                Ok(())
+            }
             // A label of a security module that this kernel does not run cannot mean anything here.
-            Err(Errno::OPNOTSUPP | Errno::INVAL) if name.starts_with(b"security.") && name != b"security.capability" => {
+            Err(Errno::OPNOTSUPP | Errno::INVAL)
+                if name.starts_with(b"security.") && name != b"security.capability" =>
+            {
                 Ok(())
             }
             Err(errno) => {
@@ -570,7 +575,9 @@ pub(crate) fn open_directory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, E
 }
 
 fn inode(directory: &OwnedFd, entry: &Entry) -> Result<u64, ExtractError> {
-    Ok(rustix::fs::fstat(directory).map_err(|errno| failed("look at the directory of", &entry.path)(errno.into()))?.st_ino)
+    Ok(rustix::fs::fstat(directory)
+        .map_err(|errno| failed("look at the directory of", &entry.path)(errno.into()))?
+        .st_ino)
 }
 
 /// Directory and name of a path; both may be empty.

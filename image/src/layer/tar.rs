@@ -624,13 +624,7 @@ fn check_map(map: &[Extent], size: u64, stored: u64) -> Result<(), String> {
 }
 
 /// The name from the PAX header, the GNU header or the entry's own. Two that differ are refused.
-fn pick(
-    pax: Option<Vec<u8>>,
-    gnu: Option<Vec<u8>>,
-    own: Vec<u8>,
-    at: u64,
-    what: &str,
-) -> Result<Vec<u8>, TarError> {
+fn pick(pax: Option<Vec<u8>>, gnu: Option<Vec<u8>>, own: Vec<u8>, at: u64, what: &str) -> Result<Vec<u8>, TarError> {
     match (pax, gnu) {
         (Some(pax), Some(gnu)) if pax != gnu => {
             Err(header(at, &format!("a PAX and a GNU {what} that differ: readers disagree about it")))
@@ -704,7 +698,8 @@ impl Pax {
                 }
             }
             b"GNU.sparse.numbytes" => {
-                let offset = self.sparse.pending.take().ok_or_else(|| header(at, "a sparse length without its offset"))?;
+                let offset =
+                    self.sparse.pending.take().ok_or_else(|| header(at, "a sparse length without its offset"))?;
                 let length = number()?;
                 if length > 0 {
                     self.sparse.map.push(Extent { offset, length });

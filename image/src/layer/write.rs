@@ -247,7 +247,8 @@ mod tests {
             entry(b"pipe", Kind::Fifo),
             Entry { mtime: (1 << 40, 0), ..entry(b"late", Kind::Directory) },
         ];
-        entries[1].xattrs = vec![(b"security.capability".to_vec(), vec![1, 0, 10, 255]), (b"user.x".to_vec(), b"=\n".to_vec())];
+        entries[1].xattrs =
+            vec![(b"security.capability".to_vec(), vec![1, 0, 10, 255]), (b"user.x".to_vec(), b"=\n".to_vec())];
         let mut writer = Writer::new(Vec::new());
         for entry in &entries {
             writer.entry(entry).unwrap();

@@ -82,8 +82,7 @@ impl Store {
         if let Some(reason) = unfit {
             return Ok(Err(reason));
         }
-        let mut index =
-            BufWriter::new(File::create_new(&index_path).map_err(StoreError::io("create", &index_path))?);
+        let mut index = BufWriter::new(File::create_new(&index_path).map_err(StoreError::io("create", &index_path))?);
         match erofs::write(&tree, plain, &mut index) {
             Err(reason) => return Ok(Err(reason)),
             Ok(written) => written.and_then(|()| index.flush()).map_err(StoreError::io("write", &index_path))?,

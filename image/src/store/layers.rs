@@ -70,6 +70,9 @@ pub struct RootEntry {
     pub gid: u32,
     /// Modification time, seconds since 1970.
     pub mtime: i64,
+    /// Its nanoseconds.
+    #[serde(default)]
+    pub mtime_nanos: u32,
 }
 
 impl LayerMeta {
@@ -81,7 +84,7 @@ impl LayerMeta {
 impl RootEntry {
     /// What this entry, the root's, says.
     pub(crate) fn of(entry: &crate::layer::tar::Entry) -> Self {
-        Self { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime.0 }
+        Self { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime.0, mtime_nanos: entry.mtime.1 }
     }
 }
 
@@ -252,7 +255,8 @@ impl Store {
         progress: &dyn Progress,
         work: impl FnOnce(&mut Plain<'_>) -> Result<(), LayerError>,
     ) -> Result<u64, StoreError> {
-        let failed = |source: LayerError| StoreError::Layer { digest: blob.digest.to_string(), source: Box::new(source) };
+        let failed =
+            |source: LayerError| StoreError::Layer { digest: blob.digest.to_string(), source: Box::new(source) };
         let mut plain = self.plain_layer(blob, diff_id, progress)?;
         let worked = work(&mut plain);
         if let Some(max) = plain.exceeded {

@@ -218,14 +218,14 @@ fn make_upper(upper: &Path, root: Option<RootEntry>) -> Result<(), StoreError> {
     let temporary = upper.with_file_name(sys::unique_name("upper"));
     sys::create_dirs(&temporary).map_err(StoreError::io("create", &temporary))?;
     let fd = sys::open_dir(&temporary).map_err(StoreError::io("open", &temporary))?;
-    let root = root.unwrap_or(RootEntry { mode: 0o755, uid: 0, gid: 0, mtime: 0 });
+    let root = root.unwrap_or(RootEntry { mode: 0o755, uid: 0, gid: 0, mtime: 0, mtime_nanos: 0 });
     let step = "set the attributes of";
     if rustix::process::geteuid().is_root() {
         let (uid, gid) = (rustix::fs::Uid::from_raw(root.uid), rustix::fs::Gid::from_raw(root.gid));
         rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(StoreError::errno(step, &temporary))?;
     }
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(root.mode)).map_err(StoreError::errno(step, &temporary))?;
-    let time = Timespec { tv_sec: root.mtime, tv_nsec: 0 };
+    let time = Timespec { tv_sec: root.mtime, tv_nsec: root.mtime_nanos.into() };
     rustix::fs::futimens(&fd, &Timestamps { last_access: time, last_modification: time })
         .map_err(StoreError::errno(step, &temporary))?;
     std::fs::rename(&temporary, upper).map_err(StoreError::io("create", upper))

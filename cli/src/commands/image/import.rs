@@ -44,8 +44,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         archive::import(&store, std::io::stdin(), options)?
     } else {
         let path = Path::new(&args.file);
-        let file =
-            File::open(path).map_err(|error| Error::from(error).context(format!("failed to open {}", path.display())))?;
+        let file = File::open(path)
+            .map_err(|error| Error::from(error).context(format!("failed to open {}", path.display())))?;
         archive::import(&store, file, options)?
     };
     match &args.name {

@@ -84,7 +84,13 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
 }
 
 /// A row for each name; one without a name for an image that has none.
-fn rows(store: &Store, image: &ImageRecord, created: i128, filters: &Filters, args: &Args) -> Result<Vec<Value>, Error> {
+fn rows(
+    store: &Store,
+    image: &ImageRecord,
+    created: i128,
+    filters: &Filters,
+    args: &Args,
+) -> Result<Vec<Value>, Error> {
     let since = match created {
         0 => "N/A".to_owned(),
         created => format!("{} ago", engine::time::human(age(created))),

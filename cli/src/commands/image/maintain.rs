@@ -79,7 +79,13 @@ pub(crate) fn gc(global: &Global, args: &GcArgs) -> Result<ExitCode, Error> {
         println!("layer {layer}");
     }
     let verb = if args.dry_run { "would free" } else { "freed" };
-    println!("{verb} {} in {} blobs, {} layers, {} leftovers", bytes(report.bytes), report.blobs.len(), report.layers.len(), report.leftovers);
+    println!(
+        "{verb} {} in {} blobs, {} layers, {} leftovers",
+        bytes(report.bytes),
+        report.blobs.len(),
+        report.layers.len(),
+        report.leftovers
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -54,7 +54,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     };
     match &args.output {
         Some(path) if path.as_os_str() != "-" => {
-            let failed = |error: std::io::Error| Error::from(error).context(format!("failed to write {}", path.display()));
+            let failed =
+                |error: std::io::Error| Error::from(error).context(format!("failed to write {}", path.display()));
             // Written beside the file and renamed: an archive under its name is whole.
             let temporary = path.with_added_extension(format!("{}.partial", std::process::id()));
             let file = File::create(&temporary).map_err(failed)?;

@@ -18,7 +18,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     if args.target.digest().is_some() {
-        return Err(Error::new(format!("{} has a digest: a name for an image has a tag", args.target.familiar())).code(2));
+        return Err(
+            Error::new(format!("{} has a digest: a name for an image has a tag", args.target.familiar())).code(2)
+        );
     }
     let store = super::open_store(global)?;
     let image = store.find(&args.source)?;

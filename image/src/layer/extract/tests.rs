@@ -133,7 +133,8 @@ fn links_never_lead_outside() {
 #[test]
 fn a_directory_replaces_a_link_and_never_changes_its_target() {
     let scene = Scene::new();
-    let entries = [link("x", Symlink, &scene.outside()), Entry { mode: 0o700, ..entry("x", Directory) }, entry("x/f", File)];
+    let entries =
+        [link("x", Symlink, &scene.outside()), Entry { mode: 0o700, ..entry("x", Directory) }, entry("x/f", File)];
     scene.unpack(&[&entries], Whiteouts::Apply).unwrap();
     assert_eq!(std::fs::symlink_metadata(scene.root().join("x")).unwrap().mode() & 0o170_777, 0o040_700);
     assert_eq!(scene.names(), ["x", "x/f"]);
@@ -164,18 +165,29 @@ fn a_link_named_like_the_root_is_refused() {
 #[test]
 fn whiteouts_remove_what_lower_layers_left_and_spare_the_layer_itself() {
     let scene = Scene::new();
-    let lower = [entry("d", Directory), entry("d/old", File), entry("d/sub", Directory), entry("d/sub/deep", File), entry("gone", File), entry("kept", File)];
-    let upper = [entry("d/new", File), entry("d/.wh..wh..opq", File), entry("d/late", File), entry(".wh.gone", File), entry(".wh.never", File), entry("d/sub", Directory)];
+    let lower = [
+        entry("d", Directory),
+        entry("d/old", File),
+        entry("d/sub", Directory),
+        entry("d/sub/deep", File),
+        entry("gone", File),
+        entry("kept", File),
+    ];
+    let upper = [
+        entry("d/new", File),
+        entry("d/.wh..wh..opq", File),
+        entry("d/late", File),
+        entry(".wh.gone", File),
+        entry(".wh.never", File),
+        entry("d/sub", Directory),
+    ];
     scene.unpack(&[&lower, &upper], Whiteouts::Apply).unwrap();
     assert_eq!(scene.names(), ["d", "d/late", "d/new", "d/sub", "kept"]);
 }
 
 #[test]
 fn whiteout_and_entry_of_one_name_in_one_layer_leave_the_entry() {
-    for upper in [
-        [entry(".wh.x", File), entry("x", File)],
-        [entry("x", File), entry(".wh.x", File)],
-    ] {
+    for upper in [[entry(".wh.x", File), entry("x", File)], [entry("x", File), entry(".wh.x", File)]] {
         let scene = Scene::new();
         scene.unpack(&[&[entry("x", Directory), entry("x/old", File)], &upper], Whiteouts::Apply).unwrap();
         assert_eq!(scene.names(), ["x"]);
@@ -198,7 +210,13 @@ fn many_opaque_markers_cost_no_more_than_one() {
 #[test]
 fn types_replace_each_other_and_hard_links_keep_their_file() {
     let scene = Scene::new();
-    let first = [entry("a", Directory), entry("a/f", File), entry("b", File), link("c", HardLink, "b"), link("s", Symlink, "b")];
+    let first = [
+        entry("a", Directory),
+        entry("a/f", File),
+        entry("b", File),
+        link("c", HardLink, "b"),
+        link("s", Symlink, "b"),
+    ];
     let second = [entry("a", File), entry("b", Directory), entry("s", File), link("d", HardLink, "c")];
     scene.unpack(&[&first, &second], Whiteouts::Apply).unwrap();
     assert_eq!(scene.names(), ["a", "b", "c", "d", "s"]);

@@ -135,9 +135,7 @@ impl Tree {
         let content = match entry.kind {
             Kind::HardLink => return self.link(parent, name, entry),
             Kind::Directory => Content::Directory(BTreeMap::new()),
-            Kind::File => {
-                Content::File { size: entry.size, offset: entry.data_offset, extents: entry.sparse.clone() }
-            }
+            Kind::File => Content::File { size: entry.size, offset: entry.data_offset, extents: entry.sparse.clone() },
             Kind::Symlink => Content::Symlink(entry.link.clone()),
             Kind::Char if entry.device == (0, 0) => {
                 return Err(refused(entry, "a character device 0:0 would hide files of lower layers"));
