@@ -1,10 +1,14 @@
 //! The only place of this crate that touches the kernel beyond plain files: processes, terminals, sockets, signals.
 
 pub(crate) mod attach;
+pub(crate) mod copy;
 pub(crate) mod firewall;
 pub(crate) mod netlink;
+pub mod netns;
+pub(crate) mod overlay;
 pub mod process;
 pub(crate) mod reserve;
+pub(crate) mod resolver;
 pub mod rootfs;
 pub mod sys;
 pub mod terminal;
