@@ -1,5 +1,7 @@
 //! The command `shoal`: parses arguments, composes the crates, prints results.
 
+#![recursion_limit = "256"]
+
 mod commands;
 mod error;
 mod output;
