@@ -102,10 +102,10 @@ pub fn no_acknowledged_write_is_lost(world: &World) -> Result<(), String> {
     for (_, packed) in node.replica().rows().all() {
         let row = codec::decode(packed).map_err(|error| error.to_string())?;
         note(&row, &mut known);
-        if row.key.table == Table::CONFLICT {
-            if let Ok(lost) = codec::decode(&row.body.0) {
-                note(&lost, &mut known);
-            }
+        if row.key.table == Table::CONFLICT
+            && let Ok(lost) = codec::decode(&row.body.0)
+        {
+            note(&lost, &mut known);
         }
     }
     for written in world.writes.iter().filter(|written| written.acked.is_some()) {

@@ -68,7 +68,7 @@ fn cluster(count: usize, sites: usize, profile: Profile, label: &str) {
         let name = format!("change-{change}");
         world.arrivals.insert(name.clone(), std::collections::BTreeMap::new());
         let (before, start) = (world.counts.payload_sends, world.now_ms());
-        let at = world.dice().below(count as u64) as usize;
+        let at = world.dice().index(count);
         world.put(at, Key::global(Table::KV, name.clone()), Some(b"value".to_vec()));
         world.run(1_500);
         sends.push((world.counts.payload_sends - before) as f64 / (count - 1) as f64);
@@ -158,7 +158,7 @@ fn stalls() {
     let mut wrong = 0;
     for _ in 0..100 {
         world.seen.clear();
-        let at = world.dice().below(count as u64) as usize;
+        let at = world.dice().index(count);
         let wait = world.dice().below(1_500);
         world.run(wait);
         world.fault(&Fault::Stall(at, 3_000));
@@ -247,9 +247,9 @@ fn heal() {
     world.fault(&Fault::Halve(vec![0]));
     world.run(10_000);
     let mut changed = 0u64;
-    for at in 0..2u64 {
+    for at in 0..2 {
         for n in 0..1_000 {
-            world.put(at as usize, Key::global(Table::KV, format!("row-{}", at * 50_000 + n * 7)), Some(vec![2; 40]));
+            world.put(at, Key::global(Table::KV, format!("row-{}", at * 50_000 + n * 7)), Some(vec![2; 40]));
             let row = world.writes.last().map(|written| codec::encode(&written.row).len()).unwrap_or(0);
             changed += row as u64;
         }

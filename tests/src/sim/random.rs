@@ -34,23 +34,23 @@ fn unknown_row(writer: NodeId) -> Row {
 
 fn run(seed: u64) -> Result<(), String> {
     let mut dice = Dice(seed ^ 0x5eed);
-    let count = 3 + dice.below(5) as usize;
+    let count = 3 + dice.index(5);
     let profile = if dice.below(2) == 0 { Profile::LAN } else { Profile::WAN };
-    let mut world = World::new(seed, count, 1 + dice.below(3) as usize, profile);
+    let mut world = World::new(seed, count, 1 + dice.index(3), profile);
     let unknown = unknown_row(world.machines[0].id);
     world.seed_row(0, &unknown);
     world.start_all();
     world.run(5_000);
     let keys: Vec<Key> = (0..6).map(|n| Key::global(Table::KV, format!("k{n}"))).collect();
     for step in 0..40 + dice.below(80) {
-        let at = dice.below(count as u64) as usize;
+        let at = dice.index(count);
         match dice.below(24) {
             0..=11 => {
-                let key = keys[dice.below(6) as usize].clone();
+                let key = keys[dice.index(6)].clone();
                 world.put(at, key, Some(format!("{seed}-{step}").into_bytes()));
             }
             12..=13 => {
-                world.put(at, keys[dice.below(6) as usize].clone(), None);
+                world.put(at, keys[dice.index(6)].clone(), None);
             }
             14 => {
                 let owner = world.machines[at].id;
@@ -85,7 +85,7 @@ fn run(seed: u64) -> Result<(), String> {
     checks::unknown_rows_are_preserved(&world, &[unknown])?;
     checks::no_acknowledged_write_is_lost(&world)?;
     // Deletions that follow everything stay, also past machines that were off while they happened.
-    let off = dice.below(count as u64) as usize;
+    let off = dice.index(count);
     world.fault(&Fault::PowerOff(off));
     let mut deleted = BTreeSet::new();
     for key in keys {

@@ -1,3 +1,5 @@
+//! Cgroups planned, made and limited on fixture trees of every layout.
+
 use std::fs;
 
 use oci::spec::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids};

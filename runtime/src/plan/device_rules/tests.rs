@@ -1,3 +1,5 @@
+//! Device rules as v1 lines and as programs, judged by an interpreter.
+
 use super::*;
 
 fn device(allow: bool, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {

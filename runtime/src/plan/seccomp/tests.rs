@@ -1,3 +1,5 @@
+//! Profiles compiled and judged by an interpreter of classic BPF.
+
 use oci::spec::LinuxSyscall;
 
 use super::machine::{Call, run};

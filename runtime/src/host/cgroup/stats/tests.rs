@@ -1,3 +1,5 @@
+//! Statistics read from fixture trees of v1 and v2 and put into runc's shape.
+
 use super::super::fixture::Tree;
 use super::super::layout::Version;
 use super::super::place::Home;

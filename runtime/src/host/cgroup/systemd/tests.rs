@@ -1,3 +1,5 @@
+//! The D-Bus client and the property mapping against a bus of the test's own.
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
