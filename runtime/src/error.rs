@@ -64,6 +64,14 @@ pub enum Error {
         /// How it ended.
         reason: String,
     },
+    /// A checkpoint could not be made or restored.
+    #[error("criu failed: {operation}: {reason}")]
+    Checkpoint {
+        /// What was asked of CRIU.
+        operation: String,
+        /// CRIU's own words, and where its log is.
+        reason: String,
+    },
     /// Our own invariant does not hold.
     #[error("{what} (this is a bug in shoal-runtime; please report it)")]
     Bug {
@@ -120,18 +128,24 @@ pub trait During<T> {
     fn during<S: Into<String>>(self, operation: impl FnOnce() -> S) -> Result<T>;
 }
 
+/// A failed step; a system call that does not exist is a lack of the host.
+fn failed(operation: String, errno: i32) -> Error {
+    if errno != nix::libc::ENOSYS {
+        return Error::Failed { operation, errno };
+    }
+    let hint = "Linux 5.12 or newer is needed, and an outer seccomp filter must not hide its calls".into();
+    Error::HostLack { what: format!("a system call ({operation})"), hint }
+}
+
 impl<T> During<T> for nix::Result<T> {
     fn during<S: Into<String>>(self, operation: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|errno| Error::Failed { operation: operation().into(), errno: errno as i32 })
+        self.map_err(|errno| failed(operation().into(), errno as i32))
     }
 }
 
 impl<T> During<T> for std::io::Result<T> {
     fn during<S: Into<String>>(self, operation: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|cause| Error::Failed {
-            operation: operation().into(),
-            errno: cause.raw_os_error().unwrap_or(nix::libc::EINVAL),
-        })
+        self.map_err(|cause| failed(operation().into(), cause.raw_os_error().unwrap_or(nix::libc::EINVAL)))
     }
 }
 

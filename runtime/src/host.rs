@@ -13,6 +13,7 @@ pub mod freeze;
 pub mod hooks;
 pub mod idmap;
 pub mod kill;
+pub mod lacks;
 pub mod launch;
 pub mod limits;
 pub mod net_device;

@@ -11,6 +11,7 @@ pub mod features;
 pub mod handshake;
 pub mod host;
 pub mod plan;
+pub mod report;
 pub mod template;
 
 pub use error::{Error, Result};

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use lexopt::ValueExt;
 use oci::ContainerId;
 use runtime::host::state::Root;
+use runtime::report::Report;
 
 use crate::args::Global;
 use crate::log::Log;
@@ -27,18 +28,20 @@ pub(crate) struct Failure {
     pub error: String,
     /// The exit code: 1, as runc's, unless a command says otherwise.
     pub code: u8,
+    /// What a program needs to know, for `--log-format json`.
+    pub report: Box<Report>,
 }
 
 impl Failure {
     /// A wrong command line.
     pub(crate) fn usage(error: impl Into<String>) -> Self {
-        Self { error: error.into(), code: 1 }
+        Self { error: error.into(), code: 1, report: Box::new(Report::command_line()) }
     }
 }
 
 impl From<runtime::Error> for Failure {
     fn from(error: runtime::Error) -> Self {
-        Self { error: error.to_string(), code: 1 }
+        Self { error: error.to_string(), code: 1, report: Box::new(Report::from(&error)) }
     }
 }
 
@@ -89,6 +92,9 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
         // These send a process into a container.
         runtime::host::seal::ensure()?;
     }
+    if needs_root(command) && global.root.is_none() {
+        runtime::host::probe::private_root(&default_root())?;
+    }
     match command {
         "create" => create::create(&context, parser),
         "run" => run::run(&context, parser),
@@ -115,6 +121,11 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
         }
         other => Err(Failure::usage(format!("No help topic for '{other}'"))),
     }
+}
+
+/// Whether `command` looks at containers.
+fn needs_root(command: &str) -> bool {
+    !matches!(command, "spec" | "features" | "version" | "help")
 }
 
 /// The only positional argument of most commands.

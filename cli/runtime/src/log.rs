@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use runtime::host::clock;
+use runtime::report::Report;
 
 use crate::args::Global;
 
@@ -26,8 +27,8 @@ impl Log {
     }
 
     /// The error that ends the command.
-    pub(crate) fn error(&self, message: &str) {
-        self.write("error", message);
+    pub(crate) fn error(&self, message: &str, report: &Report) {
+        self.write("error", message, Some(report));
         if self.file.is_some() {
             eprintln!("{message}");
         }
@@ -35,21 +36,24 @@ impl Log {
 
     /// Something odd that does not end the command.
     pub(crate) fn warn(&self, message: &str) {
-        self.write("warning", message);
+        self.write("warning", message, None);
     }
 
     /// What happens, for `--debug`.
     pub(crate) fn debug(&self, message: &str) {
         if self.debug {
-            self.write("debug", message);
+            self.write("debug", message, None);
         }
     }
 
-    fn write(&self, level: &str, message: &str) {
+    fn write(&self, level: &str, message: &str, report: Option<&Report>) {
         let time = clock::now_seconds();
         let quoted = serde_json::Value::from(message);
         let line = if self.json {
-            format!("{{\"level\":\"{level}\",\"msg\":{quoted},\"time\":\"{time}\"}}\n")
+            // runc's three members first; what a report adds stands behind them.
+            let more = report.and_then(|report| serde_json::to_string(report).ok()).unwrap_or_default();
+            let more = more.strip_prefix('{').map(|rest| format!(",{rest}")).unwrap_or_else(|| "}".into());
+            format!("{{\"level\":\"{level}\",\"msg\":{quoted},\"time\":\"{time}\"{more}\n")
         } else {
             format!("time=\"{time}\" level={level} msg={quoted}\n")
         };

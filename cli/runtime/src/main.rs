@@ -20,8 +20,8 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(commands::Failure { error, code }) => {
-            log.error(&error);
+        Err(commands::Failure { error, code, report }) => {
+            log.error(&error, &report);
             ExitCode::from(code)
         }
     }

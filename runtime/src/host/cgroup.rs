@@ -110,6 +110,8 @@ impl Cgroup {
         let path_given = request.cgroups_path.is_some_and(|path| !path.is_empty());
         let (homes, unit) = match request.manager {
             Manager::Disabled => (Vec::new(), None),
+            // In an unprivileged container without cgroups there is nothing to join, which is no reason not to run.
+            Manager::Cgroupfs if layout.mode() == Mode::Absent && request.rootless && !path_given => (Vec::new(), None),
             _ if layout.mode() == Mode::Absent => return Err(CgroupError::NoHierarchy),
             Manager::Cgroupfs => {
                 let path = place::CgroupsPath::parse(request.cgroups_path, request.id)?;

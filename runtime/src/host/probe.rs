@@ -1,7 +1,10 @@
 //! Gathers the facts a plan needs.
 
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+
 use super::procfs::Procfs;
-use crate::error::Result;
+use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
 
 /// What `--rootless` says.
@@ -34,6 +37,29 @@ pub fn effective_uid() -> u32 {
 /// The user and group this command runs as.
 pub fn effective_ids() -> (u32, u32) {
     (effective_uid(), nix::unistd::getegid().as_raw())
+}
+
+/// Makes sure that the root a user gets by default in a folder everybody can write is that user's own: whoever made it
+/// first could else lead every command astray. What root gets needs no look.
+pub fn private_root(path: &Path) -> Result<()> {
+    let user = effective_uid();
+    if user == 0 {
+        return Ok(());
+    }
+    let operation = || format!("make the folder of containers {}", path.display());
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => made.during(operation)?,
+    }
+    let found = std::fs::symlink_metadata(path).during(operation)?;
+    if found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} is not a folder that only user {user} can write; remove it, or set --root or XDG_RUNTIME_DIR",
+        path.display()
+    );
+    Err(Error::refusal("--root", reason))
 }
 
 /// Whether an id map is that of the first user namespace: every id is itself.

@@ -8,7 +8,7 @@ use nix::fcntl::AT_FDCWD;
 use super::procfs::Procfs;
 use super::sys::clone::{Side, clone3, exit_now};
 use super::sys::mount;
-use super::{idmap, stage::parent};
+use super::{idmap, lacks, stage::parent};
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
 use crate::handshake;
@@ -56,7 +56,7 @@ fn map_ids(
     }
     let userns = user_namespace(uids, gids, facts, procfs)?;
     mount::set_idmap(tree.as_fd(), userns.as_fd(), map.recursive)
-        .during(|| format!("map the ids of {}", wanted.describe()))
+        .map_err(|errno| lacks::id_mapping(errno, &format!("map the ids of {}", wanted.describe())))
 }
 
 /// A user namespace with these maps: that of a process which does nothing but be in it while it is opened.

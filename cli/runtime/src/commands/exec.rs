@@ -16,8 +16,11 @@ const NOT_EXECUTED: u8 = 255;
 /// `exec`; its exit code is the process's.
 pub(crate) fn exec(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
     let (request, detach) = read(context, parser)?;
-    execute(context, &request, detach)
-        .map_err(|failure| Failure { error: format!("exec failed: {}", failure.error), code: NOT_EXECUTED })
+    execute(context, &request, detach).map_err(|failure| Failure {
+        error: format!("exec failed: {}", failure.error),
+        code: NOT_EXECUTED,
+        ..failure
+    })
 }
 
 fn execute(context: &Context<'_>, request: &Request, detach: bool) -> Result<u8, Failure> {

@@ -11,7 +11,7 @@ use oci::spec::{Hooks, State, Status};
 use super::super::procfs::Procfs;
 use super::super::sys::clone::{setns, unshare};
 use super::super::sys::process as sys;
-use super::super::{console, hooks, start};
+use super::super::{console, hooks, lacks, start};
 use super::become_process;
 use super::tree::{self, Tree};
 use crate::container::Container;
@@ -91,7 +91,8 @@ fn namespaces(init: &mut Init<'_>) -> Result<()> {
     }
     if wanted.creates(Kind::Time) {
         // Offsets can be written until the first process enters the namespace, which execve does.
-        unshare(Kind::Time.flag()).during(|| "make a time namespace")?;
+        unshare(Kind::Time.flag())
+            .map_err(|errno| lacks::namespaces(errno, Kind::Time.flag(), "make a time namespace"))?;
         for line in &wanted.time_offsets {
             init.procfs.write("self/timens_offsets", line)?;
         }
@@ -134,7 +135,8 @@ fn apply(
             })?;
             init.state.pid = pid;
             if *namespace {
-                unshare(Kind::Cgroup.flag()).during(|| "make a cgroup namespace")?;
+                unshare(Kind::Cgroup.flag())
+                    .map_err(|errno| lacks::namespaces(errno, Kind::Cgroup.flag(), "make a cgroup namespace"))?;
             }
             Ok(())
         }

@@ -8,7 +8,7 @@ use oci::spec::{ContainerProcessState, Hooks, OCI_VERSION, State};
 
 use super::super::procfs::Procfs;
 use super::super::sys::clone::{Side, clone3, exit_now, pidfd_open, setns};
-use super::super::{console, hooks, idmap};
+use super::super::{console, hooks, idmap, lacks};
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
 use crate::handshake::{Channel, FromChild, ToChild};
@@ -56,7 +56,9 @@ pub fn spawn(
             joins.iter().try_for_each(|(kind, fd)| {
                 setns(fd.as_fd(), kind.flag()).during(|| format!("join the {} namespace", kind.word()))
             })?;
-            clone3(flags(namespaces), None, true).during(|| "make the container's process")
+            let flags = flags(namespaces);
+            let lacking = |errno| lacks::namespaces(errno, flags, "make the container's process");
+            clone3(flags, None, true).map_err(lacking)
         };
         return through_intermediate(cgroup, bear, || child(Vec::new()));
     }
@@ -85,8 +87,11 @@ pub fn spawn(
 
 /// Makes a process, in `cgroup` where the kernel allows that; tells whether it did.
 fn birth(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> (Result<Side>, bool) {
-    let operation = || "make the container's process";
-    let Some(cgroup) = cgroup else { return (clone3(flags, None, false).during(operation), false) };
+    let plain = || {
+        let lacking = |errno| lacks::namespaces(errno, flags, "make the container's process");
+        clone3(flags, None, false).map_err(lacking)
+    };
+    let Some(cgroup) = cgroup else { return (plain(), false) };
     match clone3(flags, Some(cgroup), false) {
         // Old kernels, threaded or delegated cgroups: be born here and move.
         Err(
@@ -97,8 +102,8 @@ fn birth(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> (Result<Side>, bool) {
             | Errno::EPERM
             | Errno::EOPNOTSUPP
             | Errno::E2BIG,
-        ) => (clone3(flags, None, false).during(operation), false),
-        side => (side.during(operation), true),
+        ) => (plain(), false),
+        side => (side.map_err(|errno| lacks::namespaces(errno, flags, "make the container's process")), true),
     }
 }
 

@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, fchdir, fchownat, symlinkat, unlinkat};
 
+use super::super::lacks;
 use super::super::room::{Room, is_directory, stat};
 use super::super::sys::mount::{self, Attr};
 use crate::error::{During, Error, Result};
@@ -344,7 +345,7 @@ impl Tree {
 
 /// A detached mount of a new file system.
 pub fn filesystem(kind: &str, source: &str, options: &[(String, Option<String>)], attr: u64) -> Result<OwnedFd> {
-    let context = mount::fsopen(kind).during(String::new)?;
+    let context = mount::fsopen(kind).map_err(|errno| lacks::filesystem(errno, kind))?;
     let made = (|| {
         if !source.is_empty() {
             mount::fsconfig_set(context.as_fd(), "source", Some(source))
