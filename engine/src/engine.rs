@@ -205,7 +205,7 @@ impl Engine {
                 Err(error) => damaged.push(format!("{id}: {error}")),
             }
         }
-        containers.sort_by(|one, other| other.record.created.cmp(&one.record.created));
+        containers.sort_by_key(|container| std::cmp::Reverse(container.record.created));
         Ok((containers, damaged))
     }
 

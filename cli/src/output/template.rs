@@ -36,9 +36,9 @@ enum Node {
     Text(String),
     Print(Pipeline),
     Set(String, Pipeline),
-    If(Pipeline, Vec<Node>, Vec<Node>),
-    With(Pipeline, Vec<Node>, Vec<Node>),
-    Range { names: Vec<String>, over: Pipeline, body: Vec<Node>, otherwise: Vec<Node> },
+    If(Pipeline, Vec<Self>, Vec<Self>),
+    With(Pipeline, Vec<Self>, Vec<Self>),
+    Range { names: Vec<String>, over: Pipeline, body: Vec<Self>, otherwise: Vec<Self> },
 }
 
 /// Commands from left to right; each one's result is the last argument of the next.
@@ -630,8 +630,8 @@ fn call(name: &str, arguments: Vec<Value>) -> Result<Value, TemplateError> {
             need(1)?;
             (!truth(&arguments[0])).into()
         }
-        "and" => arguments.iter().find(|value| !truth(value)).or(arguments.last()).cloned().unwrap_or(Value::Null),
-        "or" => arguments.iter().find(|value| truth(value)).or(arguments.last()).cloned().unwrap_or(Value::Null),
+        "and" => arguments.iter().find(|value| !truth(value)).or_else(|| arguments.last()).cloned().unwrap_or(Value::Null),
+        "or" => arguments.iter().find(|value| truth(value)).or_else(|| arguments.last()).cloned().unwrap_or(Value::Null),
         "eq" => {
             need(2)?;
             arguments[1..].iter().any(|other| same(&arguments[0], other)).into()

@@ -67,7 +67,7 @@ impl Engine {
         for entry in &wish.add_host {
             let Some((host, address)) = entry.split_once([':', '=']) else { continue };
             let address = match address.trim_matches(['[', ']']) {
-                "host-gateway" => gateway.unwrap_or(IpAddr::from([127, 0, 0, 1])).to_string(),
+                "host-gateway" => gateway.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1])).to_string(),
                 given => given.to_owned(),
             };
             text.push_str(&format!("{address}\t{host}\n"));

@@ -75,7 +75,7 @@ fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result
     let (record, state) = (&container.record, &container.state);
     Ok(match key {
         "id" => record.id.starts_with(value),
-        "name" => match value.strip_prefix('^').or(value.strip_prefix("^/")) {
+        "name" => match value.strip_prefix('^').or_else(|| value.strip_prefix("^/")) {
             Some(rest) => rest
                 .strip_suffix('$')
                 .map_or_else(|| record.name.starts_with(rest.trim_start_matches('/')), |exact| record.name == exact.trim_start_matches('/')),

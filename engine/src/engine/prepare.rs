@@ -209,7 +209,7 @@ impl Engine {
         let Ok(rootfs) = Rootfs::open(Path::new(&root.path)) else { return 125 };
         let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
         let program = process.args.first().map_or("", String::as_str);
-        match rootfs.program(program, &process.cwd, path.unwrap_or(&conversion::DEFAULT_PATH[5..])) {
+        match rootfs.program(program, &process.cwd, path.unwrap_or_else(|| &conversion::DEFAULT_PATH[5..])) {
             Program::Executable => 125,
             Program::NotExecutable => 126,
             Program::Missing => 127,

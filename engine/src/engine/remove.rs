@@ -100,7 +100,8 @@ impl Engine {
         file::save(&locked.container.data.join("state.json"), &locked.container.state, Durable::No)?;
         let container = &locked.container;
         let mut done = self.give_back(container);
-        done = done.and(self.rootfs_remove(container));
+        let removed = self.rootfs_remove(container);
+        done = done.and(removed);
         if volumes || container.record.wish.remove {
             for mount in &container.record.wish.mounts {
                 if mount.kind == MountKind::Volume && mount.anonymous {

@@ -98,7 +98,7 @@ impl Connection {
             let bytes = &self.input[at + payload.start..at + payload.end];
             match kind {
                 Kind::Control => match serde_json::from_slice(bytes) {
-                    Ok(Request::Hello { version }) if version == 0 => return Err(io::Error::other("version 0")),
+                    Ok(Request::Hello { version: 0 }) => return Err(io::Error::other("version 0")),
                     Ok(Request::Hello { .. }) => self.greeted = true,
                     Ok(_) if !self.greeted => return Err(io::Error::other("no greeting")),
                     Ok(request) => frames.push(Incoming::Request(request)),

@@ -343,7 +343,7 @@ impl Flags {
         };
         let mut seccomp_profile = None;
         for option in &self.security_opt {
-            if let Some(file) = option.strip_prefix("seccomp=").or(option.strip_prefix("seccomp:"))
+            if let Some(file) = option.strip_prefix("seccomp=").or_else(|| option.strip_prefix("seccomp:"))
                 && !["unconfined", "builtin", "default"].contains(&file)
             {
                 seccomp_profile = Some(read(Path::new(file))?);

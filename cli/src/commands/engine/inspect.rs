@@ -212,7 +212,7 @@ pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Va
             "UTSMode": wish.uts, "UsernsMode": wish.userns,
             "ShmSize": if wish.shm_size == 0 { oci::conversion::DEFAULT_SHM_BYTES } else { wish.shm_size },
             "Runtime": "shoal-runtime", "Init": wish.init, "CgroupParent": wish.cgroup_parent,
-            "Memory": resources.memory.unwrap_or(0), "MemorySwap": resources.memory_swap.or(resources.memory.map(|memory| memory * 2)).unwrap_or(0),
+            "Memory": resources.memory.unwrap_or(0), "MemorySwap": resources.memory_swap.or_else(|| resources.memory.map(|memory| memory * 2)).unwrap_or(0),
             "MemoryReservation": resources.memory_reservation.unwrap_or(0), "NanoCpus": resources.nano_cpus.unwrap_or(0),
             "CpuShares": resources.cpu_shares.unwrap_or(0), "CpuPeriod": resources.cpu_period.unwrap_or(0), "CpuQuota": resources.cpu_quota.unwrap_or(0),
             "CpusetCpus": resources.cpuset_cpus, "CpusetMems": resources.cpuset_mems, "PidsLimit": resources.pids,

@@ -80,7 +80,7 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<ExitCode, Error> {
         Err(error) => return failed(&engine, &made.id, wish.remove, error),
     };
     warn(&launch.warnings);
-    let options = AttachOptions { stdin, tty, signals: args.sig_proxy && !tty || args.sig_proxy, detach_keys: keys };
+    let options = AttachOptions { stdin, tty, signals: args.sig_proxy, detach_keys: keys };
     finish(&engine, launch, &options)
 }
 

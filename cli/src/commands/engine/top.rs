@@ -53,7 +53,7 @@ fn columns(options: &[String]) -> Result<Vec<String>, Error> {
             "-ef" | "-e" | "-f" | "ef" => continue,
             "aux" | "-aux" => "user,pid,vsz,rss,stat,time,args",
             "-o" | "-eo" | "o" => rest.next().map_or("", String::as_str),
-            other => match other.strip_prefix("-o").or(other.strip_prefix("-eo")) {
+            other => match other.strip_prefix("-o").or_else(|| other.strip_prefix("-eo")) {
                 Some(list) => list,
                 None => return Err(Error::new(format!("ps option {other:?} is not offered")).hint("use -o COLUMN,…")),
             },
@@ -127,8 +127,9 @@ impl Process {
             "c" => "0".to_owned(),
             "stime" | "start" => {
                 let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-                let up: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-                let age = (up - self.number(19) as f64 / HERTZ as f64).max(0.0) as u64;
+                let whole = uptime.split(['.', ' ']).next();
+                let up: u64 = whole.and_then(|text| text.parse().ok()).unwrap_or(0);
+                let age = up.saturating_sub(self.number(19) / HERTZ);
                 let time = engine::time::rfc3339(engine::time::now().saturating_sub(age * 1_000_000_000));
                 time.get(11..16).unwrap_or_default().to_owned()
             }
