@@ -350,9 +350,23 @@ pub struct NodeFacts {
     /// Where it is reached, as text.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// Its part of the network between containers; absent where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlayFacts>,
     /// Fields of a newer version, kept as they came.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+/// A node's part of the network between containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayFacts {
+    /// The addresses of its containers.
+    pub subnet: ipnet::Ipv4Net,
+    /// Where its peers send packets for them.
+    pub underlay: std::net::Ipv4Addr,
+    /// When it claimed the subnet, in ms since 1970: of two claims the older stands.
+    pub since_ms: Ms,
 }
 
 /// Whether a node lives, in the view of this one.

@@ -5,11 +5,13 @@
 //! adopts what it finds when it comes back.
 
 pub mod api;
+pub mod blobs;
 pub mod cluster;
 pub mod containers;
 pub mod host;
 pub mod journal;
 pub mod socket;
+pub mod traffic;
 
 use crate::core::{Action, Config, Core, Event};
 use crate::model::{Answer, Ms, NodeFacts, NodeId, Release, Reserve};
@@ -21,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Messages that wait for the core; senders wait when it is full.
 const INPUTS_MAX: usize = 4_096;
@@ -149,10 +151,13 @@ pub async fn run(
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let handle = Handle { inputs };
     let journal = Arc::new(Journal::new(clock));
-    let facts = host::facts(&options);
-    let worker = containers::Worker::new(me.clone(), port, handle.clone());
+    let mut facts = host::facts(&options);
+    traffic::claim(&mesh, &options, &port, &me, &mut facts, &journal).await;
+    let worker = containers::Worker::new(me.clone(), Arc::clone(&port), handle.clone(), mesh.clone());
+    let changed = Arc::new(Notify::new());
 
     cluster::serve(&mesh, &handle, &worker).await?;
+    blobs::serve(&mesh, &port).await?;
     let follower = tokio::spawn(cluster::follow(mesh.clone(), handle.clone(), Arc::clone(&journal)));
     let lister = tokio::spawn(worker.clone().watch());
     let seed = crate::steward::mix(&me, &clock.now().to_string());
@@ -168,18 +173,31 @@ pub async fn run(
         journal: Arc::clone(&journal),
         calls: HashMap::new(),
         call_serial: 0,
+        changed: Arc::clone(&changed),
     };
     let core_task = tokio::spawn(driver.run(receiver));
     cluster::announce(&mesh, &me, &facts, &journal).await?;
+
+    let router = tokio::spawn(traffic::follow(traffic::Context {
+        mesh: mesh.clone(),
+        options: options.clone(),
+        port: Arc::clone(&port),
+        handle: handle.clone(),
+        journal: Arc::clone(&journal),
+        me: me.clone(),
+        facts,
+        changed,
+    }));
 
     let (ended, end) = oneshot::channel();
     let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone());
     let server = tokio::spawn(api::serve(listener, context));
     ready(&mesh);
-    tokio::select! {
-        () = stop => {}
-        _ = end => {}
-    }
+    let end = tokio::select! {
+        () = stop => End::Down,
+        end = end => end.unwrap_or(End::Down),
+    };
+    router.abort();
     server.abort();
     follower.abort();
     lister.abort();
@@ -187,7 +205,24 @@ pub async fn run(
     let _ = std::fs::remove_file(&options.socket);
     // An error means that it had stopped already (the node left).
     let _ = mesh.stop().await;
+    if end == End::Left {
+        // The task that routes may be at it: it ends first.
+        let _ = router.await;
+        let removed = tokio::task::spawn_blocking(move || port.unroute()).await;
+        if let Ok(Err(error)) = removed {
+            eprintln!("the network between containers stays: {error}");
+        }
+    }
     Ok(())
+}
+
+/// How a node ends by its API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It stays a member; containers and traffic go on.
+    Down,
+    /// It is no member any more.
+    Left,
 }
 
 /// The task that owns the core.
@@ -202,6 +237,8 @@ struct Driver {
     journal: Arc<Journal>,
     calls: HashMap<u64, oneshot::Sender<Answer>>,
     call_serial: u64,
+    /// Told when something came in that routes may depend on.
+    changed: Arc<Notify>,
 }
 
 impl Driver {
@@ -231,7 +268,13 @@ impl Driver {
     fn take(&mut self, input: Input) {
         let now = self.clock.now();
         match input {
-            Input::Event(event) => self.core.handle(now, event),
+            Input::Event(event) => {
+                let tells = !matches!(event, Event::Tick | Event::Reserved { .. });
+                self.core.handle(now, event);
+                if tells {
+                    self.changed.notify_one();
+                }
+            }
             Input::Reserve(reserve, answer) => {
                 let call = self.call(answer);
                 self.core.handle(now, Event::Reserve(call, reserve));

@@ -2,9 +2,10 @@
 //! tests over a fake one.
 
 use crate::model::{Health, InstanceRow};
-use crate::service::Service;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use crate::service::{Protocol, Service};
+use ipnet::Ipv4Net;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use thiserror::Error;
 
 /// The label every container of the mesh carries: the instance's id.
@@ -70,6 +71,24 @@ impl Wish {
 #[error("{0}")]
 pub struct EngineError(pub String);
 
+/// The network between containers as this node should have it: everything, every time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traffic {
+    /// Where peers reach this node.
+    pub underlay: Ipv4Addr,
+    /// The network's number.
+    pub vni: u32,
+    /// The other nodes: their containers' addresses and where they are reached.
+    pub peers: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// Published port → address and port of the instances that take new connections.
+    pub ports: BTreeMap<(u16, Protocol), BTreeSet<(Ipv4Addr, u16)>>,
+    /// Names that containers of the mesh resolve.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// Reads a part of a blob from whoever holds it: digest, offset in bytes, length in bytes.
+pub type ReadPart<'a> = &'a dyn Fn(&str, u64, u64) -> Result<Vec<u8>, String>;
+
 /// Containers of this host. Every call may block; the node makes them on a pool of threads.
 pub trait Containers: Send + Sync + 'static {
     /// Says whether the image is here, so that only fetching shows as "Preparing".
@@ -86,4 +105,30 @@ pub trait Containers: Send + Sync + 'static {
     fn list(&self, node: &str) -> Result<Vec<(String, String, Observed)>, EngineError>;
     /// Returns what a container wrote, oldest first, at most `tail` lines.
     fn logs(&self, container: &str, tail: usize) -> Result<Vec<String>, EngineError>;
+    /// Makes the network that this node's containers of the mesh join, or finds it made; of `candidates` the first subnet that
+    /// this host can have. Returns its subnet and when it was made (ms since 1970); `None` when this host can have none.
+    fn claim(&self, _candidates: &[Ipv4Net]) -> Result<Option<(Ipv4Net, u64)>, EngineError> {
+        Ok(None)
+    }
+    /// Makes the ways to other nodes, the published ports and the names so. Only differences touch the kernel.
+    fn route(&self, _traffic: &Traffic) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// Removes the network, its ways and its ports: the node leaves.
+    fn unroute(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// Returns the descriptor (JSON) that an image's name points at here; `None` when it is not here.
+    fn holds(&self, _image: &str) -> Option<String> {
+        None
+    }
+    /// Returns a part of a blob, at most `bytes` long.
+    fn blob(&self, digest: &str, _offset: u64, _bytes: u64) -> Result<Vec<u8>, EngineError> {
+        Err(EngineError(format!("no blob {digest}")))
+    }
+    /// Fetches what the descriptor `target` (JSON) needs by `read`, verifies it and names it `image`. What has arrived before a
+    /// failure stays for the next attempt.
+    fn fetch(&self, image: &str, _target: &str, _read: ReadPart<'_>) -> Result<(), EngineError> {
+        Err(EngineError(format!("{image} cannot be kept here")))
+    }
 }

@@ -12,7 +12,7 @@ pub mod view;
 
 use super::containers::Worker;
 use super::journal::Journal;
-use super::{Clock, Handle};
+use super::{Clock, End, Handle};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -53,7 +53,7 @@ pub struct Context {
     pub(super) journal: Arc<Journal>,
     pub(super) clock: Clock,
     pub(super) socket: PathBuf,
-    ended: Mutex<Option<oneshot::Sender<()>>>,
+    ended: Mutex<Option<oneshot::Sender<End>>>,
     requests: AtomicU64,
     failures: AtomicU64,
 }
@@ -66,7 +66,7 @@ impl Context {
         worker: Worker,
         journal: Arc<Journal>,
         clock: Clock,
-        ended: oneshot::Sender<()>,
+        ended: oneshot::Sender<End>,
         socket: PathBuf,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -83,12 +83,12 @@ impl Context {
     }
 
     /// Ends the node once the answer to this call is out.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&self, end: End) {
         if let Some(ended) = self.ended.lock().expect("no holder panics").take() {
             tokio::spawn(async move {
                 // The answer is a few hundred bytes on a local socket.
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                let _ = ended.send(());
+                let _ = ended.send(end);
             });
         }
     }

@@ -4,11 +4,12 @@
 #[cfg(feature = "engine")]
 pub mod engine;
 
-use super::{Handle, Input};
+use super::{Handle, Input, blobs};
 use crate::core::Event;
 use crate::model::{InstanceRow, NodeId};
 use crate::port::{Containers, Observed, Wish};
 use crate::service::Service;
+use p2p::Mesh;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub struct Worker {
     handle: Handle,
     state: Arc<Mutex<State>>,
     permits: Arc<Semaphore>,
+    mesh: Mesh,
 }
 
 impl std::fmt::Debug for Worker {
@@ -57,9 +59,14 @@ enum Operation {
 }
 
 impl Worker {
-    pub(crate) fn new(me: NodeId, port: Arc<dyn Containers>, handle: Handle) -> Self {
+    pub(crate) fn new(me: NodeId, port: Arc<dyn Containers>, handle: Handle, mesh: Mesh) -> Self {
         let permits = Arc::new(Semaphore::new(OPERATIONS_MAX));
-        Self { me, port, handle, state: Arc::default(), permits }
+        Self { me, port, handle, state: Arc::default(), permits, mesh }
+    }
+
+    /// Returns the engine.
+    pub(crate) fn port(&self) -> Arc<dyn Containers> {
+        Arc::clone(&self.port)
     }
 
     /// Fetches the image, makes the container and starts it.
@@ -184,9 +191,7 @@ impl Worker {
         let present = tokio::task::spawn_blocking(move || port.has_image(&image)).await.unwrap_or(false);
         if !present {
             self.send(id, Observed::Preparing).await;
-            let (port, image) = (Arc::clone(&self.port), wish.instance.image.clone());
-            let fetched = tokio::task::spawn_blocking(move || port.pull(&image)).await;
-            if let Err(message) = flatten(fetched) {
+            if let Err(message) = self.obtain(&wish.instance.image).await {
                 self.send(id, Observed::Ended { code: None, message }).await;
                 return;
             }
@@ -209,6 +214,18 @@ impl Worker {
         if let Ok(Ok(listed)) = tokio::task::spawn_blocking(move || port.list(&me)).await {
             self.report(listed).await;
         }
+    }
+
+    /// Gets an image from the peers that hold it, else from its registry.
+    async fn obtain(&self, image: &str) -> Result<(), String> {
+        let from_peers = match blobs::fetch(&self.mesh, self, image).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => "no peer holds it".to_owned(),
+            Err(why) => format!("its holders: {why}"),
+        };
+        let (port, name) = (Arc::clone(&self.port), image.to_owned());
+        let pulled = flatten(tokio::task::spawn_blocking(move || port.pull(&name)).await);
+        pulled.map_err(|why| format!("{why} ({from_peers})"))
     }
 
     async fn do_stop(&self, id: &str, grace_ms: u64) {

@@ -23,6 +23,7 @@ pub fn facts(options: &Options) -> NodeFacts {
         capacity: options.capacity.unwrap_or_else(capacity),
         version: mesh.version.clone(),
         addresses: mesh.advertise.clone(),
+        overlay: None,
         extra: BTreeMap::new(),
     }
 }

@@ -4,11 +4,18 @@ use super::reply::{Body, Problem, build, json};
 use super::view::{Done, HealthView, TokenAsk, TokenMade};
 use super::{Call, Context};
 use crate::core::Event;
+use crate::node::End;
 use hyper::Response;
 use p2p::mesh::{Resolve, TokenWish};
 use p2p::table::Table;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a leaving node waits for its containers.
+const RETIRE_WITHIN: Duration = Duration::from_secs(20);
+/// How often it looks.
+const RETIRE_LOOK: Duration = Duration::from_millis(50);
 
 type Answer = Result<Response<Body>, Problem>;
 
@@ -46,14 +53,28 @@ pub(super) async fn evict(context: &Context, call: &Call) -> Answer {
 pub(super) async fn leave(context: &Context, call: &Call) -> Answer {
     let subject = context.mesh.id().to_string();
     context.handle.event(Event::Retire).await;
+    // Its containers stop first, so that the others replace what is gone and not what runs; a stuck one stops nobody leaving.
+    let me = subject.clone();
+    let deadline = tokio::time::Instant::now() + RETIRE_WITHIN;
+    while tokio::time::Instant::now() < deadline {
+        let node = me.clone();
+        let busy = context
+            .handle
+            .look(move |core, _| core.instances().any(|row| row.node == node && !row.phase.ended()))
+            .await;
+        if busy != Some(true) {
+            break;
+        }
+        tokio::time::sleep(RETIRE_LOOK).await;
+    }
     context.mesh.leave(call.actor.clone()).await?;
-    context.end();
+    context.end(End::Left);
     Ok(json(200, &Done { subject, durability: None, count: None }))
 }
 
 pub(super) async fn down(context: &Context, call: &Call) -> Answer {
     context.journal.note("down", &context.mesh.id().to_string(), &format!("asked for by {}", call.actor.who));
-    context.end();
+    context.end(End::Down);
     Ok(json(200, &Done { subject: context.socket.display().to_string(), durability: None, count: None }))
 }
 

@@ -2,16 +2,42 @@
 //! sees the mesh's containers with `shoal ps` and a node that dies takes none with it.
 
 use crate::model::Health;
-use crate::port::{Containers, EngineError, LABEL_INSTANCE, LABEL_NODE, Observed, Wish};
-use crate::service::{MountKind, PortMode, Template};
+use crate::node::blobs::PART_BYTES;
+use crate::port::{Containers, EngineError, LABEL_INSTANCE, LABEL_NODE, Observed, ReadPart, Traffic, Wish};
+use crate::service::{MountKind, PortMode, Protocol, Template};
 use ::engine::log::{Entry, Query};
+use ::engine::network::Network;
+use ::engine::overlay::{Backend, Local, Overlay, Peer, Wanted};
 use ::engine::record::Status;
 use ::engine::wish::{self as engine_wish, MountWish};
 use ::engine::{Container, Engine, Filter, Roots};
 use image::pull::PullOptions;
 use image::remote::config::Config;
 use image::remote::transport::{Identity, Limits};
-use std::collections::VecDeque;
+
+use image::store::{Claim, Store};
+use ipnet::{IpNet, Ipv4Net};
+use oci::Descriptor;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// The network of this host that containers of the mesh join.
+const NETWORK: &str = "mesh";
+/// The UDP port of the ways between nodes: beside the mesh's own.
+const VXLAN_PORT: u16 = 4701;
+/// The MTU of the network below: what every Ethernet carries.
+const UNDERLAY_MTU: u32 = 1500;
+/// Manifests and indexes that an image from a peer may be nested in.
+const DEPTH_MAX: usize = 4;
+/// The largest manifest taken from a peer, in bytes.
+const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// How often a blob is looked at that another process is fetching.
+const BUSY_LOOK: Duration = Duration::from_millis(50);
+/// How long another process may take for it.
+const BUSY_MAX: Duration = Duration::from_secs(600);
 
 /// Memory of one container's log that an answer may hold.
 const LOG_BYTES_MAX: usize = 2 << 20;
@@ -21,6 +47,16 @@ const LOG_BYTES_MAX: usize = 2 << 20;
 pub struct Host {
     engine: Engine,
     options: PullOptions,
+    ways: Mutex<Ways>,
+}
+
+/// The network between containers as far as this process made it.
+#[derive(Debug, Default)]
+struct Ways {
+    overlay: Overlay,
+    network: Option<Network>,
+    local: Option<Local>,
+    names: Option<BTreeMap<String, Vec<IpAddr>>>,
 }
 
 fn error(error: impl std::error::Error) -> EngineError {
@@ -45,7 +81,7 @@ impl Host {
             limits: Limits::default(),
             policy: None,
         };
-        Ok(Self { engine: Engine::open(roots).map_err(error)?, options })
+        Ok(Self { engine: Engine::open(roots).map_err(error)?, options, ways: Mutex::default() })
     }
 
     fn observed(&self, container: &Container) -> Option<Observed> {
@@ -74,11 +110,177 @@ impl Host {
 
     fn addresses(&self, container: &Container) -> Vec<std::net::IpAddr> {
         let attachments = self.engine.attachments(container);
-        attachments.iter().flat_map(|attachment| &attachment.addresses).map(ipnet::IpNet::addr).collect()
+        let of_mesh = attachments.iter().any(|attachment| attachment.network == NETWORK);
+        let counts = attachments.iter().filter(|attachment| !of_mesh || attachment.network == NETWORK);
+        counts.flat_map(|attachment| &attachment.addresses).map(ipnet::IpNet::addr).collect()
     }
 }
 
+impl Host {
+    fn ways(&self) -> std::sync::MutexGuard<'_, Ways> {
+        self.ways.lock().expect("no holder panics")
+    }
+
+    fn has_network(&self) -> bool {
+        self.ways().network.is_some()
+    }
+
+    /// Fetches one blob in parts, from where an earlier attempt ended.
+    fn fetch_blob(&self, store: &Store, blob: &Descriptor, read: ReadPart<'_>) -> Result<(), EngineError> {
+        let began = Instant::now();
+        let partial = loop {
+            match store.claim(&blob.digest, blob.size).map_err(error)? {
+                Claim::Present(_) => return Ok(()),
+                Claim::Mine(partial) => break partial,
+                Claim::Busy if began.elapsed() > BUSY_MAX => {
+                    return Err(EngineError(format!("another process does not finish fetching {}", blob.digest)));
+                }
+                Claim::Busy => std::thread::sleep(BUSY_LOOK),
+            }
+        };
+        let digest = blob.digest.to_string();
+        while let Some(gap) = partial.missing().first().cloned() {
+            let bytes = (gap.end - gap.start).min(PART_BYTES);
+            let part = read(&digest, gap.start, bytes).map_err(EngineError)?;
+            partial.write_at(gap.start, &part).map_err(error)?;
+        }
+        partial.commit().map_err(error)
+    }
+}
+
+/// Opens the subnet's record again or says why it is none of the mesh's.
+fn subnet_of(network: &Network) -> Result<(Ipv4Net, u64), EngineError> {
+    let subnet = network.subnets.iter().find_map(|subnet| match subnet.subnet {
+        IpNet::V4(net) if crate::node::traffic::is_ours(net.network()) => Some(net),
+        _ => None,
+    });
+    let subnet = subnet.ok_or_else(|| {
+        EngineError(format!("network {NETWORK} exists and is another one; remove it: shoal network rm {NETWORK}"))
+    })?;
+    Ok((subnet, network.created / 1_000_000))
+}
+
 impl Containers for Host {
+    fn claim(&self, candidates: &[Ipv4Net]) -> Result<Option<(Ipv4Net, u64)>, EngineError> {
+        let networks = self.engine.networks();
+        let network = match networks.find(NETWORK) {
+            Ok(network) => network,
+            Err(::engine::network::Error::NotFound { .. }) => {
+                let mut failed = EngineError("no subnet is free".to_owned());
+                let made = candidates.iter().find_map(|subnet| {
+                    let local = Local {
+                        underlay: Ipv4Addr::UNSPECIFIED,
+                        subnet: *subnet,
+                        bridge: String::new(),
+                        vni: 0,
+                        port: VXLAN_PORT,
+                        mtu: UNDERLAY_MTU,
+                    };
+                    networks.create(&local.network(NETWORK)).map_err(|cause| failed = error(cause)).ok()
+                });
+                made.ok_or(failed)?
+            }
+            Err(cause) => return Err(error(cause)),
+        };
+        let found = subnet_of(&network)?;
+        self.ways().network = Some(network);
+        Ok(Some(found))
+    }
+
+    fn route(&self, traffic: &Traffic) -> Result<(), EngineError> {
+        let mut guard = self.ways();
+        let ways = &mut *guard;
+        let Some(network) = &ways.network else { return Ok(()) };
+        let (subnet, _) = subnet_of(network)?;
+        let local = Local {
+            underlay: traffic.underlay,
+            subnet,
+            bridge: network.bridge.clone(),
+            vni: traffic.vni,
+            port: VXLAN_PORT,
+            mtu: UNDERLAY_MTU,
+        };
+        ways.local = Some(local.clone());
+        let ports = traffic.ports.iter().map(|((port, protocol), backends)| {
+            let protocol = match protocol {
+                Protocol::Tcp => ::engine::network::Protocol::Tcp,
+                Protocol::Udp => ::engine::network::Protocol::Udp,
+            };
+            let each = backends.iter().map(|(address, port)| Backend { address: *address, port: *port, weight: 1 });
+            ((*port, protocol), each.collect())
+        });
+        let wanted = Wanted {
+            local,
+            peers: traffic
+                .peers
+                .iter()
+                .map(|(subnet, underlay)| Peer { subnet: *subnet, underlay: *underlay })
+                .collect(),
+            ports: ports.collect(),
+        };
+        ways.overlay.apply(&wanted).map_err(error)?;
+        if ways.names.as_ref() != Some(&traffic.names) {
+            self.engine.networks().set_names(network, &traffic.names).map_err(error)?;
+            ways.names = Some(traffic.names.clone());
+        }
+        Ok(())
+    }
+
+    fn unroute(&self) -> Result<(), EngineError> {
+        let mut ways = self.ways();
+        if ways.network.is_none() {
+            return Ok(());
+        }
+        self.engine.networks().remove(NETWORK).map_err(error)?;
+        ways.network = None;
+        ways.names = None;
+        match ways.local.take() {
+            Some(local) => ways.overlay.remove(&local).map_err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn holds(&self, image: &str) -> Option<String> {
+        let reference: oci::Reference = image.parse().ok()?;
+        let record = self.engine.images().ok()?.image(&reference).ok()??;
+        serde_json::to_string(&record.target).ok()
+    }
+
+    fn blob(&self, digest: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, EngineError> {
+        let digest: oci::Digest = digest.parse().map_err(error)?;
+        let file = self.engine.images().map_err(error)?.open_blob(&digest).map_err(error)?;
+        let length = file.metadata().map_err(error)?.len();
+        let count = length.saturating_sub(offset).min(bytes);
+        let mut part = vec![0; usize::try_from(count).map_err(error)?];
+        file.read_exact_at(&mut part, offset).map_err(error)?;
+        Ok(part)
+    }
+
+    fn fetch(&self, image: &str, target: &str, read: ReadPart<'_>) -> Result<(), EngineError> {
+        let reference: oci::Reference = image.parse().map_err(error)?;
+        let target: Descriptor = serde_json::from_str(target).map_err(error)?;
+        // A lease of its own: what arrives stays until it is named.
+        let store = self.engine.images().map_err(error)?.leased();
+        let platform = oci::Platform::host();
+        let mut next = target.clone();
+        for _ in 0..DEPTH_MAX {
+            if next.size > MANIFEST_BYTES_MAX {
+                return Err(EngineError(format!("manifest {} has {} bytes: too large", next.digest, next.size)));
+            }
+            self.fetch_blob(&store, &next, read)?;
+            let manifest = store.manifest(&next.digest, Some(&next.media_type)).map_err(error)?;
+            if let Some(found) = manifest.image() {
+                for blob in std::iter::once(&found.config).chain(&found.layers) {
+                    self.fetch_blob(&store, blob, read)?;
+                }
+                return store.tag(&reference, &target).map_err(error);
+            }
+            let child = manifest.index().and_then(|index| index.select(&platform));
+            next = child.ok_or_else(|| EngineError(format!("{image} has no image for {platform}")))?.clone();
+        }
+        Err(EngineError(format!("{image}: its indexes are nested too deep")))
+    }
+
     fn has_image(&self, image: &str) -> bool {
         let wish = engine_wish::Wish { image: image.to_owned(), ..engine_wish::Wish::default() };
         self.engine.has_image(&wish).unwrap_or(false)
@@ -96,7 +298,7 @@ impl Containers for Host {
         // A container of that name is this instance's own, from before the node was killed.
         let id = match self.engine.resolve(&wish.name) {
             Ok(id) => id,
-            Err(_) => self.engine.create(&translated(wish)?).map_err(error)?.id,
+            Err(_) => self.engine.create(&translated(wish, self.has_network())?).map_err(error)?.id,
         };
         self.engine.start(&id).map_err(error)?;
         Ok(id)
@@ -148,7 +350,7 @@ impl Containers for Host {
 }
 
 /// Turns an instance's wish into the engine's. Restarts are the mesh's: the monitor starts nothing again.
-fn translated(wish: &Wish) -> Result<engine_wish::Wish, EngineError> {
+fn translated(wish: &Wish, on_mesh: bool) -> Result<engine_wish::Wish, EngineError> {
     let spec = &wish.service.spec;
     let template = &spec.template;
     let signed = |value: u64| (value > 0).then(|| i64::try_from(value).unwrap_or(i64::MAX));
@@ -176,7 +378,7 @@ fn translated(wish: &Wish) -> Result<engine_wish::Wish, EngineError> {
         health: template.healthcheck.as_ref().map(health),
         stop_signal: template.stop_signal.clone().unwrap_or_default(),
         stop_timeout: Some(template.stop_grace_ms.div_ceil(1000)),
-        networks: template.networks.clone(),
+        networks: networks(template, on_mesh),
         publish,
         mounts: mounts(template),
         read_only: template.read_only,
@@ -190,6 +392,16 @@ fn translated(wish: &Wish) -> Result<engine_wish::Wish, EngineError> {
         },
         ..engine_wish::Wish::default()
     })
+}
+
+/// Returns the networks of a container: the mesh's first, unless it shares a namespace or has none.
+fn networks(template: &Template, on_mesh: bool) -> Vec<String> {
+    let own = |name: &String| matches!(name.as_str(), "host" | "none" | NETWORK) || name.starts_with("container:");
+    let mut networks = template.networks.clone();
+    if on_mesh && !networks.iter().any(own) {
+        networks.insert(0, NETWORK.to_owned());
+    }
+    networks
 }
 
 /// Replaces docker's placeholders.

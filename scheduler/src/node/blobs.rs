@@ -1,0 +1,127 @@
+//! Images from peers: who holds one, and its bytes in parts. In: an image's name. Out: the image in this node's store, every
+//! blob verified there, or why no peer could give it. Parts come from all holders in turn; one that fails is left out.
+
+use super::containers::Worker;
+use crate::port::Containers;
+use p2p::Mesh;
+use p2p::mesh::Error;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The calls of this file, version 1: JSON of [`Want`]; the answer is a descriptor's JSON (empty when the image is not there)
+/// or bytes.
+pub const PROTOCOL: &str = "/shoal/blob/1";
+/// How long peers may take to say whether they hold an image: the others are asked the next time.
+const FIND_WITHIN: Duration = Duration::from_secs(2);
+/// The largest part a peer is asked for: two of them fit in a call with room to spare.
+pub const PART_BYTES: u64 = 1 << 20;
+/// How often a part is asked for before the fetch fails; each time of another holder.
+const TRIES: usize = 4;
+
+/// What one node asks of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Want {
+    /// What the name points at.
+    Image {
+        /// The image's name as the service says it.
+        image: String,
+    },
+    /// A part of a blob.
+    Part {
+        /// The blob.
+        digest: String,
+        /// Where it begins, in bytes.
+        offset: u64,
+        /// How long it is at most, in bytes.
+        bytes: u64,
+    },
+}
+
+/// Answers peers that want an image.
+pub(crate) async fn serve(mesh: &Mesh, port: &Arc<dyn Containers>) -> Result<(), Error> {
+    let port = Arc::clone(port);
+    mesh.serve(
+        PROTOCOL,
+        Arc::new(move |_peer, bytes| {
+            let port = Arc::clone(&port);
+            Box::pin(async move {
+                let want: Want = serde_json::from_slice(&bytes).map_err(|error| format!("not understood: {error}"))?;
+                let work = move || match want {
+                    Want::Image { image } => Ok(port.holds(&image).unwrap_or_default().into_bytes()),
+                    Want::Part { digest, offset, bytes } => {
+                        port.blob(&digest, offset, bytes.min(PART_BYTES)).map_err(|error| error.to_string())
+                    }
+                };
+                tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+            })
+        }),
+    )
+    .await
+}
+
+/// The peers that hold one image, used in turn.
+struct Holders {
+    mesh: Mesh,
+    runtime: tokio::runtime::Handle,
+    peers: Mutex<Vec<p2p::NodeId>>,
+    turn: AtomicUsize,
+}
+
+impl Holders {
+    fn read(&self, digest: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, String> {
+        let want = Want::Part { digest: digest.to_owned(), offset, bytes };
+        let want = serde_json::to_vec(&want).map_err(|error| error.to_string())?;
+        let mut why = "no holder is left".to_owned();
+        for _ in 0..TRIES {
+            let peer = {
+                let peers = self.peers.lock().expect("no holder panics");
+                let Some(count) = std::num::NonZero::new(peers.len()) else { return Err(why) };
+                peers[self.turn.fetch_add(1, Ordering::Relaxed) % count]
+            };
+            match self.runtime.block_on(self.mesh.call(peer, PROTOCOL, want.clone())) {
+                Ok(part) if !part.is_empty() && part.len() as u64 <= bytes => return Ok(part),
+                Ok(part) => why = format!("{peer} answered with {} bytes for {bytes}", part.len()),
+                Err(error) => why = error.to_string(),
+            }
+            self.peers.lock().expect("no holder panics").retain(|other| *other != peer);
+        }
+        Err(why)
+    }
+}
+
+/// Fetches an image from the peers that hold it. `Ok(false)` when none does.
+pub(crate) async fn fetch(mesh: &Mesh, worker: &Worker, image: &str) -> Result<bool, String> {
+    let members = mesh.members().await.map_err(|error| error.to_string())?;
+    let ask = serde_json::to_vec(&Want::Image { image: image.to_owned() }).map_err(|error| error.to_string())?;
+    let asked = members.into_iter().filter(|member| !member.is_self && member.connected).map(|member| {
+        let (mesh, ask) = (mesh.clone(), ask.clone());
+        async move {
+            let answer = tokio::time::timeout(FIND_WITHIN, mesh.call(member.id, PROTOCOL, ask)).await.ok()?.ok()?;
+            let target = String::from_utf8(answer).ok()?;
+            (!target.is_empty()).then_some((target, member.id))
+        }
+    });
+    let mut found: BTreeMap<String, Vec<p2p::NodeId>> = BTreeMap::new();
+    for (target, peer) in futures::future::join_all(asked).await.into_iter().flatten() {
+        found.entry(target).or_default().push(peer);
+    }
+    // One name may point at different things on different nodes: what most hold is meant.
+    let Some((target, peers)) = found.into_iter().max_by_key(|(_, peers)| peers.len()) else { return Ok(false) };
+    let holders = Holders {
+        mesh: mesh.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        peers: Mutex::new(peers),
+        turn: AtomicUsize::new(0),
+    };
+    let (port, image) = (worker.port(), image.to_owned());
+    let read = move || port.fetch(&image, &target, &|digest, offset, bytes| holders.read(digest, offset, bytes));
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(format!("the engine's thread ended: {error}")),
+    }
+}
