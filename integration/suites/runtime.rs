@@ -11,6 +11,8 @@ mod case;
 mod cgroups;
 #[path = "runtime/exec.rs"]
 mod exec;
+#[path = "runtime/extras.rs"]
+mod extras;
 #[path = "runtime/hooks.rs"]
 mod hooks;
 #[path = "runtime/lifecycle.rs"]
@@ -76,6 +78,7 @@ fn all() -> Vec<Case> {
         terminal::CASES,
         security::CASES,
         bad_input::CASES,
+        extras::CASES,
     ]
     .concat()
 }

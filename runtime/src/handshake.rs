@@ -97,8 +97,8 @@ impl Channel {
             let mut parts = [IoSliceMut::new(&mut packet)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Ok(None),
+                // A reset is told once, before what the other side had said last: its reason to close.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(errno) => return Err(errno).during(|| "hear from the other process of the start"),
                 Ok(answer) => {
                     let mut fds = answer.cmsgs().into_iter().flatten().flat_map(|part| match part {

@@ -16,6 +16,7 @@ pub mod kill;
 pub mod lacks;
 pub mod launch;
 pub mod limits;
+pub mod mounts;
 pub mod net_device;
 pub mod probe;
 pub mod processes;

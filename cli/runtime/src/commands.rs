@@ -1,5 +1,6 @@
 //! One file a command (or a family of them); what they share is here.
 
+mod batch;
 mod create;
 mod delete;
 mod exec;
@@ -7,6 +8,7 @@ mod features;
 mod freeze;
 mod inspect;
 mod limits;
+mod mounts;
 mod run;
 mod spec;
 
@@ -88,7 +90,7 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
     let mut words = vec![OsString::from(command)];
     words.extend(rest);
     let parser = lexopt::Parser::from_iter(words);
-    if matches!(command, "create" | "run" | "exec" | "restore") {
+    if matches!(command, "create" | "run" | "exec" | "restore" | "mounts") {
         // These send a process into a container.
         runtime::host::seal::ensure()?;
     }
@@ -105,6 +107,7 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
         "resume" => freeze::resume(&context, parser),
         "ps" => freeze::ps(&context, parser),
         "update" => limits::update(&context, parser),
+        "mounts" => mounts::mounts(&context, parser),
         "events" => limits::events(&context, parser),
         "spec" => spec::spec(&context, parser),
         "features" => features::features(&context, parser),
@@ -163,6 +166,7 @@ COMMANDS:
    pause       stop all processes of a container
    resume      let them go on
    ps          list the processes of a container
+   mounts      add mounts to a running container, or remove them
    update      change the limits of a container
    events      output what a container uses, and when it lacks memory
    spec        write a new config.json

@@ -16,7 +16,7 @@ use super::procfs::Procfs;
 use super::stage::init::{self, Init};
 use super::stage::parent::{self, Born, Service};
 use super::state::{Directory, Record, Root, VERSION};
-use super::{clock, console, delete, hooks, start};
+use super::{clock, console, delete, hooks, net_device, start};
 use crate::container::Container;
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
@@ -269,7 +269,8 @@ fn build(
         let devices = container.spec.linux.as_ref().map(|linux| &linux.net_devices);
         for (name, device) in devices.into_iter().flatten() {
             let inside = device.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(name);
-            super::net_device::move_to(name, inside, born.pid)?;
+            let target = net_device::target(&plan.namespaces, procfs, born.pid)?;
+            net_device::move_to(name, inside, &target, procfs)?;
         }
         if let Some(rdt) = container.spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref()) {
             let mount = resctrl::mount_point(&super::procfs::read_file("/proc/self/mountinfo")?);

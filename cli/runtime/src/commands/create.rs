@@ -34,6 +34,8 @@ pub(crate) struct Flags {
     pub keep: bool,
     /// `--no-subreaper`.
     pub no_subreaper: bool,
+    /// `--batch`: `ID=BUNDLE` words, or `-` for lines of them on stdin.
+    pub batch: Option<Vec<String>>,
 }
 
 impl Flags {
@@ -53,11 +55,30 @@ impl Flags {
                 Arg::Short('d') | Arg::Long("detach") if run => flags.detach = true,
                 Arg::Long("keep") if run => flags.keep = true,
                 Arg::Long("no-subreaper") if run => flags.no_subreaper = true,
+                Arg::Long("batch") if run => flags.batch = Some(Vec::new()),
+                Arg::Value(value) if flags.batch.is_some() => {
+                    flags.batch.get_or_insert_default().push(value.string()?);
+                }
                 Arg::Value(value) if flags.id.is_none() => flags.id = Some(value.string()?),
                 other => return Err(other.unexpected().into()),
             }
         }
         Ok(flags)
+    }
+
+    /// What the runtime is asked for, once for every container of a batch.
+    pub(crate) fn batch_request(&self, context: &Context<'_>, word: &str) -> Result<Request, Failure> {
+        let (id, bundle) = word
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("{word:?}: a batch takes words of the form ID=BUNDLE")))?;
+        let one = Self {
+            id: Some(id.to_owned()),
+            bundle: Some(bundle.into()),
+            options: self.options,
+            preserve_fds: self.preserve_fds,
+            ..Self::default()
+        };
+        one.request(context)
     }
 
     /// What the runtime is asked for.

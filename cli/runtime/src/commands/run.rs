@@ -2,6 +2,7 @@
 
 use lexopt::Parser;
 use runtime::host::foreground::{self, Signals};
+use runtime::host::launch::{Prepared, Request};
 use runtime::host::{delete, launch};
 
 use super::create::{Flags, prepare, print_plan};
@@ -10,21 +11,16 @@ use super::{Context, Failure};
 /// `run`; its exit code is the process's.
 pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
     let flags = Flags::read(parser, true)?;
+    if flags.batch.is_some() {
+        return super::batch::run(context, &flags);
+    }
     let request = flags.request(context)?;
     let prepared = prepare(context, &request)?;
     if flags.plan {
         return print_plan(&prepared);
     }
     if flags.detach {
-        let launched = launch::launch(&request, &prepared, None, false)?;
-        launched.warnings.iter().for_each(|warning| context.log.warn(warning));
-        if let Err(error) =
-            launched.start().map(|odd| odd.iter().for_each(|error| context.log.warn(&error.to_string())))
-        {
-            let _ = delete::destroy(launched.directory, &launched.record);
-            return Err(error.into());
-        }
-        return Ok(0);
+        return detached(context, &request, &prepared).map(|_| 0);
     }
     let signals = Signals::take()?;
     let (relay, console) = if prepared.plan.process.terminal && request.console_socket.is_none() {
@@ -56,4 +52,18 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
         context.log.warn(&error.to_string());
     }
     Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// Makes and starts a container that nobody accompanies; the pid of its first process.
+pub(crate) fn detached(context: &Context<'_>, request: &Request, prepared: &Prepared) -> Result<i32, Failure> {
+    let launched = launch::launch(request, prepared, None, false)?;
+    launched.warnings.iter().for_each(|warning| context.log.warn(warning));
+    match launched.start() {
+        Ok(odd) => odd.iter().for_each(|error| context.log.warn(&error.to_string())),
+        Err(error) => {
+            let _ = delete::destroy(launched.directory, &launched.record);
+            return Err(error.into());
+        }
+    }
+    Ok(launched.record.pid)
 }

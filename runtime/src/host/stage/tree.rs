@@ -75,6 +75,11 @@ fn make_parent_private(rootfs: &Path) -> Result<()> {
 }
 
 impl Tree {
+    /// The tree of a container that exists already, seen from a process inside.
+    pub fn inside(root: OwnedFd, sources: Vec<Option<OwnedFd>>) -> Self {
+        Self { room: Room::new(root), sources, parent: None, null: None, empty: None, shared: false }
+    }
+
     /// The room paths are resolved in.
     pub fn room(&self) -> &Room {
         &self.room

@@ -1,0 +1,117 @@
+//! What goes beyond the peers: batches, mounts of a running container, error reports, network devices, landlock.
+
+use crate::case::cases;
+use crate::subject::Subject;
+use integration::bundle::Bundle;
+use integration::{Host, Scratch};
+use serde_json::{Value, json};
+
+cases! { "extras":
+    a_batch_starts_all_it_can ["runc": "has no batch", "crun": "has no batch"],
+    mounts_are_added_to_a_running_container_and_removed ["runc": "has no mounts command", "crun": "1.8 has no mounts command"],
+    a_failing_mount_takes_back_those_before_it ["runc": "has no mounts command", "crun": "1.8 has no mounts command"],
+    a_json_log_reports_phase_operation_path_errno_and_hint ["runc": "has no report", "crun": "has no report"],
+    a_network_device_keeps_its_addresses_and_is_up ["runc": "1.1 predates netDevices", "crun": "1.8 predates netDevices"],
+}
+
+fn a_batch_starts_all_it_can(subject: &Subject) {
+    let bundles: Vec<Bundle> = (0..3).map(|_| Bundle::new(&["probe", "pause"])).collect();
+    for bundle in &bundles {
+        let _ = bundle.write();
+    }
+    std::fs::remove_file(bundles[1].path().join("config.json")).expect("written above");
+    let words = bundles.iter().map(|bundle| format!("{}={}", bundle.id(), bundle.path().display()));
+    let outcome = subject.cmd(["run", "--batch"]).args(words).run();
+    for bundle in &bundles {
+        let _ = subject.cmd(["delete", "--force", bundle.id()]).ok();
+    }
+    let outcome = outcome.expect_code(1);
+    let lines: Vec<Value> =
+        outcome.stdout.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let pids: Vec<bool> = lines.iter().map(|line| line["pid"].as_i64().is_some_and(|pid| pid > 1)).collect();
+    assert_eq!(pids, [true, false, true], "{}", outcome.stdout);
+    assert!(lines[1]["error"].as_str().is_some_and(|error| error.contains("config.json")), "{}", lines[1]);
+}
+
+fn mounts_are_added_to_a_running_container_and_removed(subject: &Subject) {
+    let shared = Scratch::new("mounts");
+    std::fs::write(shared.join("file"), "seen").expect("writable");
+    let bundle = Bundle::new(&["probe", "pause"]);
+    let container = subject.start(&bundle);
+    let list = json!([
+        {"destination": "/added/dir", "type": "bind", "source": shared.path(), "options": ["rbind", "ro"]},
+        {"destination": "/added/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "mode=700"]}
+    ]);
+    let _ = container.subject_cmd(["mounts", "add", &container.id, "-"]).input(list.to_string()).ok();
+    assert_eq!(container.exec(&["cat", "/added/dir/file"]).expect_success().stdout, "seen");
+    let _ = container.exec(&["touch", "/added/dir/new"]).expect_failure();
+    let _ = container.exec(&["touch", "/added/tmp/new"]).expect_success();
+    let _ = container.subject_cmd(["mounts", "remove", &container.id, "/added/dir", "/added/tmp"]).ok();
+    assert_eq!(container.exec(&["ls", "/added/dir"]).expect_success().stdout, "");
+    let _ = container.subject_cmd(["mounts", "remove", &container.id, "/added/dir"]).run().expect_failure();
+}
+
+fn a_failing_mount_takes_back_those_before_it(subject: &Subject) {
+    let bundle = Bundle::new(&["probe", "pause"]);
+    let container = subject.start(&bundle);
+    let list = json!([
+        {"destination": "/first", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/second", "type": "no-such-fs", "source": "x"}
+    ]);
+    let outcome = container.subject_cmd(["mounts", "add", &container.id, "-"]).input(list.to_string()).run();
+    let outcome = outcome.expect_failure();
+    assert!(outcome.stderr.contains("no-such-fs"), "{}", outcome.stderr);
+    let mounts = container.exec(&["cat", "/proc/self/mountinfo"]).expect_success().stdout;
+    assert!(!mounts.contains("/first"), "{mounts}");
+}
+
+fn a_json_log_reports_phase_operation_path_errno_and_hint(subject: &Subject) {
+    let report = |bundle: &Bundle| -> Value {
+        let outcome = subject.cmd(["--log-format", "json", "run", "--bundle"]).arg(bundle.path()).arg(bundle.id());
+        let outcome = outcome.run().expect_failure();
+        let line = outcome.stderr.lines().last().expect("an error");
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    };
+    let mut bundle = Bundle::new(&["probe", "true"]);
+    bundle.mount(json!({"destination": "/x", "type": "bind", "source": "/no/such/source", "options": ["bind"]}));
+    let found = report(bundle.write());
+    assert_eq!((&found["level"], &found["phase"], &found["errno"]), (&json!("error"), &json!("setup"), &json!(2)));
+    for member in ["msg", "time", "operation", "path", "hint"] {
+        assert!(found[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {found}");
+    }
+    let mut bundle = Bundle::new(&["probe", "true"]);
+    bundle.config["process"]["rlimits"] = json!([{"type": "RLIMIT_NONE", "soft": 1, "hard": 1}]);
+    let found = report(bundle.write());
+    assert_eq!(found["phase"], "config");
+    assert!(found["path"].as_str().is_some_and(|path| path.starts_with("process.rlimits")), "{found}");
+}
+
+fn a_network_device_keeps_its_addresses_and_is_up(subject: &Subject) {
+    let host = Host::new("netdev");
+    let name = format!("sn{}", std::process::id());
+    let ip = |args: &str| integration::Cmd::new("ip").args(args.split(' ')).ok();
+    let _ = ip(&format!("link add {name} type veth peer name {name}p"));
+    let guard = Link(name.clone());
+    let _ = ip(&format!("addr add 10.231.7.9/24 dev {name}"));
+    let _ = ip(&format!("-6 addr add fd31:7::9/64 dev {name} nodad"));
+    let mut bundle = Bundle::new(&["sh", "-c", "ip addr show dev inside"]);
+    bundle.config["linux"]["netDevices"] = json!({name: {"name": "inside"}});
+    for namespace in bundle.config["linux"]["namespaces"].as_array_mut().expect("a list") {
+        if namespace["type"] == "network" {
+            namespace["path"] = json!(host.netns_path());
+        }
+    }
+    let seen = subject.run(&bundle).expect_success().stdout;
+    drop(guard);
+    assert!(seen.contains("10.231.7.9/24") && seen.contains("fd31:7::9/64"), "{seen}");
+    assert!(seen.contains(",UP"), "{seen}");
+}
+
+/// A link that is removed if the container has not taken it.
+struct Link(String);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = integration::Cmd::new("ip").args(["link", "delete", &self.0]).run();
+    }
+}
