@@ -66,10 +66,18 @@ fn a_wrong_type_is_reported_with_its_field() {
     assert_eq!(place(br#"{"process": {"args": ["a", 5]}}"#), "process.args[1]");
     assert_eq!(place(br#"{"linux": {"resources": {"memory": {"limit": "1G"}}}}"#), "linux.resources.memory.limit");
     assert_eq!(place(br#"{"mounts": [{}], "root": 1}"#), "root");
-    assert_eq!(place(b"[1"), "[0]");
+    assert_eq!(place(br#"{"mounts": [1"#), "mounts[0]");
 }
 
 #[test]
 fn unknown_properties_are_ignored() {
     assert!(Spec::parse(br#"{"ociVersion": "1.9.9", "moon": {"phase": 3}}"#).is_ok());
+}
+
+#[test]
+fn a_list_is_no_object() {
+    for text in [&b"[]"[..], br#"{"linux": {"resources": []}}"#, br#"{"process": ["sh"]}"#, br#"{"mounts": [[]]}"#] {
+        let refused = Spec::parse(text).expect_err("must be refused").to_string();
+        assert!(refused.contains("invalid type: sequence"), "{refused}");
+    }
 }

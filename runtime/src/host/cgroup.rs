@@ -152,6 +152,16 @@ impl Cgroup {
         }
     }
 
+    /// What to save before [`Self::create`]: a directory that is not there yet will be ours, also when the program dies
+    /// right after making it.
+    pub fn planned_state(&self) -> CgroupState {
+        let mut state = self.state();
+        for home in &mut state.homes {
+            home.made = !home.dir.exists();
+        }
+        state
+    }
+
     /// The directories, in the order they are entered.
     pub fn homes(&self) -> &[Home] {
         &self.homes

@@ -49,7 +49,8 @@ pub fn destroy(directory: Directory, record: &Record) -> Result<Vec<Error>> {
         kill_and_wait(record)?;
     }
     if let Some(cgroup) = &cgroup {
-        if !record.own_pids && cgroup.exists() {
+        // Its creator may have died before the first process was recorded.
+        if (!record.own_pids || record.pid == 0) && cgroup.exists() {
             cgroup.kill_all()?;
         }
         cgroup.delete()?;

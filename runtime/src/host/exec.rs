@@ -131,6 +131,8 @@ pub fn launch(request: &Request, prepared: &Prepared, relay: Option<OwnedFd>) ->
     let mut ends = Some((theirs, console));
     let (born, placed) = parent::spawn_into(&join, |left| {
         let (channel, console) = ends.take().expect("only the child runs this, once");
+        // With this open it would never see the command die.
+        parent::part_with(&[ours.as_fd()]);
         let joiner = Joiner { prepared, channel, console, left, env: &env, preserved, id: request.id.as_str() };
         joiner.run()
     })?;

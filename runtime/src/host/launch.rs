@@ -216,7 +216,7 @@ fn build(
     let mut cgroup = prepared.cgroup.clone();
     directory.save_config(config)?;
     // Written before the cgroup is made: what a crash leaves behind can be found.
-    record.cgroup = Some(cgroup.state());
+    record.cgroup = Some(cgroup.planned_state());
     directory.save(record)?;
     cgroup.create()?;
     record.cgroup = Some(cgroup.state());
@@ -236,6 +236,8 @@ fn build(
     let mut ends = Some((theirs, listener, console, sources, env));
     let (born, placed) = parent::spawn(&plan.namespaces, joins, procfs, place.as_ref().map(AsFd::as_fd), |joins| {
         let (channel, listener, console, sources, env) = ends.take().expect("only the child runs this, once");
+        // With these open it would never see the command die, and would keep the container locked.
+        parent::part_with(&[ours.as_fd(), directory.as_fd()]);
         init::run(Init {
             container,
             plan,

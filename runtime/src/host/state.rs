@@ -4,8 +4,10 @@
 //! `create`, `start` the socket on which the first process waits. The directory itself carries the lock. A command that
 //! dies at any point leaves at worst a directory that `delete --force` removes with all it speaks of.
 
+mod lock;
+
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -131,8 +133,17 @@ impl Root {
             Err(nix::Error::ENOENT) => return Err(Error::state("container does not exist")),
             opened => opened.during(|| format!("open {}", path.display()))?,
         };
-        let fd = Flock::lock(fd, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
-        Ok(Directory { fd: fd.during(|| format!("lock {}", path.display()))?, path })
+        let operation = || format!("lock {}", path.display());
+        let inode = nix::sys::stat::fstat(&fd).during(operation)?.st_ino;
+        let mut kept = Some(fd);
+        let locked = lock::wait(inode, || {
+            let Some(fd) = kept.take() else { return Err(nix::Error::EBADF) };
+            Flock::lock(fd, FlockArg::LockExclusiveNonblock).map_err(|(fd, errno)| {
+                kept = Some(fd);
+                errno
+            })
+        });
+        Ok(Directory { fd: locked.map_err(|refused| refused.into_error(operation))?, path })
     }
 
     /// The ids of all containers, sorted; what is no container is passed over.
@@ -191,7 +202,10 @@ impl Directory {
 
     /// Takes the lock again; false when the container was deleted meanwhile.
     pub fn lock_again(&self) -> Result<bool> {
-        self.fd.relock(FlockArg::LockExclusive).during(|| format!("lock {}", self.path.display()))?;
+        let operation = || format!("lock {}", self.path.display());
+        let inode = nix::sys::stat::fstat(&*self.fd).during(operation)?.st_ino;
+        lock::wait(inode, || self.fd.relock(FlockArg::LockExclusiveNonblock))
+            .map_err(|refused| refused.into_error(operation))?;
         Ok(self.record().is_ok())
     }
 
@@ -259,6 +273,12 @@ impl Directory {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
             removed => removed.during(operation),
         }
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

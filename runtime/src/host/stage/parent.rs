@@ -1,6 +1,6 @@
 //! The command's side of a birth: making the new process in its namespaces, and serving it until it is ready.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -191,6 +191,15 @@ pub fn spawn_into(join: &Join<'_>, child: impl FnOnce(u64) -> i32) -> Result<(Bo
     match side? {
         Side::Child => exit_now(child(join.kinds & !pid_kind)),
         Side::Parent { pid, pidfd } => Ok((Born { pid, pidfd }, placed)),
+    }
+}
+
+/// Closes, in the new process, descriptors that are the command's alone. Their owners in this copy of the command's
+/// memory never run again; dropping them would do more than close (a lock is shared with the command).
+pub fn part_with(fds: &[BorrowedFd<'_>]) {
+    for fd in fds {
+        // Open since before the birth.
+        let _ = nix::unistd::close(fd.as_raw_fd());
     }
 }
 
