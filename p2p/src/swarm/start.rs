@@ -238,6 +238,8 @@ async fn task(
     for text in &config.advertise {
         address::parse(text).map_err(wrong)?;
     }
+    // Interfaces that came up while the admission was going on were told to that loop and not to the task: ask for all.
+    let listening: BTreeSet<Multiaddr> = swarm.listeners().cloned().chain(listening).collect();
     let clock = Clock::new();
     let facts = Facts {
         name: config.name,
