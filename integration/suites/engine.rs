@@ -1,0 +1,19 @@
+//! Docker's verbs of everyday life on one host: each case asserts an effect seen inside the container or on the host. Every
+//! test has a network namespace and a `SHOAL_ROOT` of its own; both go when it ends.
+
+#[path = "engine/case.rs"]
+mod case;
+#[path = "engine/faults.rs"]
+mod faults;
+#[path = "engine/life.rs"]
+mod life;
+#[path = "engine/limits.rs"]
+mod limits;
+#[path = "engine/look.rs"]
+mod look;
+#[path = "engine/net.rs"]
+mod net;
+#[path = "engine/process.rs"]
+mod process;
+#[path = "engine/storage.rs"]
+mod storage;
