@@ -6,11 +6,9 @@
 use integration::bundle::Bundle;
 use integration::scratch::mounts_below;
 use integration::{Cmd, Scratch, binaries, eventually};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// More calls than any of the operations makes; the walk ends by itself where an operation is not reached any more.
-const CALLS_MAX: u32 = 2_000;
 
 /// How long a killed container's processes may take to be gone.
 const SOON: Duration = Duration::from_secs(20);
@@ -21,7 +19,9 @@ fn stride() -> u32 {
 
 /// One operation to be killed in, and what prepares it.
 struct Walk {
-    /// Which process: 1 is the runtime itself, with its children followed when `true`.
+    /// The container's program.
+    program: &'static [&'static str],
+    /// Whether the runtime's children are followed too; the operation must then end with all of them.
     follow: bool,
     prepare: fn(&Attempt),
     operation: fn(&Attempt) -> Cmd,
@@ -34,8 +34,8 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new() -> Self {
-        let bundle = Bundle::new(&["probe", "pause"]);
+    fn new(program: &[&str]) -> Self {
+        let bundle = Bundle::new(program);
         bundle.write();
         Self { bundle, root: Scratch::new("state") }
     }
@@ -92,35 +92,65 @@ fn processes_of(bundle: &Path) -> Vec<String> {
     found
 }
 
+/// A call of the traced program: its name, and how many of that name (itself included) its process has made by then.
+type Point = (String, u32);
+
+/// Traces one whole operation; every call of every process in it is a point, as strace counts them: by process and name.
+fn points(walk: &Walk) -> Vec<Point> {
+    let attempt = Attempt::new(walk.program);
+    (walk.prepare)(&attempt);
+    let log = attempt.root.join("calls");
+    let _ = traced(walk, &(walk.operation)(&attempt), &["-o", &log.to_string_lossy()]).run().expect_success();
+    let text = std::fs::read_to_string(&log).expect("strace writes its log");
+    std::fs::remove_file(&log).expect("the log is ours");
+    let _ = attempt.runtime(&["delete", "--force", attempt.bundle.id()]).ok();
+    let mut made: BTreeMap<(String, String), u32> = BTreeMap::new();
+    let mut points = Vec::new();
+    for line in text.lines() {
+        let (process, call) = if walk.follow { line.split_once(' ').unwrap_or(("", line)) } else { ("", line) };
+        let name: String = call.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        if name.is_empty() || !call.contains('(') {
+            continue;
+        }
+        let count = made.entry((process.to_owned(), name.clone())).or_default();
+        *count += 1;
+        points.push((name, *count));
+    }
+    let mut seen = BTreeSet::new();
+    points.retain(|point| seen.insert(point.clone()));
+    points
+}
+
+fn traced(walk: &Walk, operation: &Cmd, options: &[&str]) -> Cmd {
+    let inner = operation.command();
+    let follow: &[&str] = if walk.follow { &["-f"] } else { &[] };
+    Cmd::new("strace")
+        .arg("-qq")
+        .args(follow)
+        .args(options)
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .deadline(Duration::from_secs(60))
+}
+
 /// Kills `walk.operation` at every n-th call and checks that a forced delete leaves nothing.
 fn walk(walk: &Walk) {
     let _ = binaries::tool("strace", "strace");
+    let points = points(walk);
     let mut tried = 0;
-    for call in (1..CALLS_MAX).step_by(stride() as usize) {
-        let attempt = Attempt::new();
+    for (name, count) in points.iter().step_by(stride() as usize) {
+        let attempt = Attempt::new(walk.program);
         (walk.prepare)(&attempt);
         let operation = (walk.operation)(&attempt);
-        let inner = operation.command();
-        let mut traced = Cmd::new("strace").args(["-qq", "-o", "/dev/null"]);
-        if walk.follow {
-            traced = traced.arg("-f");
-        }
-        let outcome = traced
-            .args(["-e", &format!("inject=all:signal=SIGKILL:when={call}")])
-            .arg(inner.get_program())
-            .args(inner.get_args())
-            .deadline(Duration::from_secs(60))
-            .run();
+        let kill = format!("inject={name}:signal=SIGKILL:when={count}");
+        let _ = traced(walk, &operation, &["-o", "/dev/null", "-e", &kill]).run();
         tried += 1;
         let _ = attempt.runtime(&["delete", "--force", attempt.bundle.id()]).run().expect_success();
         let left = eventually_empty(&attempt);
-        assert!(left.is_empty(), "killed at call {call} of {}:\n{left}", operation.line());
-        if outcome.status.success() {
-            println!("{} of {} points tried", tried, operation.line());
-            return;
-        }
+        assert!(left.is_empty(), "killed at {name} {count} of {}:\n{left}", operation.line());
     }
-    panic!("the operation never came to its end within {CALLS_MAX} calls");
+    assert!(tried > 0, "the operation makes calls");
+    println!("{tried} of {} points tried", points.len());
 }
 
 fn eventually_empty(attempt: &Attempt) -> String {
@@ -132,19 +162,28 @@ fn eventually_empty(attempt: &Attempt) -> String {
     left
 }
 
+/// A program that stays.
+const STAYS: [&str; 2] = ["probe", "pause"];
+
 #[test]
 fn create_killed_anywhere_leaves_nothing_after_delete() {
-    walk(&Walk { follow: false, prepare: |_| {}, operation: Attempt::create });
+    walk(&Walk { program: &STAYS, follow: false, prepare: |_| {}, operation: Attempt::create });
 }
 
 #[test]
-fn a_stage_of_create_killed_anywhere_leaves_nothing_after_delete() {
-    walk(&Walk { follow: true, prepare: |_| {}, operation: Attempt::create });
+fn a_stage_of_run_killed_anywhere_leaves_nothing_after_delete() {
+    walk(&Walk {
+        program: &["probe", "true"],
+        follow: true,
+        prepare: |_| {},
+        operation: |attempt| attempt.runtime(&["run", "--bundle"]).arg(attempt.bundle.path()).arg(attempt.bundle.id()),
+    });
 }
 
 #[test]
 fn start_killed_anywhere_leaves_nothing_after_delete() {
     walk(&Walk {
+        program: &STAYS,
         follow: false,
         prepare: |attempt| drop(attempt.create().ok()),
         operation: |attempt| attempt.runtime(&["start", attempt.bundle.id()]),
@@ -154,6 +193,7 @@ fn start_killed_anywhere_leaves_nothing_after_delete() {
 #[test]
 fn exec_killed_anywhere_leaves_nothing_after_delete() {
     walk(&Walk {
+        program: &STAYS,
         follow: false,
         prepare: |attempt| {
             let _ = attempt.create().ok();
@@ -166,6 +206,7 @@ fn exec_killed_anywhere_leaves_nothing_after_delete() {
 #[test]
 fn delete_killed_anywhere_can_be_repeated() {
     walk(&Walk {
+        program: &STAYS,
         follow: false,
         prepare: |attempt| {
             let _ = attempt.create().ok();
@@ -177,7 +218,7 @@ fn delete_killed_anywhere_can_be_repeated() {
 
 #[test]
 fn the_check_sees_what_is_left() {
-    let attempt = Attempt::new();
+    let attempt = Attempt::new(&STAYS);
     let _ = attempt.create().ok();
     let left = attempt.left();
     assert!(left.contains("state ") && left.contains("cgroup "), "{left}");
