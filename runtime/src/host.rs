@@ -2,9 +2,11 @@
 
 pub mod cgroup;
 pub mod cgroup_mount;
+pub mod checkpoint;
 pub mod clock;
 pub mod console;
 mod copy_up;
+pub mod criu;
 pub mod delete;
 pub mod events;
 pub mod exec;

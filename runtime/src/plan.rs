@@ -213,3 +213,6 @@ fn tree(container: &Container, facts: &HostFacts, options: Options, steps: &mut 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

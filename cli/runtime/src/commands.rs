@@ -1,6 +1,7 @@
 //! One file a command (or a family of them); what they share is here.
 
 mod batch;
+mod checkpoint;
 mod create;
 mod delete;
 mod exec;
@@ -107,6 +108,8 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
         "resume" => freeze::resume(&context, parser),
         "ps" => freeze::ps(&context, parser),
         "update" => limits::update(&context, parser),
+        "checkpoint" => checkpoint::checkpoint(&context, parser),
+        "restore" => checkpoint::restore(&context, parser),
         "mounts" => mounts::mounts(&context, parser),
         "events" => limits::events(&context, parser),
         "spec" => spec::spec(&context, parser),
@@ -166,6 +169,8 @@ COMMANDS:
    pause       stop all processes of a container
    resume      let them go on
    ps          list the processes of a container
+   checkpoint  write a running container to files (CRIU)
+   restore     make a container from such files
    mounts      add mounts to a running container, or remove them
    update      change the limits of a container
    events      output what a container uses, and when it lacks memory

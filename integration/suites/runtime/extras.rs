@@ -11,6 +11,7 @@ cases! { "extras":
     mounts_are_added_to_a_running_container_and_removed ["runc": "has no mounts command", "crun": "1.8 has no mounts command"],
     a_failing_mount_takes_back_those_before_it ["runc": "has no mounts command", "crun": "1.8 has no mounts command"],
     a_json_log_reports_phase_operation_path_errno_and_hint ["runc": "has no report", "crun": "has no report"],
+    checkpoint_and_restore_say_what_criu_says ["runc": "words of its own", "crun": "1.8 links CRIU and has none"],
     a_network_device_keeps_its_addresses_and_is_up ["runc": "1.1 predates netDevices", "crun": "1.8 predates netDevices"],
 }
 
@@ -114,4 +115,36 @@ impl Drop for Link {
     fn drop(&mut self) {
         let _ = integration::Cmd::new("ip").args(["link", "delete", &self.0]).run();
     }
+}
+
+/// CRIU does not work on every kernel: then its own words and the place of its log are the answer, and the container
+/// goes on as if nothing had been asked.
+fn checkpoint_and_restore_say_what_criu_says(subject: &Subject) {
+    let works = integration::Cmd::new(integration::binaries::tool("criu", "criu")).arg("check").run().status.success();
+    let images = Scratch::new("images");
+    let bundle = Bundle::new(&["sh", "-c", "while :; do sleep 1; done"]);
+    let container = subject.start(&bundle);
+    let dump = |more: &[&str]| {
+        let dump = container.subject_cmd(["checkpoint", "--image-path"]).arg(images.path()).args(more);
+        dump.arg(&container.id).run()
+    };
+    if works {
+        let _ = dump(&["--leave-running"]).expect_success();
+        assert_eq!(container.status(), "running");
+        let _ = dump(&[]).expect_success();
+        let restore = container.subject_cmd(["restore", "--detach", "--image-path"]).arg(images.path());
+        let _ = restore.arg("--bundle").arg(bundle.path()).arg(&container.id).ok();
+        assert_eq!(container.status(), "running");
+        return;
+    }
+    let outcome = dump(&["--tcp-established", "--file-locks", "--manage-cgroups-mode", "full"]).expect_failure();
+    assert!(outcome.stderr.contains("criu failed: dump"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("dump.log"), "{}", outcome.stderr);
+    assert_eq!(container.status(), "running");
+    let id = format!("{}-restored", bundle.id());
+    let restore = container.subject_cmd(["restore", "--image-path"]).arg(images.path()).arg("--bundle");
+    let outcome = restore.arg(bundle.path()).arg(&id).run().expect_failure();
+    assert!(outcome.stderr.contains("criu failed: restore"), "{}", outcome.stderr);
+    let _ = container.subject_cmd(["state", &id]).run().expect_failure();
+    assert_eq!(integration::Cmd::new("find").args(["/sys/fs/cgroup", "-name", &id]).ok(), "");
 }

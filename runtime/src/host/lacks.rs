@@ -76,7 +76,7 @@ mod tests {
         assert!(said(Errno::ENOSPC, Kind::User.flag()).contains("max_*_namespaces"));
         assert!(said(Errno::EPERM, Kind::User.flag()).contains("unprivileged_userns_clone"));
         assert!(said(Errno::EPERM, Kind::Mount.flag()).contains("run as root"));
-        assert_eq!(said(Errno::ENOMEM, Kind::User.flag()), "make the process: cannot allocate memory");
+        assert_eq!(said(Errno::ENOMEM, Kind::User.flag()), "make the process: out of memory");
         // Every kernel has mount namespaces: what it dislikes is something else.
         assert_eq!(said(Errno::EINVAL, Kind::Mount.flag()), "make the process: invalid argument");
     }

@@ -60,7 +60,8 @@ pub struct Prepared {
     pub facts: HostFacts,
     /// What will be done.
     pub plan: Plan,
-    cgroup: Cgroup,
+    /// Its cgroup, not made yet.
+    pub(super) cgroup: Cgroup,
     procfs: Procfs,
 }
 
@@ -170,7 +171,7 @@ pub fn console_for(terminal: bool, socket: Option<&Path>, relay: Option<OwnedFd>
     }
 }
 
-fn record_of(prepared: &Prepared) -> Record {
+pub(super) fn record_of(prepared: &Prepared) -> Record {
     let spec = &prepared.container.spec;
     let has = |list: fn(&oci::spec::Hooks) -> &Vec<oci::spec::Hook>| {
         spec.hooks.as_ref().is_some_and(|hooks| !list(hooks).is_empty())

@@ -51,3 +51,9 @@ pub fn unlock(fd: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: a live descriptor and a number.
     check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) }.into()).map(drop)
 }
+
+/// Lets a program that is executed inherit `fd`.
+pub fn keep_on_exec(fd: RawFd) -> nix::Result<()> {
+    // SAFETY: changes a flag of a descriptor number.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }.into()).map(drop)
+}
