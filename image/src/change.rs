@@ -18,7 +18,7 @@ pub struct ChangeError {
 /// Applies one instruction.
 pub fn apply(config: &mut ContainerConfig, text: &str) -> Result<(), ChangeError> {
     let refused = |reason: &str| ChangeError { text: text.to_owned(), reason: reason.to_owned() };
-    let (name, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
+    let (name, rest) = text.trim().split_once(char::is_whitespace).unwrap_or_else(|| (text.trim(), ""));
     let rest = rest.trim();
     if rest.is_empty() {
         return Err(refused("it has no argument"));

@@ -133,7 +133,7 @@ pub enum CopyError {
         /// Which side.
         place: String,
         /// Why.
-        source: remote::Error,
+        source: Box<remote::Error>,
     },
     /// A store, layout or archive.
     #[error("failed to {step} {place}")]
@@ -143,7 +143,7 @@ pub enum CopyError {
         /// Which side.
         place: String,
         /// Why.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// A file.
     #[error("failed to {step} {}", path.display())]
@@ -157,10 +157,10 @@ pub enum CopyError {
     },
     /// The policy or the platform.
     #[error(transparent)]
-    Pull(#[from] PullError),
+    Pull(Box<PullError>),
     /// Pushing.
     #[error(transparent)]
-    Push(#[from] PushError),
+    Push(Box<PushError>),
     /// The two places cannot do this.
     #[error("{place}: {reason}")]
     Place {
@@ -169,6 +169,18 @@ pub enum CopyError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl From<PullError> for CopyError {
+    fn from(error: PullError) -> Self {
+        Self::Pull(Box::new(error))
+    }
+}
+
+impl From<PushError> for CopyError {
+    fn from(error: PushError) -> Self {
+        Self::Push(Box::new(error))
+    }
 }
 
 impl CopyError {

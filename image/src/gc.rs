@@ -10,6 +10,7 @@ use oci::config::ImageConfig;
 use oci::digest::Algorithm;
 use oci::manifest::media;
 use oci::{Descriptor, Digest};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -136,7 +137,7 @@ fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError>
 impl Known {
     /// What a manifest or index needs. A document that cannot be read stops the collection: what it needs is not known.
     fn children(&mut self, store: &Store, target: &Descriptor) -> Result<&[Descriptor], StoreError> {
-        if !self.children.contains_key(&target.digest) {
+        if let Entry::Vacant(place) = self.children.entry(target.digest) {
             let declared = Some(target.media_type.as_str()).filter(|text| !text.is_empty());
             let children = match store.manifest(&target.digest, declared) {
                 Ok(manifest) => manifest.children().cloned().collect(),
@@ -144,7 +145,7 @@ impl Known {
                 Err(StoreError::Missing { .. }) => return Ok(&[]),
                 Err(error) => return Err(error),
             };
-            self.children.insert(target.digest, children);
+            place.insert(children);
         }
         Ok(&self.children[&target.digest])
     }

@@ -1,6 +1,7 @@
 //! Layers: tar streams that become trees, and trees that become tar streams.
 
 pub mod compression;
+pub mod diff;
 pub mod extract;
 pub mod tar;
 pub mod whiteout;

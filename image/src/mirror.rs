@@ -47,7 +47,7 @@ pub async fn mirror(
 ) -> Result<Vec<(String, Outcome)>, CopyError> {
     let source = open(from, &options.copy, false)?;
     let target = open(to, &options.copy, true)?;
-    let read = |error| CopyError::Remote { step: "list the tags of", place: from.name(), source: error };
+    let read = |error| CopyError::Remote { step: "list the tags of", place: from.name(), source: Box::new(error) };
     let mut outcomes = Vec::new();
     for tag in source.tags().await.map_err(read)? {
         if !wanted(&tag, &options.include, &options.exclude) {
@@ -72,14 +72,15 @@ async fn one(
     options: &MirrorOptions,
     progress: &dyn Progress,
 ) -> Result<Outcome, CopyError> {
-    let unreadable = |source| CopyError::Remote { step: "read", place: from.name(), source };
-    let unwritable = |source| CopyError::Remote { step: "look at", place: to.name(), source };
+    let unreadable = |source| CopyError::Remote { step: "read", place: from.name(), source: Box::new(source) };
+    let unwritable = |source| CopyError::Remote { step: "look at", place: to.name(), source: Box::new(source) };
     let theirs = source.head_manifest(tag).await.map_err(unreadable)?;
     let ours = target.head_manifest(tag).await.map_err(unwritable)?;
-    if let (Some((Some(theirs), _)), Some((Some(ours), _))) = (&theirs, &ours) {
-        if theirs == ours && !options.copy.referrers {
-            return Ok(Outcome::Equal(*ours));
-        }
+    if let (Some((Some(theirs), _)), Some((Some(ours), _))) = (&theirs, &ours)
+        && theirs == ours
+        && !options.copy.referrers
+    {
+        return Ok(Outcome::Equal(*ours));
     }
     let name = |place: &Reference| {
         place
@@ -105,7 +106,7 @@ fn open(reference: &Reference, options: &CopyOptions, write: bool) -> Result<Rep
     };
     let transport = Arc::new(Transport::new(config.clone(), identity.clone(), limits));
     Repository::open(transport, reference.registry(), reference.repository(), write)
-        .map_err(|source| CopyError::Remote { step: "open", place: reference.name(), source })
+        .map_err(|source| CopyError::Remote { step: "open", place: reference.name(), source: Box::new(source) })
 }
 
 fn wanted(tag: &str, include: &[String], exclude: &[String]) -> bool {

@@ -110,7 +110,7 @@ pub enum PolicyError {
         /// The image.
         digest: String,
         /// Why.
-        source: remote::Error,
+        source: Box<remote::Error>,
     },
 }
 
@@ -166,7 +166,8 @@ impl Policy {
                     if signatures.is_none() {
                         let found = signatures_of(digest, repository).await;
                         let digest = digest.to_string();
-                        signatures = Some(found.map_err(|source| PolicyError::Remote { digest, source })?);
+                        signatures =
+                            Some(found.map_err(|source| PolicyError::Remote { digest, source: Box::new(source) })?);
                     }
                     let found = signatures.as_deref().unwrap_or_default();
                     requirement.judge(reference, digest, found)?.map_err(|reason| PolicyError::Unsigned {

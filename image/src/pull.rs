@@ -6,25 +6,31 @@
 
 use crate::fetch;
 use crate::policy::{Policy, PolicyError};
-use crate::progress::{Content, Event, Progress};
+use crate::progress::{Content, Event, Progress, Silent};
 use crate::remote::client::Repository;
 use crate::remote::transport::{Identity, Limits, Transport, random};
 use crate::remote::{self, config};
 use crate::store::{Claim, ImageRecord, Partial, Store, StoreError};
 use futures::StreamExt as _;
+use oci::config::ImageConfig;
 use oci::descriptor::Descriptor;
+use oci::digest::Digest;
 use oci::manifest::{Manifest, media};
 use oci::platform::Platform;
 use oci::reference::Reference;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// A blob smaller than this uses one connection: the others are better used by other layers.
 const PARALLEL_FROM: u64 = 4 * fetch::RANGE_BYTES;
 /// How often a blob that another process fetches is looked at.
 const BUSY_POLL: Duration = Duration::from_millis(100);
+/// Layers made ready at once: unpacking is bound by cores and the disk, and downloads want their share of both.
+const LAYERS_IN_WORK_MAX: usize = 2;
 /// How deep indexes may be nested; real ones are one deep.
 const DEPTH_MAX: usize = 4;
 /// Manifests in one image (platforms and their attestations).
@@ -133,15 +139,27 @@ pub async fn pull(
     progress: &dyn Progress,
 ) -> Result<ImageRecord, PullError> {
     let transport = Arc::new(Transport::new(options.config.clone(), options.identity.clone(), options.limits));
-    pull_with(store, reference, options, transport, progress).await
+    pull_with(store, reference, options, transport, false, progress).await
 }
 
-/// [`pull`] over a transport that is already there.
-pub async fn pull_with(
+/// [`pull`], and each layer is made ready to be mounted while others are still on their way. Not with `all_platforms`,
+/// most of which this host never runs.
+pub async fn pull_ready(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<ImageRecord, PullError> {
+    let transport = Arc::new(Transport::new(options.config.clone(), options.identity.clone(), options.limits));
+    pull_with(store, reference, options, transport, !options.all_platforms, progress).await
+}
+
+async fn pull_with(
     store: &Store,
     reference: &Reference,
     options: &PullOptions,
     transport: Arc<Transport>,
+    unpack: bool,
     progress: &dyn Progress,
 ) -> Result<ImageRecord, PullError> {
     // A lease of its own: everything this pull touches stays until it is named.
@@ -160,7 +178,11 @@ pub async fn pull_with(
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let wanted = if options.all_platforms { None } else { Some(&platform) };
     let manifests = collect(&repository, top, reference, wanted).await?;
-    fetch_all(store, &repository, &manifests, progress).await.map_err(|failure| failure.of(reference))?;
+    let mut layers = Layers::default();
+    if unpack {
+        layers.learn(store, &repository, &manifests, progress).await.map_err(|failure| failure.of(reference))?;
+    }
+    fetch_all(store, &repository, &manifests, layers, progress).await.map_err(|failure| failure.of(reference))?;
     for manifest in manifests.iter().rev() {
         store.put_as(manifest.media_type(), manifest.raw(), manifest.digest().algorithm()).map_err(kept)?;
     }
@@ -227,11 +249,41 @@ fn platforms(manifests: &[Descriptor]) -> String {
     if names.is_empty() { "none with a platform".to_owned() } else { names.join(", ") }
 }
 
-/// Fetches configs and layers of manifests, several at once.
+/// Layers to be made ready as soon as their blobs are here: the digests of their plain tars, by blob.
+#[derive(Debug, Default)]
+pub(crate) struct Layers(HashMap<Digest, Digest>);
+
+impl Layers {
+    /// Fetches the configs of images and learns their layers. What is no image (an artifact) has none; a config that does
+    /// not fit its manifest is left to whoever uses the image, who says what is wrong with it.
+    async fn learn(
+        &mut self,
+        store: &Store,
+        repository: &Repository,
+        manifests: &[Manifest],
+        progress: &dyn Progress,
+    ) -> Result<(), Failure> {
+        for image in manifests.iter().filter_map(Manifest::image) {
+            if !media::is_image_config(&image.config.media_type) {
+                continue;
+            }
+            fetch_blob(store, repository, &image.config, progress).await?;
+            let raw = store.read_blob(&image.config.digest, oci::config::CONFIG_BYTES_MAX)?;
+            let diff_ids = ImageConfig::parse(&raw).map(|config| config.rootfs.diff_ids).unwrap_or_default();
+            if diff_ids.len() == image.layers.len() {
+                self.0.extend(image.layers.iter().map(|layer| layer.digest).zip(diff_ids));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fetches configs and layers of manifests, several at once; `layers` are made ready meanwhile, on threads of their own.
 pub(crate) async fn fetch_all(
     store: &Store,
     repository: &Repository,
     manifests: &[Manifest],
+    layers: Layers,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
     let mut seen = HashSet::new();
@@ -247,13 +299,33 @@ pub(crate) async fn fetch_all(
     for (blob, content) in &blobs {
         progress.event(Event::Queued { digest: &blob.digest, content: *content, size: blob.size });
     }
-    let mut running =
-        futures::stream::iter(blobs.into_iter().map(|(blob, _)| fetch_blob(store, repository, blob, progress)))
-            .buffer_unordered(fetch::BLOBS_IN_FLIGHT_MAX);
+    let fetch = |blob| async move { fetch_blob(store, repository, blob, progress).await.map(|()| blob) };
+    let mut running = futures::stream::iter(blobs.into_iter().map(|(blob, _)| fetch(blob)))
+        .buffer_unordered(fetch::BLOBS_IN_FLIGHT_MAX);
+    let permits = Arc::new(Semaphore::new(LAYERS_IN_WORK_MAX));
+    let mut preparing = JoinSet::new();
     while let Some(done) = running.next().await {
-        done?;
+        let blob = done?;
+        if let Some(diff_id) = layers.0.get(&blob.digest) {
+            preparing.spawn(make_ready(store.clone(), blob.clone(), *diff_id, Arc::clone(&permits)));
+        }
+        // A layer that cannot be made ready ends the pull now, not after the last byte.
+        while let Some(made) = preparing.try_join_next() {
+            made.expect("a layer's preparation does not panic")?;
+        }
+    }
+    while let Some(made) = preparing.join_next().await {
+        made.expect("a layer's preparation does not panic")?;
     }
     Ok(())
+}
+
+/// Makes one layer ready to be mounted, when it is its turn.
+async fn make_ready(store: Store, blob: Descriptor, diff_id: Digest, permits: Arc<Semaphore>) -> Result<(), Failure> {
+    let _permit = permits.acquire_owned().await.expect("nobody closes it");
+    let work = move || store.ensure_layer(&blob, &diff_id, store.layer_form(), &Silent).map(drop);
+    let made = tokio::task::spawn_blocking(work).await;
+    Ok(made.expect("a layer's preparation does not panic")?)
 }
 
 /// Fetches one blob; waits when another process or task is at it.

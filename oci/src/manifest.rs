@@ -276,7 +276,7 @@ pub enum Document {
     /// One image or artifact.
     Manifest(Box<ImageManifest>),
     /// Several.
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 /// A manifest or index: the bytes, their digest and type, and the typed view.
@@ -325,7 +325,7 @@ impl Manifest {
         let document = if media::is_manifest(&media_type) {
             Document::Manifest(serde_json::from_slice(&raw).map_err(json)?)
         } else if media::is_index(&media_type) {
-            Document::Index(serde_json::from_slice(&raw).map_err(json)?)
+            Document::Index(Box::new(serde_json::from_slice(&raw).map_err(json)?))
         } else {
             return Err(ManifestError::UnknownType { digest, media_type });
         };

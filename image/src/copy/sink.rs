@@ -26,6 +26,7 @@ pub(super) struct Sink {
     place: String,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one for a whole copy")]
 enum Kind {
     Registry { repository: Repository, reference: Reference },
     Layout { layout: Layout, name: Option<String> },
@@ -41,8 +42,10 @@ impl Sink {
                 let text = format!("docker://{reference}");
                 let to = &options.to;
                 let transport = Arc::new(Transport::new(to.config.clone(), to.identity.clone(), to.limits));
-                let repository = Repository::open(transport, reference.registry(), reference.repository(), true)
-                    .map_err(|source| CopyError::Remote { step: "write", place: text.clone(), source })?;
+                let repository =
+                    Repository::open(transport, reference.registry(), reference.repository(), true).map_err(
+                        |source| CopyError::Remote { step: "write", place: text.clone(), source: Box::new(source) },
+                    )?;
                 (Kind::Registry { repository, reference: reference.clone() }, text)
             }
             Place::Layout(path, name) => {
@@ -98,7 +101,7 @@ impl Sink {
     }
 
     fn remote(&self, source: crate::remote::Error) -> CopyError {
-        CopyError::Remote { step: "write", place: self.place.clone(), source }
+        CopyError::Remote { step: "write", place: self.place.clone(), source: Box::new(source) }
     }
 
     fn store(&self, source: StoreError) -> CopyError {
@@ -289,5 +292,5 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 fn unwritable(place: &str, source: StoreError) -> CopyError {
-    CopyError::Store { step: "write", place: place.to_owned(), source }
+    CopyError::Store { step: "write", place: place.to_owned(), source: Box::new(source) }
 }

@@ -64,8 +64,10 @@ impl Source {
                 let text = format!("docker://{reference}");
                 let from = &options.from;
                 let transport = Arc::new(Transport::new(from.config.clone(), from.identity.clone(), from.limits));
-                let repository = Repository::open(transport, reference.registry(), reference.repository(), false)
-                    .map_err(|source| CopyError::Remote { step: "read", place: text.clone(), source })?;
+                let repository =
+                    Repository::open(transport, reference.registry(), reference.repository(), false).map_err(
+                        |source| CopyError::Remote { step: "read", place: text.clone(), source: Box::new(source) },
+                    )?;
                 (Kind::Registry { repository, reference: reference.clone() }, text)
             }
             Place::Layout(path, name) => {
@@ -150,7 +152,7 @@ impl Source {
             Kind::Registry { repository, .. } => repository.manifest(name).await.map_err(|source| CopyError::Remote {
                 step: "read",
                 place: self.place.clone(),
-                source,
+                source: Box::new(source),
             }),
             Kind::Layout { layout, .. } => {
                 let digest: Digest = name.parse().map_err(|_| place_error(&self.place, "it is read by digest"))?;
@@ -180,8 +182,12 @@ impl Source {
                 }
                 fetch_blob(&self.store, repository, blob, &Unfinished(progress)).await.map_err(
                     |failure| match failure {
-                        Failure::Remote(source) => CopyError::Remote { step: "read", place: place(), source },
-                        Failure::Store(source) => CopyError::Store { step: "keep a blob of", place: place(), source },
+                        Failure::Remote(source) => {
+                            CopyError::Remote { step: "read", place: place(), source: Box::new(source) }
+                        }
+                        Failure::Store(source) => {
+                            CopyError::Store { step: "keep a blob of", place: place(), source: Box::new(source) }
+                        }
                     },
                 )?;
                 Some(self.store.open_blob(&blob.digest).map_err(|source| unreadable(&self.place, source))?)
@@ -218,7 +224,7 @@ impl Source {
     pub(super) async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, CopyError> {
         match &self.kind {
             Kind::Registry { repository, .. } => repository.referrers(subject).await.map_err(|source| {
-                CopyError::Remote { step: "list the referrers of", place: self.place.clone(), source }
+                CopyError::Remote { step: "list the referrers of", place: self.place.clone(), source: Box::new(source) }
             }),
             _ => Ok(Vec::new()),
         }
@@ -260,7 +266,7 @@ fn read_small(path: &Path) -> Result<Vec<u8>, CopyError> {
 }
 
 pub(super) fn unreadable(place: &str, source: StoreError) -> CopyError {
-    CopyError::Store { step: "read", place: place.to_owned(), source }
+    CopyError::Store { step: "read", place: place.to_owned(), source: Box::new(source) }
 }
 
 pub(super) fn place_error(place: &str, reason: &str) -> CopyError {

@@ -364,13 +364,14 @@ impl Extractor {
         if self.options.whiteouts == Whiteouts::Apply {
             match there {
                 None => {}
-                Some(stat) if self.made.contains(&place) => {
-                    // The layer's own entry stays; of a directory only what lower layers left in it goes.
-                    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                        let fd = open_directory(parent, target).map_err(io("open"))?;
-                        self.clear_lower(&fd, 0).map_err(failed("clear", &entry.path))?;
-                    }
+                // The layer's own entry stays; of a directory only what lower layers left in it goes.
+                Some(stat)
+                    if self.made.contains(&place) && FileType::from_raw_mode(stat.st_mode) == FileType::Directory =>
+                {
+                    let fd = open_directory(parent, target).map_err(io("open"))?;
+                    self.clear_lower(&fd, 0).map_err(failed("clear", &entry.path))?;
                 }
+                Some(_) if self.made.contains(&place) => {}
                 Some(_) => {
                     self.parent = None;
                     remove_tree(parent, target, 0).map_err(failed("remove", &entry.path))?;

@@ -258,7 +258,7 @@ impl<R: Read> Reader<R> {
         let at = raw.at;
         let flag = raw.block[156];
         let own_name = raw.name();
-        let written = pick(pax.sparse.name.take().or(pax.path.take()), long_name, own_name, at, "name")?;
+        let written = pick(pax.sparse.name.take().or_else(|| pax.path.take()), long_name, own_name, at, "name")?;
         let link = pick(pax.link.take(), long_link, raw.text(157, 100).to_vec(), at, "link target")?;
         let shown = String::from_utf8_lossy(&written).chars().take(200).collect::<String>();
         let refused = |reason: String| TarError::Refused { path: shown.clone(), reason };

@@ -6,6 +6,8 @@
 use crate::layer::tar::{BLOCK, Entry, Kind};
 use std::io::{self, Read, Write};
 
+/// [`BLOCK`] as a length.
+const BLOCK_BYTES: usize = 512;
 /// The largest number in an octal field of twelve bytes.
 const OCTAL_11_MAX: u64 = 0o77_777_777_777;
 /// The largest number in an octal field of eight bytes.
@@ -54,7 +56,7 @@ impl<W: Write> Writer<W> {
 
     /// Ends the archive and returns the stream.
     pub fn finish(mut self) -> io::Result<W> {
-        self.inner.write_all(&[0; 2 * BLOCK as usize])?;
+        self.inner.write_all(&[0; 2 * BLOCK_BYTES])?;
         self.inner.flush()?;
         Ok(self.inner)
     }
@@ -91,7 +93,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn block(&mut self, fields: &Fields<'_>, entry: &Entry, stored: u64, flag: u8) -> io::Result<()> {
-        let mut block = [0u8; BLOCK as usize];
+        let mut block = [0u8; BLOCK_BYTES];
         block[..fields.name.len()].copy_from_slice(fields.name);
         octal(&mut block[100..108], u64::from(entry.mode & 0o7777));
         octal(&mut block[108..116], fields.uid);
@@ -114,7 +116,7 @@ impl<W: Write> Writer<W> {
 
     fn pad(&mut self, written: u64) -> io::Result<()> {
         let padding = usize::try_from(written.next_multiple_of(BLOCK) - written).expect("less than a block");
-        self.inner.write_all(&[0; BLOCK as usize][..padding])
+        self.inner.write_all(&[0; BLOCK_BYTES][..padding])
     }
 }
 

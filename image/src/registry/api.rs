@@ -51,6 +51,7 @@ pub struct Registry {
     uploads: Uploads,
     users: Option<Arc<Users>>,
     read_only: bool,
+    report: fn(&str),
 }
 
 type Reply = Result<Answer, Refusal>;
@@ -60,7 +61,14 @@ impl Registry {
     pub fn new(shelf: Shelf, users: Option<Users>, read_only: bool) -> Self {
         let uploads = Uploads::default();
         uploads.sweep(&shelf);
-        Self { shelf, uploads, users: users.map(Arc::new), read_only }
+        Self { shelf, uploads, users: users.map(Arc::new), read_only, report: |_| {} }
+    }
+
+    /// Says failures of the host (its disk, its store) to `report`; clients get only their kind.
+    #[must_use]
+    pub fn reporting(mut self, report: fn(&str)) -> Self {
+        self.report = report;
+        self
     }
 
     /// Answers one request; never fails. Dropping the future ends an upload's request at the bytes already written.
@@ -72,7 +80,12 @@ impl Registry {
         let head = request.method() == Method::HEAD;
         let mut answer = match self.dispatch(request).await {
             Ok(answer) => answer,
-            Err(refusal) => refuse(&refusal),
+            Err(refusal) => {
+                if let Some(cause) = &refusal.cause {
+                    (self.report)(cause);
+                }
+                refuse(&refusal)
+            }
         };
         answer.headers_mut().insert(VERSION, "registry/2.0".parse().expect("a valid header value"));
         if head {

@@ -94,12 +94,14 @@ pub struct Refusal {
     pub message: String,
     /// Headers that belong to it (`Range`, `WWW-Authenticate`, `Allow` …).
     pub headers: Vec<(http::HeaderName, String)>,
+    /// What the operator should read and no client: the failure of the host behind it.
+    pub cause: Option<String>,
 }
 
 impl Refusal {
     /// Builds a refusal with the code's own status.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, status: code.status(), message: message.into(), headers: Vec::new() }
+        Self { code, status: code.status(), message: message.into(), headers: Vec::new(), cause: None }
     }
 
     /// Replaces the status.
@@ -126,12 +128,13 @@ impl Refusal {
 
 impl From<std::io::Error> for Refusal {
     fn from(error: std::io::Error) -> Self {
-        // The disk's words may hold paths of this host; clients get the kind only, the operator the log line.
+        // The disk's words may hold paths of this host; clients get the kind only, the operator all of it.
         let full = error.kind() == std::io::ErrorKind::StorageFull || error.kind() == std::io::ErrorKind::QuotaExceeded;
         if full {
-            return Self::new(Code::Unknown, "the registry's disk is full").status(StatusCode::INSUFFICIENT_STORAGE);
+            let refusal = Self::new(Code::Unknown, "the registry's disk is full");
+            return Self { cause: Some(error.to_string()), ..refusal.status(StatusCode::INSUFFICIENT_STORAGE) };
         }
-        eprintln!("shoal: registry: {error}");
-        Self::new(Code::Unknown, format!("the registry failed: {}", error.kind()))
+        let refusal = Self::new(Code::Unknown, format!("the registry failed: {}", error.kind()));
+        Self { cause: Some(error.to_string()), ..refusal }
     }
 }

@@ -150,10 +150,10 @@ fn from_document(
 ) -> Result<Credentials, AuthError> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned);
     let keys = keys(registry, repository);
-    if let Some(helpers) = document.get("credHelpers").and_then(Value::as_object) {
-        if let Some(helper) = keys.iter().find_map(|key| text(helpers.get(key))) {
-            return ask_helper(&helper, registry);
-        }
+    if let Some(helpers) = document.get("credHelpers").and_then(Value::as_object)
+        && let Some(helper) = keys.iter().find_map(|key| text(helpers.get(key)))
+    {
+        return ask_helper(&helper, registry);
     }
     if let Some(auths) = document.get("auths").and_then(Value::as_object) {
         let entry = keys.iter().find_map(|key| {

@@ -113,6 +113,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unauthorized { registry, .. } => Some(format!("shoal login {registry}")),
+            Self::Connect { reason, host } | Self::Broken { reason, host } if is_plain(reason) => {
+                Some(format!("{host} seems to speak plain HTTP: --tls-verify=false allows that"))
+            }
             Self::Connect { reason, host } if reason.contains("certificate") || reason.contains("UnknownIssuer") => {
                 Some(format!(
                     "put the registry's authority in /etc/containers/certs.d/{host}/ca.crt, or use --tls-verify=false"
@@ -153,6 +156,11 @@ impl Error {
             message: clean(text("message")),
         }
     }
+}
+
+/// Whether TLS failed on an answer that is no TLS at all.
+fn is_plain(reason: &str) -> bool {
+    ["InvalidContentType", "corrupt message", "wrong version number"].iter().any(|sign| reason.contains(sign))
 }
 
 /// Host and port of a URL, for messages.

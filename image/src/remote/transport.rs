@@ -419,10 +419,10 @@ impl Transport {
             return Err(self.unauthorized(endpoint, &reason));
         }
         let mut wanted: Vec<&str> = scopes.iter().map(String::as_str).collect();
-        if let Some(asked) = bearer.scope.as_deref().filter(|asked| !asked.is_empty()) {
-            if wanted.is_empty() {
-                wanted.push(asked);
-            }
+        if let Some(asked) = bearer.scope.as_deref().filter(|asked| !asked.is_empty())
+            && wanted.is_empty()
+        {
+            wanted.push(asked);
         }
         let tls = if same_origin(base, &realm) { endpoint.tls.clone() } else { foreign_tls(&endpoint.tls) };
         let client = self.client(&tls, false)?;

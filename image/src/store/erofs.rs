@@ -25,10 +25,12 @@ const INCOMPAT_CHUNKED: u32 = 0x4;
 const INCOMPAT_DEVICES: u32 = 0x8;
 /// A slot of the device table, in bytes; the one slot follows the superblock.
 const DEVICE_SLOT: u64 = 128;
+const DEVICE_SLOT_BYTES: usize = 128;
 /// The unit in which inodes are numbered, in bytes.
 const INODE_UNIT: u64 = 32;
 /// An extended inode, in bytes. Inodes begin at multiples of it, so that none crosses a block.
 const INODE_BYTES: u64 = 64;
+const INODE_LENGTH: usize = 64;
 /// Bit 0 of an inode's format: extended. Bits 1 to 3: how its data lie.
 const FORMAT_EXTENDED: u16 = 1;
 const LAYOUT_PLAIN: u16 = 0 << 1;
@@ -166,7 +168,7 @@ impl<'a> Plan<'a> {
         let slot = u16::try_from((SUPER_OFFSET + 128) / DEVICE_SLOT).expect("a small constant");
         block[88..90].copy_from_slice(&slot.to_le_bytes());
         out.put(&block)?;
-        let mut device = [0u8; DEVICE_SLOT as usize];
+        let mut device = [0u8; DEVICE_SLOT_BYTES];
         device[64..68].copy_from_slice(&self.device_blocks.to_le_bytes());
         out.put(&device)
     }
@@ -189,7 +191,7 @@ impl<'a> Plan<'a> {
             Content::Whiteout => (0o020_000, 0, LAYOUT_PLAIN, 0),
         };
         let mode = u16::try_from(kind | (node.mode & 0o7777)).expect("a kind and twelve bits");
-        let mut raw = [0u8; INODE_BYTES as usize];
+        let mut raw = [0u8; INODE_LENGTH];
         raw[0..2].copy_from_slice(&(FORMAT_EXTENDED | layout).to_le_bytes());
         let count = if xattrs.is_empty() { 0 } else { (xattrs.len() - 12) / 4 + 1 };
         raw[2..4].copy_from_slice(&u16::try_from(count).expect("bounded in the plan").to_le_bytes());
@@ -316,7 +318,7 @@ fn chunks(node: &Node) -> Result<Option<Chunks>, NotIndexable> {
         return Ok(None);
     }
     let address = |at: u64| -> Result<u32, NotIndexable> {
-        if at % BLOCK != 0 {
+        if !at.is_multiple_of(BLOCK) {
             return Err(NotIndexable("the data of a sparse file do not begin at a block".into()));
         }
         u32::try_from(at / BLOCK)

@@ -163,7 +163,7 @@ impl Store {
             return Ok(layer);
         }
         let path = self.layer_path(diff_id, form);
-        let lock_path = path.with_added_extension("lock");
+        let lock_path = path.with_extension(format!("{}.lock", form.suffix()));
         let lock = layout::lock_named(&lock_path)?;
         if let Some(layer) = self.layer(diff_id, form)? {
             return Ok(layer);
@@ -197,9 +197,7 @@ impl Store {
         let meta_path = temporary.path().join("meta.json");
         let raw = serde_json::to_vec(&meta).expect("layer facts have only string keys");
         std::fs::write(&meta_path, raw).map_err(StoreError::io("write", &meta_path))?;
-        let dir = File::open(temporary.path()).map_err(StoreError::io("open", temporary.path()))?;
-        // One flush of the file system instead of one for each of ten thousand files.
-        rustix::fs::syncfs(&dir).map_err(StoreError::errno("make durable", temporary.path()))?;
+        make_durable(temporary.path(), meta.form)?;
         // What lies there is of another version or lost its facts.
         if path.exists() {
             let old = self.temporary_dir("old")?;
@@ -294,6 +292,22 @@ impl Store {
         let max = PLAIN_BYTES_MAX.min(room).min(ratio);
         Ok(Plain { stream, hasher: Hasher::new(diff_id.algorithm()), read: 0, max, exceeded: None })
     }
+}
+
+/// Makes a new layer's files durable, before it has a name.
+fn make_durable(dir: &Path, form: Form) -> Result<(), StoreError> {
+    if form == Form::Directory {
+        // One flush of the file system instead of one for each of ten thousand files.
+        let folder = File::open(dir).map_err(StoreError::io("open", dir))?;
+        return rustix::fs::syncfs(&folder).map_err(StoreError::errno("make durable", dir));
+    }
+    // Three files: nobody else's writes are waited for.
+    for name in ["tar", "index", "meta.json"] {
+        let path = dir.join(name);
+        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        file.sync_data().map_err(StoreError::io("make durable", &path))?;
+    }
+    sys::sync_dir(dir).map_err(StoreError::io("make durable", dir))
 }
 
 /// The compressed bytes of a layer; tells progress.

@@ -45,7 +45,7 @@ impl ImageRecord {
     /// The name to show: the first, or the id.
     #[must_use]
     pub fn display_name(&self) -> String {
-        match self.names.first().or(self.digests.first()) {
+        match self.names.first().or_else(|| self.digests.first()) {
             Some(name) => name.familiar(),
             None => self.id.short(),
         }

@@ -26,6 +26,7 @@ const RECORDS_MAX: usize = 65_536;
 
 /// What claiming a blob led to.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart where it is made")]
 pub enum Claim {
     /// It is in the store; nothing to fetch. Its size in bytes.
     Present(u64),
@@ -320,6 +321,7 @@ fn gaps(ranges: &BTreeMap<u64, u64>, within: &Range<u64>) -> Vec<Range<u64>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::single_range_in_vec_init, reason = "small numbers; gaps are ranges")]
 mod tests {
     use super::*;
     use crate::store::testing::scratch;

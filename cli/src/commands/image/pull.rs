@@ -88,7 +88,7 @@ async fn one(
     let before = store.image(reference).ok().flatten().map(|image| image.target.digest);
     let tag = reference.identifier();
     reporter.event(Event::Message(&format!("{tag}: Pulling from {}", reference.repository())));
-    let image = image::pull::pull(store, reference, options, reporter).await.map_err(|error| {
+    let image = image::pull::pull_ready(store, reference, options, reporter).await.map_err(|error| {
         let hint = error.hint();
         let error = Error::from(error);
         match hint {
