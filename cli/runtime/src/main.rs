@@ -3,13 +3,33 @@
 //! In: runc's command line. Out: runc's output, exit codes and log lines. Parses and composes; everything else is the
 //! `runtime` crate's.
 
+#![cfg_attr(not(test), no_main)]
+
 mod args;
 mod commands;
 mod log;
 
-use std::process::ExitCode;
+use std::io::Write as _;
 
-fn main() -> ExitCode {
+/// Where the C library enters: the language's own start-up reads procfs and sets handlers, twice because of the second
+/// execution, and takes a tenth of all system calls of `run`.
+#[cfg(not(test))]
+#[expect(unsafe_code, reason = "the name by which the C library finds it; there is no other `main`")]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> std::ffi::c_int {
+    runtime::host::sys::process::begin();
+    let code = command();
+    // Nobody is left to be told when the output is gone.
+    let _ = std::io::stdout().flush();
+    code.into()
+}
+
+#[cfg(test)]
+fn main() {
+    let _ = (command(), std::io::stdout().flush());
+}
+
+fn command() -> u8 {
     let (log, outcome) = match args::Global::read() {
         Ok((global, command, rest)) => {
             let log = log::Log::open(&global);
@@ -19,10 +39,10 @@ fn main() -> ExitCode {
         Err(failure) => (log::Log::default(), Err(failure)),
     };
     match outcome {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(commands::Failure { error, code, report }) => {
             log.error(&error, &report);
-            ExitCode::from(code)
+            code
         }
     }
 }

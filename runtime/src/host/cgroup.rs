@@ -154,12 +154,11 @@ impl Cgroup {
 
     /// What to save before [`Self::create`]: a directory that is not there yet will be ours, also when the program dies
     /// right after making it.
-    pub fn planned_state(&self) -> CgroupState {
-        let mut state = self.state();
-        for home in &mut state.homes {
+    pub fn planned_state(&mut self) -> CgroupState {
+        for home in &mut self.homes {
             home.made = !home.dir.exists();
         }
-        state
+        self.state()
     }
 
     /// The directories, in the order they are entered.
@@ -180,7 +179,7 @@ impl Cgroup {
     /// Refuses a place where somebody lives, then makes the directories. Under systemd the directories come with
     /// [`Cgroup::attach`], because a scope needs a process to begin with.
     pub fn create(&mut self) -> Result<(), CgroupError> {
-        for home in &self.homes {
+        for home in self.homes.iter().filter(|home| !home.made) {
             refuse_inhabited(home)?;
         }
         if self.manager != Manager::Cgroupfs {
@@ -210,7 +209,12 @@ impl Cgroup {
             tree::make(&parent, &home.mount)?;
             enable_controllers(&home, &parent)?;
         }
+        let planned = home.made;
         home.made = tree::make(&home.dir, &home.mount)?;
+        if planned && !home.made {
+            // Somebody else was faster since the plan.
+            refuse_inhabited(&home)?;
+        }
         if home.has("cpuset") && home.version == Version::V1 {
             cpuset::inherit_v1(&home.dir, &home.mount)?;
         }

@@ -263,7 +263,11 @@ impl Directory {
     /// Removes the directory and the files in it; something else in it is an error, never followed.
     pub fn remove(self) -> Result<()> {
         let operation = || format!("remove {}", self.path.display());
-        for name in [RECORD, CONFIG, START_SOCKET, "state.json.new", "config.json.new"] {
+        for name in [START_SOCKET, CONFIG, RECORD, "state.json.new", "config.json.new"] {
+            if name == "state.json.new" && std::fs::remove_dir(&self.path).is_ok() {
+                // Nothing half-written was left, as nearly always.
+                return Ok(());
+            }
             match nix::unistd::unlinkat(&*self.fd, name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(nix::Error::ENOENT) => {}
                 Err(errno) => return Err(errno).during(operation),

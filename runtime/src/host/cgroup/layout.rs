@@ -214,8 +214,11 @@ fn unescape(text: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String, CgroupError> {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    // Room from the start: the size of a file of procfs is not known before.
+    let mut bytes = Vec::with_capacity(16 * 1024);
+    fs::File::open(path)
+        .and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes))
+        .map(|_| String::from_utf8_lossy(&bytes).into_owned())
         .map_err(|cause: io::Error| CgroupError::Read { path: path.to_owned(), cause })
 }
 
