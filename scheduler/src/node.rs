@@ -89,6 +89,7 @@ impl Clock {
 type Look = Box<dyn FnOnce(&Core, Ms) + Send>;
 
 /// What is sent to the task that owns the core.
+#[expect(clippy::large_enum_variant, reason = "events are by far the commonest input")]
 pub(crate) enum Input {
     /// Something happened.
     Event(Event),

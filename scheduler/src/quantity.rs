@@ -72,7 +72,7 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, QuantityError> {
 
 /// Returns the billionths of a processor of `0.25`, `1`, `2.5`.
 pub fn parse_cpus(text: &str) -> Result<u64, QuantityError> {
-    scaled(text.trim(), CPU_NANOS).ok_or(QuantityError {
+    scaled(text.trim(), CPU_NANOS).ok_or_else(|| QuantityError {
         text: text.to_owned(),
         kind: "number of processors",
         reason: "write a decimal number, as in 0.25",

@@ -229,7 +229,13 @@ impl Core {
                     return;
                 }
                 own.stop_sent = true;
-                let grace_ms = known.map_or(10_000, |known| known.service.spec.template.stop_grace_ms);
+                // Of an older template only what the service keeps of it is known.
+                let kept = || {
+                    let service = &self.services.get(&row.service).filter(|known| known.row.id == row.service_id)?.row;
+                    Some(service.previous.as_deref().unwrap_or(&service.spec).template.stop_grace_ms)
+                };
+                let grace_ms = known.map(|known| known.service.spec.template.stop_grace_ms).or_else(kept);
+                let grace_ms = grace_ms.unwrap_or(10_000);
                 if own.start_sent || own.seen {
                     self.actions.push_back(Action::Stop { id: id.to_owned(), grace_ms });
                 } else {
