@@ -11,6 +11,7 @@ cases! { "extras":
     mounts_are_added_to_a_running_container_and_removed ["runc": "has no mounts command", "crun": "1.8 has no mounts command"],
     a_failing_mount_takes_back_those_before_it ["runc": "has no mounts command", "crun": "1.8 has no mounts command"],
     a_json_log_reports_phase_operation_path_errno_and_hint ["runc": "has no report", "crun": "has no report"],
+    a_label_of_a_missing_security_module_is_refused_in_words ["runc": "1.1 passes the kernel's words", "crun": "1.8 passes the kernel's words"],
     checkpoint_and_restore_say_what_criu_says ["runc": "words of its own", "crun": "1.8 links CRIU and has none"],
     a_network_device_keeps_its_addresses_and_is_up ["runc": "1.1 predates netDevices", "crun": "1.8 predates netDevices"],
 }
@@ -147,4 +148,19 @@ fn checkpoint_and_restore_say_what_criu_says(subject: &Subject) {
     assert!(outcome.stderr.contains("criu failed: restore"), "{}", outcome.stderr);
     let _ = container.subject_cmd(["state", &id]).run().expect_failure();
     assert_eq!(integration::Cmd::new("find").args(["/sys/fs/cgroup", "-name", &id]).ok(), "");
+}
+
+/// On a host that has the module the label itself is unknown, which is refused too.
+fn a_label_of_a_missing_security_module_is_refused_in_words(subject: &Subject) {
+    for (member, module, mark) in [
+        ("selinuxLabel", "SELinux", "/sys/fs/selinux/enforce"),
+        ("apparmorProfile", "AppArmor", "/sys/kernel/security/apparmor"),
+    ] {
+        let mut bundle = Bundle::new(&["probe", "true"]);
+        bundle.config["process"][member] = json!("no:such:label:s0");
+        let outcome = subject.run(&bundle).expect_failure();
+        let there = std::path::Path::new(mark).exists();
+        let words = format!("this host lacks {module}");
+        assert!(there || outcome.stderr.contains(&words), "{}", outcome.stderr);
+    }
 }

@@ -54,9 +54,25 @@ pub fn prepare(process: &Process, procfs: &Procfs) -> Result<()> {
         apparmor(procfs, profile)?;
     }
     if let Some(label) = &process.selinux_label {
-        procfs.write("self/attr/exec", label)?;
+        selinux(procfs, "exec", label)?;
     }
     Ok(())
+}
+
+/// Writes an SELinux label to a file of `/proc/self/attr`.
+fn selinux(procfs: &Procfs, file: &str, label: &str) -> Result<()> {
+    match procfs.write(&format!("self/attr/{file}"), label) {
+        Err(Error::Failed { errno: libc::ENOENT | libc::EINVAL, .. }) if !selinux_is_there() => {
+            let hint = format!("selinuxLabel {label:?} cannot be applied; leave it empty");
+            Err(Error::HostLack { what: "SELinux".into(), hint })
+        }
+        written => written,
+    }
+}
+
+/// Whether the host has SELinux: its file system is mounted where it always is.
+fn selinux_is_there() -> bool {
+    std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false)
 }
 
 fn apparmor(procfs: &Procfs, profile: &str) -> Result<()> {
@@ -79,7 +95,7 @@ pub fn join_keyring(process: &Process, id: &str, procfs: &Procfs) -> Result<()> 
         return Ok(());
     }
     if let Some(label) = &process.selinux_label {
-        procfs.write("self/attr/keycreate", label)?;
+        selinux(procfs, "keycreate", label)?;
     }
     let name = CString::new(format!("_ses.{id}")).expect("a container id has no NUL");
     let key = match sys::join_session_keyring(&name) {
