@@ -21,9 +21,28 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // What cannot be printed now has no other place to go.
+            error.print().ok();
+            return ExitCode::from(usage_code(&error, std::env::args().skip(1)));
+        }
+    };
     match commands::run(&args.global, args.command) {
         Ok(code) => code,
         Err(error) => error.report(),
     }
+}
+
+/// Exit code of a command line that cannot be read: 2, except for verbs whose other codes are the container's own: 125.
+fn usage_code(error: &clap::Error, mut words: impl Iterator<Item = String>) -> u8 {
+    if error.exit_code() == 0 {
+        return 0;
+    }
+    let mut verb = words.find(|word| !word.starts_with('-'));
+    if verb.as_deref() == Some("container") {
+        verb = words.find(|word| !word.starts_with('-'));
+    }
+    if matches!(verb.as_deref(), Some("run" | "create" | "exec")) { 125 } else { 2 }
 }

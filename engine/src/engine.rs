@@ -1,6 +1,7 @@
 //! The engine of one pair of roots: finds containers, locks them, carries out verbs. Each verb's file is in `verb/`.
 
 mod attach;
+mod commit;
 mod connect;
 mod create;
 mod exec;
@@ -15,6 +16,7 @@ mod remove;
 mod stop;
 
 pub use attach::{AttachEnd, AttachOptions, detach_keys, own_streams, proxy, stdin_is_terminal};
+pub use commit::CommitWish;
 pub use connect::Connect;
 pub use create::Created;
 pub use exec::ExecWish;

@@ -97,6 +97,9 @@ pub enum EngineError {
     /// The network.
     #[error(transparent)]
     Network(#[from] crate::network::Error),
+    /// A volume.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// A record cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -87,6 +87,8 @@ pub(crate) enum Verb {
     Top(top::Args),
     Port(top::PortArgs),
     Diff(copy::DiffArgs),
+    Export(copy::ExportArgs),
+    Commit(copy::CommitArgs),
 }
 
 /// Runs one verb.
@@ -131,6 +133,8 @@ pub(crate) fn run_verb(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::Top(args) => top::run(global, &args),
         Verb::Port(args) => top::port(global, &args),
         Verb::Diff(args) => copy::diff(global, &args),
+        Verb::Export(args) => copy::export(global, &args),
+        Verb::Commit(args) => copy::commit(global, &args),
     }
 }
 

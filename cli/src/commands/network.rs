@@ -2,7 +2,7 @@
 
 mod connect;
 mod create;
-mod inspect;
+pub(crate) mod inspect;
 mod ls;
 mod prune;
 mod volume;

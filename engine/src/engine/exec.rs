@@ -97,6 +97,7 @@ impl Engine {
                 capabilities.bounding.clone_from(&all);
                 capabilities.effective.clone_from(&all);
                 capabilities.permitted = all;
+                super::prepare::within_bound(capabilities);
             } else if process.user.uid == 0 {
                 capabilities.effective.clone_from(&capabilities.bounding);
                 capabilities.permitted.clone_from(&capabilities.bounding);

@@ -109,7 +109,7 @@ impl Engine {
     }
 }
 
-fn find(store: &Store, name: &str, platform: &str) -> Result<ImageRecord, StoreError> {
+pub(super) fn find(store: &Store, name: &str, platform: &str) -> Result<ImageRecord, StoreError> {
     match platform.parse::<Platform>() {
         Ok(platform) if !name.starts_with("sha256:") => store.find_for(name, &platform),
         _ => store.find(name),

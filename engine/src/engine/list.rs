@@ -105,6 +105,7 @@ fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result
         "network" => {
             engine.attachments(container).iter().any(|attachment| attachment.network == value || attachment.network_id.starts_with(value))
                 || record.wish.networks.iter().any(|network| network == value)
+                || record.wish.networks.is_empty() && value == "bridge"
         }
         "publish" => record.wish.publish.iter().any(|port| port.split('/').next().is_some_and(|text| text.split(':').any(|part| part == value.split('/').next().unwrap_or_default()))),
         "expose" => record.wish.expose.iter().chain(&record.defaults.exposed).any(|port| port == value || port.split('/').next() == Some(value)),

@@ -2,10 +2,11 @@
 
 use super::{Container, Engine};
 use crate::error::EngineError;
-use crate::host::process;
 use crate::record::Record;
+use crate::volume::Volumes;
 use crate::wish::{MountKind, MountWish};
 use oci::spec::Mount;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -34,9 +35,21 @@ impl Engine {
             }
         }
         for mount in &mut record.wish.mounts {
-            if mount.kind == MountKind::Volume && mount.source.is_empty() {
-                mount.source = process::random::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
-                mount.anonymous = true;
+            if mount.kind == MountKind::Volume {
+                mount.anonymous |= mount.source.is_empty();
+                if !matches!(mount.driver.as_str(), "" | "local") {
+                    return Err(EngineError::Invalid(format!("volume driver {:?}: only local is known", mount.driver)));
+                }
+                let options: BTreeMap<String, String> = mount
+                    .driver_options
+                    .iter()
+                    .map(|text| text.split_once('=').unwrap_or((text, "")))
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .collect();
+                let volumes = self.volumes();
+                let volume = volumes.create(&mount.source, &options, &BTreeMap::new())?;
+                volumes.acquire(&volume, &record.id)?;
+                mount.source = volume.name;
             }
         }
         Ok(())
@@ -47,17 +60,49 @@ impl Engine {
         container.record.wish.mounts.iter().map(|wish| self.mount(container, rootfs, wish)).collect()
     }
 
-    /// The folder of a volume, made and filled from the image when it is new.
-    fn volume(&self, _container: &Container, _rootfs: &Path, wish: &MountWish) -> Result<String, EngineError> {
-        let folder = self.roots().data.join("volumes").join(&wish.source).join("_data");
-        fs::create_dir_all(&folder).map_err(EngineError::io(format!("make {}", folder.display())))?;
-        Ok(folder.to_string_lossy().into_owned())
+    /// The volumes of these roots.
+    pub fn volumes(&self) -> Volumes {
+        Volumes::new(self.roots())
     }
 
-    /// Removes a volume that nobody uses.
-    pub(super) fn volume_remove(&self, name: &str) -> Result<(), EngineError> {
-        let folder = self.roots().data.join("volumes").join(name);
-        fs::remove_dir_all(&folder).map_err(EngineError::io(format!("remove {}", folder.display())))
+    /// The folder of a volume, mounted if its options say so and filled from the image when it is empty.
+    fn volume(&self, container: &Container, rootfs: &Path, wish: &MountWish) -> Result<String, EngineError> {
+        let volumes = self.volumes();
+        // Made anew when somebody has removed it with force; the note is renewed with it.
+        let volume = volumes.create(&wish.source, &BTreeMap::new(), &BTreeMap::new())?;
+        volumes.acquire(&volume, container.id())?;
+        let folder = volumes.prepare(&volume)?;
+        if !wish.no_copy {
+            volumes.populate(&volume, rootfs, Path::new(&wish.target))?;
+        }
+        if wish.subpath.is_empty() {
+            return Ok(folder.to_string_lossy().into_owned());
+        }
+        let inside = Path::new(&wish.subpath);
+        if !inside.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+            return Err(EngineError::Invalid(format!("volume-subpath {:?} is no path below the volume", wish.subpath)));
+        }
+        let root = crate::host::rootfs::Rootfs::open(&folder)
+            .map_err(EngineError::io(format!("open {}", folder.display())))?;
+        if !root.is_dir(&wish.subpath) {
+            return Err(EngineError::Invalid(format!("volume {} has no directory {}", volume.name, wish.subpath)));
+        }
+        Ok(folder.join(inside).to_string_lossy().into_owned())
+    }
+
+    /// Lets go of a removed container's volumes; anonymous ones go with it when `remove`, unless others use them.
+    pub(super) fn release_volumes(&self, record: &Record, remove: bool) -> Result<(), EngineError> {
+        let volumes = self.volumes();
+        for mount in record.wish.mounts.iter().filter(|mount| mount.kind == MountKind::Volume) {
+            volumes.release(&mount.source, &record.id)?;
+            if remove && mount.anonymous {
+                match volumes.remove(&mount.source) {
+                    Ok(_) | Err(crate::volume::Error::InUse { .. } | crate::volume::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn mount(&self, container: &Container, rootfs: &Path, wish: &MountWish) -> Result<Mount, EngineError> {

@@ -7,7 +7,7 @@ use crate::host::rootfs::{Program, Rootfs};
 use crate::network::Mode;
 use crate::record::Record;
 use crate::wish::{Device, DeviceRate, Resources, Wish};
-use oci::conversion::{self, Namespace, Seccomp};
+use oci::conversion::{self, Namespace, Seccomp, capability};
 use oci::spec::{
     LinuxBlockIo, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxIdMapping, LinuxMemory, LinuxPids, LinuxResources,
     LinuxSeccomp, LinuxThrottleDevice, Mount, PosixRlimit, Spec,
@@ -18,6 +18,13 @@ use std::path::Path;
 
 /// Where the container sees `shoal-monitor` when `--init` is asked for; docker's place.
 const INIT: &str = "/sbin/docker-init";
+
+/// How many ids a range of `--userns auto` has.
+const IDS: u32 = 65_536;
+/// Where those ranges begin: above every ordinary user and the usual subordinate ranges.
+const IDS_FIRST: u32 = 0x1000_0000;
+/// How many ranges there are; the last one ends below 2^31.
+const IDS_SLOTS: u32 = 16_000;
 
 /// How many nodes of a directory given to `--device` are offered.
 const DEVICES_MAX: usize = 4096;
@@ -82,7 +89,7 @@ impl Engine {
             device_rules.push(device_rule(rule)?);
         }
         let security = Security::parse(wish)?;
-        let (uid_mappings, gid_mappings) = id_mappings(record)?;
+        let (uid_mappings, gid_mappings) = self.id_mappings(container)?;
         let mut mounts = prepared.mounts.clone();
         if wish.init {
             mounts.push(self.init_mount()?);
@@ -146,7 +153,59 @@ impl Engine {
             annotations: wish.annotations.clone(),
             kernel: kernel(),
         };
-        Ok(conversion::spec(&made)?)
+        let mut spec = conversion::spec(&made)?;
+        if wish.privileged || wish.cap_add.iter().any(|name| name.eq_ignore_ascii_case("all")) {
+            // "All" is all that this process may hand on; a name that was given and cannot be had is refused by the runtime.
+            let capabilities = spec.process.as_mut().and_then(|process| process.capabilities.as_mut());
+            capabilities.into_iter().for_each(within_bound);
+        }
+        self.shared_memory(container, &mut spec)?;
+        Ok(spec)
+    }
+
+    /// `--ipc`: whose `/dev/shm` the container sees. A shareable one is a mount of the host that others can bind.
+    fn shared_memory(&self, container: &Container, spec: &mut Spec) -> Result<(), EngineError> {
+        let wish = &container.record.wish;
+        let source = match wish.ipc.as_str() {
+            "" | "private" | "host" => return Ok(()),
+            "none" => {
+                spec.mounts.retain(|mount| mount.destination != "/dev/shm");
+                return Ok(());
+            }
+            "shareable" => {
+                let folder = container.run.join("shm");
+                fs::create_dir_all(&folder).map_err(EngineError::io(format!("make {}", folder.display())))?;
+                let size = if wish.shm_size == 0 { conversion::DEFAULT_SHM_BYTES } else { wish.shm_size };
+                let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
+                let options = format!("mode=1777,size={size}");
+                nix::mount::mount(Some("shm"), &folder, Some("tmpfs"), flags, Some(options.as_str()))
+                    .map_err(std::io::Error::from)
+                    .map_err(EngineError::io(format!("mount shared memory at {}", folder.display())))?;
+                folder
+            }
+            other => {
+                let target = self.find(other.strip_prefix("container:").unwrap_or(other))?;
+                match target.record.wish.ipc.as_str() {
+                    "host" => Path::new("/dev/shm").to_owned(),
+                    "shareable" => target.run.join("shm"),
+                    _ => {
+                        return Err(target.state_error("keeps its IPC to itself: start it with --ipc shareable"));
+                    }
+                }
+            }
+        };
+        if wish.mounts.iter().any(|mount| mount.target == "/dev/shm") {
+            return Ok(());
+        }
+        spec.mounts.retain(|mount| mount.destination != "/dev/shm");
+        spec.mounts.push(Mount {
+            destination: "/dev/shm".to_owned(),
+            kind: Some("bind".to_owned()),
+            source: Some(source.to_string_lossy().into_owned()),
+            options: ["bind", "rprivate", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec(),
+            ..Mount::default()
+        });
+        Ok(())
     }
 
     /// The container's cgroup.
@@ -215,40 +274,94 @@ impl Engine {
             Program::Missing => 127,
         }
     }
+
+    /// `--userns`: none, all of root's subordinate range, or the caller's own id kept.
+    fn id_mappings(&self, container: &Container) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), EngineError> {
+        let wish = &container.record.wish;
+        let own = nix::unistd::geteuid();
+        let one = |container_id, host_id, size| LinuxIdMapping { container_id, host_id, size };
+        let (mode, options) = wish.userns.split_once(':').unwrap_or((&wish.userns, ""));
+        match mode {
+            "" | "host" => Ok((Vec::new(), Vec::new())),
+            "keep-id" if own.is_root() => {
+                Err(EngineError::Invalid("--userns keep-id is for users other than root".to_owned()))
+            }
+            "keep-id" => {
+                let map = |text: &str, id: u32| subordinate(text).map(|(start, count)| {
+                    vec![one(0, start, id.min(count)), one(id, id, 1), one(id + 1, start + id.min(count), count.saturating_sub(id))]
+                });
+                Ok((
+                    map("/etc/subuid", own.as_raw()).unwrap_or_else(|| vec![one(own.as_raw(), own.as_raw(), 1)]),
+                    map("/etc/subgid", nix::unistd::getegid().as_raw()).unwrap_or_else(|| vec![one(0, 0, 1)]),
+                ))
+            }
+            "auto" => {
+                let size = match options.strip_prefix("size=") {
+                    Some(text) => text.parse().map_err(|_| EngineError::Invalid(format!("--userns {}: size=N", wish.userns)))?,
+                    None if options.is_empty() => 65_536,
+                    None => return Err(EngineError::Invalid(format!("--userns {}: size=N", wish.userns))),
+                };
+                if size == 0 || size > IDS {
+                    return Err(EngineError::Invalid(format!("--userns {}: size is from 1 to {IDS}", wish.userns)));
+                }
+                let start = IDS_FIRST + self.claim_ids(container)? * IDS;
+                Ok((vec![one(0, start, size)], vec![one(0, start, size)]))
+            }
+            other => Err(EngineError::Invalid(format!("--userns {other:?}: use host, auto or keep-id"))),
+        }
+    }
+
+    /// Takes a range of ids for a container, the same at every start: a file `data/userns/SLOT`, made with O_EXCL, names it.
+    fn claim_ids(&self, container: &Container) -> Result<u32, EngineError> {
+        let folder = self.roots.data.join("userns");
+        let step = || format!("claim a range of user ids below {}", folder.display());
+        let own = container.data.join("userns");
+        if let Some(slot) = fs::read_to_string(&own).ok().and_then(|text| text.trim().parse().ok()) {
+            return Ok(slot);
+        }
+        fs::create_dir_all(&folder).map_err(EngineError::io(step()))?;
+        let first = container.id().bytes().fold(5_381_u32, |sum, byte| sum.wrapping_mul(33) ^ u32::from(byte));
+        for turn in 0..IDS_SLOTS {
+            let slot = first.wrapping_add(turn) % IDS_SLOTS;
+            let path = folder.join(slot.to_string());
+            match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(mut file) => {
+                    std::io::Write::write_all(&mut file, container.id().as_bytes()).map_err(EngineError::io(step()))?;
+                    fs::write(&own, slot.to_string()).map_err(EngineError::io(step()))?;
+                    return Ok(slot);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(EngineError::io(step())(error)),
+            }
+        }
+        Err(EngineError::Invalid(format!("--userns auto: all {IDS_SLOTS} ranges are taken; remove containers that use it")))
+    }
+
+    /// Gives a removed container's range of ids back.
+    pub(super) fn release_ids(&self, container: &Container) {
+        if let Ok(slot) = fs::read_to_string(container.data.join("userns")) {
+            // A claim that stays only makes one range of thousands unusable.
+            fs::remove_file(self.roots.data.join("userns").join(slot.trim())).ok();
+        }
+    }
 }
 
-/// `--userns`: none, all of root's subordinate range, or the caller's own id kept.
-fn id_mappings(record: &Record) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), EngineError> {
-    let wish = &record.wish;
-    let own = nix::unistd::geteuid();
-    let one = |container_id, host_id, size| LinuxIdMapping { container_id, host_id, size };
-    let (mode, options) = wish.userns.split_once(':').unwrap_or((&wish.userns, ""));
-    match mode {
-        "" | "host" => Ok((Vec::new(), Vec::new())),
-        "keep-id" if own.is_root() => {
-            Err(EngineError::Invalid("--userns keep-id is for users other than root".to_owned()))
-        }
-        "keep-id" => {
-            let map = |text: &str, id: u32| subordinate(text).map(|(start, count)| {
-                vec![one(0, start, id.min(count)), one(id, id, 1), one(id + 1, start + id.min(count), count.saturating_sub(id))]
-            });
-            Ok((
-                map("/etc/subuid", own.as_raw()).unwrap_or_else(|| vec![one(own.as_raw(), own.as_raw(), 1)]),
-                map("/etc/subgid", nix::unistd::getegid().as_raw()).unwrap_or_else(|| vec![one(0, 0, 1)]),
-            ))
-        }
-        "auto" => {
-            let size = match options.strip_prefix("size=") {
-                Some(text) => text.parse().map_err(|_| EngineError::Invalid(format!("--userns {}: size=N", wish.userns)))?,
-                None if options.is_empty() => 65_536,
-                None => return Err(EngineError::Invalid(format!("--userns {}: size=N", wish.userns))),
-            };
-            // A range of its own for every container, taken from its id, above all ordinary users.
-            let spread = record.id.bytes().fold(5_381u32, |sum, byte| sum.wrapping_mul(33) ^ u32::from(byte));
-            let start = 0x1000_0000 + (spread % 16_000) * 65_536;
-            Ok((vec![one(0, start, size)], vec![one(0, start, size)]))
-        }
-        other => Err(EngineError::Invalid(format!("--userns {other:?}: use host, auto or keep-id"))),
+/// Takes away what this process's own bounding set lacks.
+pub(super) fn within_bound(capabilities: &mut oci::spec::LinuxCapabilities) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bound = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let Some(bound) = bound.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else { return };
+    let held = |name: &String| {
+        capability::ALL.iter().position(|known| known == name).is_none_or(|number| bound & (1 << number) != 0)
+    };
+    for list in [
+        &mut capabilities.bounding,
+        &mut capabilities.effective,
+        &mut capabilities.permitted,
+        &mut capabilities.inheritable,
+        &mut capabilities.ambient,
+    ] {
+        list.retain(held);
     }
 }
 
@@ -294,7 +407,7 @@ impl Security {
                 ("seccomp", "builtin" | "default") => security.seccomp = Seccomp::Default,
                 ("seccomp", _) => {
                     let profile = wish.seccomp_profile.as_deref().unwrap_or_default();
-                    security.seccomp = Seccomp::Profile(seccomp_profile(profile)?);
+                    security.seccomp = Seccomp::Profile(seccomp_profile(profile, wish)?);
                 }
                 ("apparmor", "unconfined") => security.apparmor = None,
                 ("apparmor", profile) if Path::new("/sys/kernel/security/apparmor").exists() => {
@@ -325,7 +438,7 @@ impl Security {
 }
 
 /// Reads a profile as docker's file format writes it: `archMap`, conditions by `includes` and `excludes`.
-fn seccomp_profile(text: &str) -> Result<LinuxSeccomp, EngineError> {
+fn seccomp_profile(text: &str, wish: &Wish) -> Result<LinuxSeccomp, EngineError> {
     let invalid = |error: &dyn std::fmt::Display| EngineError::Invalid(format!("--security-opt seccomp: {error}"));
     let mut value: serde_json::Value = serde_json::from_str(text).map_err(|error| invalid(&error))?;
     if let Some(map) = value.get("archMap").and_then(|map| map.as_array()).cloned() {
@@ -340,13 +453,8 @@ fn seccomp_profile(text: &str) -> Result<LinuxSeccomp, EngineError> {
         value["architectures"] = all.into();
     }
     if let Some(rules) = value.get_mut("syscalls").and_then(|rules| rules.as_array_mut()) {
-        let conditional = |rule: &serde_json::Value, key: &str| {
-            rule.get(key).and_then(|part| part.as_object()).is_some_and(|part| !part.is_empty())
-        };
-        // A condition we cannot weigh here would open or close calls by guess.
-        if rules.iter().any(|rule| conditional(rule, "includes") || conditional(rule, "excludes")) {
-            return Err(invalid(&"profiles with includes or excludes are not read; use seccomp=default for docker's own"));
-        }
+        let held = capability::effective(wish.privileged, &wish.cap_add, &wish.cap_drop)?;
+        rules.retain(|rule| applies(rule, &held, kernel()));
         for rule in rules {
             if let Some(name) = rule.get("name").cloned() {
                 rule["names"] = vec![name].into();
@@ -354,6 +462,35 @@ fn seccomp_profile(text: &str) -> Result<LinuxSeccomp, EngineError> {
         }
     }
     serde_json::from_value(value).map_err(|error| invalid(&error))
+}
+
+/// Whether a rule of docker's format is meant for this architecture, these capabilities and this kernel.
+fn applies(rule: &serde_json::Value, held: &[String], kernel: (u32, u32)) -> bool {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    };
+    let texts = |part: &str, key: &str| -> Vec<String> {
+        let list = rule.get(part).and_then(|part| part.get(key)).and_then(|list| list.as_array());
+        list.into_iter().flatten().filter_map(|text| text.as_str()).map(str::to_owned).collect()
+    };
+    let new_enough = |part: &str| {
+        let text = rule.get(part).and_then(|part| part.get("minKernel")).and_then(|text| text.as_str());
+        text.map(|text| {
+            let mut numbers = text.split('.').map(|number| number.parse().unwrap_or(0));
+            kernel >= (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+        })
+    };
+    let here = |list: &[String]| list.iter().any(|name| name == architecture);
+    let (wanted, refused) = (texts("includes", "arches"), texts("excludes", "arches"));
+    (wanted.is_empty() || here(&wanted))
+        && !here(&refused)
+        && texts("includes", "caps").iter().all(|name| held.contains(name))
+        && !texts("excludes", "caps").iter().any(|name| held.contains(name))
+        && new_enough("includes") != Some(false)
+        && new_enough("excludes") != Some(true)
 }
 
 /// Offers a device, or every device below a directory.

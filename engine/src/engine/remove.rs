@@ -5,7 +5,6 @@ use crate::error::EngineError;
 use crate::file::{self, Durable};
 use crate::host::netns;
 use crate::record::Status;
-use crate::wish::MountKind;
 use nix::mount::{MntFlags, umount2};
 use std::fs;
 use std::io;
@@ -102,14 +101,9 @@ impl Engine {
         let mut done = self.give_back(container);
         let removed = self.rootfs_remove(container);
         done = done.and(removed);
-        if volumes || container.record.wish.remove {
-            for mount in &container.record.wish.mounts {
-                if mount.kind == MountKind::Volume && mount.anonymous {
-                    // Another container may have taken it over.
-                    self.volume_remove(&mount.source).ok();
-                }
-            }
-        }
+        let released = self.release_volumes(&container.record, volumes || container.record.wish.remove);
+        done = done.and(released);
+        self.release_ids(container);
         done?;
         self.event(&container.record, "destroy", &[]);
         self.names().release(container.name(), container.id())?;

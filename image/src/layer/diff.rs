@@ -155,7 +155,9 @@ impl<W: Write> Walk<W> {
             match own {
                 Some(b"opaque") => opaque |= value == b"y",
                 Some(b"redirect" | b"metacopy") if self.form == Form::Changes => {
-                    return Err(io::Error::other("overlayfs keeps this change as a reference into the image; copy the file and commit again"));
+                    return Err(io::Error::other(
+                        "overlayfs keeps this change as a reference into the image; copy the file and commit again",
+                    ));
                 }
                 Some(_) => {}
                 // The host's label is the host's.

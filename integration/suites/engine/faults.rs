@@ -42,8 +42,8 @@ fn a_killed_monitor_is_seen_and_cleaned_up_after() {
     let id = place.ok("run -d --name box -p 8080:80 BB sleep 1000");
     let process = place.pid("box");
     kill(Pid::from_raw(monitor(&place, &id)), Signal::SIGKILL).expect("a process of ours");
-    eventually("ps tells the truth", PATIENCE, || (place.state("box", "Status") != "running").then_some(()));
-    let _ = place.ok("start box");
+    eventually("it is told", PATIENCE, || place.state("box", "Error").contains("monitor was killed").then_some(()));
+    let _ = place.ok("restart -t 0 box");
     assert_eq!(place.state("box", "Status"), "running");
     eventually("the former process is gone", PATIENCE, || {
         (!fs::exists(format!("/proc/{process}")).unwrap_or(true)).then_some(())

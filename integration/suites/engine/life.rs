@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 #[test]
 fn a_detached_container_is_logged_and_its_log_can_be_cut_and_followed() {
     let place = Place::new("logs");
-    let id = place.ok("run -d --name talk BB sh -c 'echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three; sleep 0.5; echo four'");
+    let id = place.ok(
+        "run -d --name talk BB sh -c 'echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three; sleep 0.5; echo four'",
+    );
     assert_eq!(id.len(), 64);
     let followed = place.run("logs -f talk").expect_success();
     assert_eq!((followed.stdout.as_str(), followed.stderr.as_str()), ("one\nthree\nfour\n", "two\n"));
@@ -207,8 +209,9 @@ fn cidfile_and_timeout_and_wait() {
 #[test]
 fn health_is_probed_and_told() {
     let place = Place::new("health");
-    let _ = place
-        .ok("run -d --name sick --health-cmd 'test -e /tmp/ok' --health-interval 100ms --health-retries 2 BB sleep 1000");
+    let _ = place.ok(
+        "run -d --name sick --health-cmd 'test -e /tmp/ok' --health-interval 100ms --health-retries 2 BB sleep 1000",
+    );
     assert_eq!(place.ok("inspect -f '{{len .State.Health.Log}}' sick").parse::<u32>().is_ok(), true);
     place.await_state("sick", "Health.Status", "unhealthy");
     assert!(place.ok("ps").contains("(unhealthy)"));

@@ -63,7 +63,8 @@ fn one(engine: &Engine, name: &str, args: &Args) -> Result<Value, Error> {
     if kind.is_none_or(|kind| kind == "network")
         && let Ok(network) = engine.networks().find(name)
     {
-        return Ok(serde_json::to_value(network)?);
+        let members = engine.networks().members(&network)?;
+        return Ok(crate::commands::network::inspect::document(&network, &members));
     }
     if kind.is_none_or(|kind| kind == "image")
         && let Ok(store) = engine.images()
@@ -72,6 +73,7 @@ fn one(engine: &Engine, name: &str, args: &Args) -> Result<Value, Error> {
         let config = store.config(&image)?;
         return Ok(json!({
             "Id": image.id.to_string(),
+            "Author": config.author.clone().unwrap_or_default(),
             "RepoTags": image.names.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
             "RepoDigests": image.digests.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
             "Created": config.created,
@@ -146,7 +148,8 @@ pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Va
                 MountKind::Bind => ("bind", mount.source.clone()),
                 MountKind::Tmpfs => ("tmpfs", String::new()),
                 MountKind::Volume => {
-                    let folder = engine.roots().data.join("volumes").join(&mount.source).join("_data");
+                    let volumes = engine.volumes();
+                    let folder = volumes.find(&mount.source).map(|volume| volumes.path(&volume)).unwrap_or_default();
                     ("volume", folder.to_string_lossy().into_owned())
                 }
             };

@@ -29,7 +29,8 @@ pub(super) fn run(networks: &Networks, args: &Inspect) -> Result<ExitCode, Error
     Ok(code)
 }
 
-fn document(network: &Network, members: &[Member]) -> Value {
+/// docker's document of a network.
+pub(crate) fn document(network: &Network, members: &[Member]) -> Value {
     let config: Vec<Value> = network
         .subnets
         .iter()
