@@ -225,3 +225,17 @@ fn the_check_sees_what_is_left() {
     let _ = attempt.runtime(&["delete", "--force", attempt.bundle.id()]).ok();
     eventually("nothing is left", SOON, || attempt.left().is_empty().then_some(()));
 }
+
+#[test]
+fn a_hook_that_deletes_its_own_container_is_refused_and_not_waited_for() {
+    let mut attempt = Attempt::new(&STAYS);
+    let (root, id) = (attempt.root.path().to_owned(), attempt.bundle.id().to_owned());
+    let args = serde_json::json!(["shoal-runtime", "--root", root, "delete", "--force", id]);
+    attempt.bundle.config["hooks"] = serde_json::json!({"poststart": [{"path": binaries::runtime(), "args": args}]});
+    attempt.bundle.write();
+    let _ = attempt.create().ok();
+    let started = attempt.runtime(&["start", &id]).deadline(Duration::from_secs(20)).run().expect_success();
+    assert!(started.stderr.contains("which has started this command"), "{}", started.stderr);
+    let _ = attempt.runtime(&["delete", "--force", &id]).ok();
+    assert!(eventually_empty(&attempt).is_empty());
+}

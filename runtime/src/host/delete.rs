@@ -19,7 +19,8 @@ const DEATH_TIMEOUT_MS: u16 = 10_000;
 /// Deletes a container. A running one only with `force`; an unknown one is then no error. Returns failed hooks.
 pub fn delete(root: &Root, id: &ContainerId, force: bool) -> Result<Vec<Error>> {
     let directory = match root.open(id) {
-        Err(Error::State { .. }) if force => return Ok(Vec::new()),
+        // Unknown, which is not the same as in use.
+        Err(Error::State { .. }) if force && root.owner(id).is_none() => return Ok(Vec::new()),
         opened => opened?,
     };
     let record = match directory.record() {
