@@ -63,10 +63,9 @@ pub fn usage(cgroup: &str) -> Usage {
         .unwrap_or(0);
     let (used, cache) = match number(&memory.join("memory.usage_in_bytes")) {
         Some(used) => (used, keyed(&memory.join("memory.stat"), "total_inactive_file")),
-        None => (
-            number(&memory.join("memory.current")).unwrap_or(0),
-            keyed(&memory.join("memory.stat"), "inactive_file"),
-        ),
+        None => {
+            (number(&memory.join("memory.current")).unwrap_or(0), keyed(&memory.join("memory.stat"), "inactive_file"))
+        }
     };
     let limit = number(&memory.join("memory.limit_in_bytes")).or_else(|| number(&memory.join("memory.max")));
     let (read, written) = block_io(&blkio);

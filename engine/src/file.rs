@@ -73,8 +73,7 @@ pub fn replace(path: &Path, bytes: &[u8], durable: Durable) -> Result<(), FileEr
 
 /// Replaces a file by a document.
 pub fn save<T: Serialize>(path: &Path, document: &T, durable: Durable) -> Result<(), FileError> {
-    let text = serde_json::to_vec(document)
-        .map_err(|source| FileError::Malformed { path: path.to_owned(), source })?;
+    let text = serde_json::to_vec(document).map_err(|source| FileError::Malformed { path: path.to_owned(), source })?;
     replace(path, &text, durable)
 }
 

@@ -83,7 +83,9 @@ impl LogConfig {
                 "syslog-address" if !value.starts_with("unix") && !value.starts_with("udp://") => {
                     return Err(refuse("unixgram:///PATH or udp://HOST:PORT"));
                 }
-                "syslog-facility" if syslog::facility(value).is_none() => return Err(refuse("a facility of syslog(3)")),
+                "syslog-facility" if syslog::facility(value).is_none() => {
+                    return Err(refuse("a facility of syslog(3)"));
+                }
                 _ => {}
             }
         }

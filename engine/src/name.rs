@@ -65,7 +65,9 @@ impl Names {
         if self.holder(name)?.as_deref() == Some(id) {
             let path = self.folder.join(name);
             match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(FileError::io("remove", &path)(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(FileError::io("remove", &path)(error));
+                }
                 _ => {}
             }
         }
@@ -96,10 +98,7 @@ impl Names {
 /// Whether docker would accept this name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
 pub fn is_valid(name: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    name.len() >= 2
-        && name.len() <= 253
-        && name.as_bytes()[0].is_ascii_alphanumeric()
-        && name.bytes().all(good)
+    name.len() >= 2 && name.len() <= 253 && name.as_bytes()[0].is_ascii_alphanumeric() && name.bytes().all(good)
 }
 
 /// Makes up an id: 64 hexadecimal digits.
@@ -115,7 +114,8 @@ pub fn new_id() -> String {
 
 /// Makes up a name from two random numbers: a mood and a fish.
 pub fn made_up(random: [u8; 4]) -> String {
-    let pick = |list: &[&'static str], high: u8, low: u8| list[usize::from(u16::from_be_bytes([high, low])) % list.len()];
+    let pick =
+        |list: &[&'static str], high: u8, low: u8| list[usize::from(u16::from_be_bytes([high, low])) % list.len()];
     format!("{}_{}", pick(&MOODS, random[0], random[1]), pick(&FISH, random[2], random[3]))
 }
 
@@ -128,11 +128,62 @@ const MOODS: [&str; 48] = [
 ];
 
 const FISH: [&str; 56] = [
-    "anchovy", "angler", "barbel", "barracuda", "bass", "betta", "bleak", "blenny", "bonito", "bream", "brill",
-    "burbot", "carp", "catfish", "char", "chub", "cod", "conger", "dace", "dorado", "eel", "flounder", "garfish",
-    "goby", "grayling", "grouper", "gurnard", "haddock", "hake", "halibut", "herring", "ide", "lamprey", "ling",
-    "loach", "mackerel", "marlin", "minnow", "mullet", "perch", "pike", "plaice", "pollock", "ray", "roach", "rudd",
-    "salmon", "sardine", "seabass", "smelt", "sole", "sprat", "sturgeon", "tench", "trout", "tuna",
+    "anchovy",
+    "angler",
+    "barbel",
+    "barracuda",
+    "bass",
+    "betta",
+    "bleak",
+    "blenny",
+    "bonito",
+    "bream",
+    "brill",
+    "burbot",
+    "carp",
+    "catfish",
+    "char",
+    "chub",
+    "cod",
+    "conger",
+    "dace",
+    "dorado",
+    "eel",
+    "flounder",
+    "garfish",
+    "goby",
+    "grayling",
+    "grouper",
+    "gurnard",
+    "haddock",
+    "hake",
+    "halibut",
+    "herring",
+    "ide",
+    "lamprey",
+    "ling",
+    "loach",
+    "mackerel",
+    "marlin",
+    "minnow",
+    "mullet",
+    "perch",
+    "pike",
+    "plaice",
+    "pollock",
+    "ray",
+    "roach",
+    "rudd",
+    "salmon",
+    "sardine",
+    "seabass",
+    "smelt",
+    "sole",
+    "sprat",
+    "sturgeon",
+    "tench",
+    "trout",
+    "tuna",
 ];
 
 #[cfg(test)]

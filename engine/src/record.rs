@@ -179,7 +179,8 @@ mod tests {
     #[test]
     fn a_state_of_another_boot_is_not_running() {
         let own = ProcessId::own();
-        let state = State { status: Status::Running, process: own, monitor: own, boot_id: "a".into(), ..State::created() };
+        let state =
+            State { status: Status::Running, process: own, monitor: own, boot_id: "a".into(), ..State::created() };
         assert_eq!(state.clone().truthful("a").status, Status::Running);
         let later = state.truthful("b");
         assert_eq!((later.status, later.exit_code), (Status::Exited, 255));

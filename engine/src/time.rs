@@ -117,7 +117,8 @@ pub fn duration(text: &str) -> Option<u64> {
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
-        let part = u64::try_from(u128::from(fraction_nanos(fraction)?) * u128::from(scale) / u128::from(SECOND)).ok()?;
+        let part =
+            u64::try_from(u128::from(fraction_nanos(fraction)?) * u128::from(scale) / u128::from(SECOND)).ok()?;
         sum = sum.checked_add(whole.checked_mul(scale)?)?.checked_add(part)?;
         rest = after;
     }

@@ -302,7 +302,7 @@ volumes: {data: {}}
         let mut bomb = String::from("name: a\nx0: &x0 [1,1,1,1,1,1,1,1,1,1]\n");
         for level in 1..10 {
             let before = format!("*x{}", level - 1);
-            bomb.push_str(&format!("x{level}: &x{level} [{}]\n", vec![before.as_str(); 10].join(",")));
+            bomb.push_str(&format!("x{level}: &x{level} [{}]\n", [before.as_str(); 10].join(",")));
         }
         assert!(read(&bomb).unwrap_err().reason.contains("50,000"));
         let deep = "[".repeat(100);

@@ -152,7 +152,9 @@ pub(crate) fn explain(error: EngineError) -> Error {
         EngineError::NameTaken { name, .. } => {
             Some(format!("remove it with `shoal rm -f {name}`, rename it, or use another name"))
         }
-        EngineError::Image { missing: true, .. } => Some("`shoal images` lists images; `shoal pull` fetches one".to_owned()),
+        EngineError::Image { missing: true, .. } => {
+            Some("`shoal images` lists images; `shoal pull` fetches one".to_owned())
+        }
         _ => None,
     };
     let error = Error::from(error);

@@ -63,11 +63,8 @@ impl Format {
             }
             Self::TableOf(columns) => {
                 let template = Template::parse(columns)?;
-                let headings: serde_json::Map<String, Value> = all
-                    .iter()
-                    .chain(known)
-                    .map(|column| (column.field.to_owned(), column.heading.into()))
-                    .collect();
+                let headings: serde_json::Map<String, Value> =
+                    all.iter().chain(known).map(|column| (column.field.to_owned(), column.heading.into())).collect();
                 let split = |text: &str| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
                 let mut table = vec![split(&template.render(&Value::Object(headings))?)];
                 for row in rows {

@@ -588,9 +588,8 @@ fn call(name: &str, arguments: Vec<Value>) -> Result<Value, TemplateError> {
         }
         "slice" => {
             need(1)?;
-            let bound = |at: usize| {
-                arguments.get(at).and_then(Value::as_u64).and_then(|bound| usize::try_from(bound).ok())
-            };
+            let bound =
+                |at: usize| arguments.get(at).and_then(Value::as_u64).and_then(|bound| usize::try_from(bound).ok());
             match &arguments[0] {
                 Value::String(text) => {
                     let (start, end) = (bound(1).unwrap_or(0), bound(2).unwrap_or(text.len()));
@@ -630,8 +629,12 @@ fn call(name: &str, arguments: Vec<Value>) -> Result<Value, TemplateError> {
             need(1)?;
             (!truth(&arguments[0])).into()
         }
-        "and" => arguments.iter().find(|value| !truth(value)).or_else(|| arguments.last()).cloned().unwrap_or(Value::Null),
-        "or" => arguments.iter().find(|value| truth(value)).or_else(|| arguments.last()).cloned().unwrap_or(Value::Null),
+        "and" => {
+            arguments.iter().find(|value| !truth(value)).or_else(|| arguments.last()).cloned().unwrap_or(Value::Null)
+        }
+        "or" => {
+            arguments.iter().find(|value| truth(value)).or_else(|| arguments.last()).cloned().unwrap_or(Value::Null)
+        }
         "eq" => {
             need(2)?;
             arguments[1..].iter().any(|other| same(&arguments[0], other)).into()
@@ -756,7 +759,16 @@ mod tests {
 
     #[test]
     fn mistakes_are_errors_not_output() {
-        for bad in ["{{.Nope}}", "{{.Name", "{{if .Name}}x", "{{end}}", "{{nope .}}", "{{.Name.X}}", "{{}}", "{{range .Name}}x{{end}}"] {
+        for bad in [
+            "{{.Nope}}",
+            "{{.Name",
+            "{{if .Name}}x",
+            "{{end}}",
+            "{{nope .}}",
+            "{{.Name.X}}",
+            "{{}}",
+            "{{range .Name}}x{{end}}",
+        ] {
             assert!(render(bad).starts_with("ERROR"), "{bad}: {}", render(bad));
         }
     }

@@ -60,10 +60,13 @@ impl Engine {
         let step = || format!("commit container {}", container.name());
         let failed = |error| image_error(&step(), error);
         let Some(upper) = self.upper(container) else {
-            return Err(EngineError::Invalid("a container on --rootfs has no image to build on; use export".to_owned()));
+            return Err(EngineError::Invalid(
+                "a container on --rootfs has no image to build on; use export".to_owned(),
+            ));
         };
         let store = self.images()?.leased();
-        let base = super::images::find(&store, &container.record.image_id, &container.record.wish.platform).map_err(failed)?;
+        let base =
+            super::images::find(&store, &container.record.image_id, &container.record.wish.platform).map_err(failed)?;
         let mut config = store.config(&base).map_err(failed)?;
         let mut ingest = store.ingest(None, None).map_err(failed)?;
         let hashed = Hashed { inner: &mut ingest, hasher: Hasher::new(Algorithm::Sha256) };
@@ -78,7 +81,8 @@ impl Engine {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         changed(&mut config.config, container);
         for change in &wish.changes {
-            image::change::apply(&mut config.config, change).map_err(|error| EngineError::Invalid(error.to_string()))?;
+            image::change::apply(&mut config.config, change)
+                .map_err(|error| EngineError::Invalid(error.to_string()))?;
         }
         config.created.clone_from(&time);
         config.author = text(&wish.author);
@@ -92,7 +96,7 @@ impl Engine {
         });
         let raw = serde_json::to_vec(&config).map_err(|error| EngineError::Invalid(error.to_string()))?;
         let config = store.put(media::OCI_CONFIG, &raw).map_err(failed)?;
-        let id = config.digest.clone();
+        let id = config.digest;
         let mut layers = base.layers;
         layers.push(Descriptor::new(media::OCI_LAYER, digest, size));
         let raw = serde_json::to_vec(&ImageManifest::new(config, layers))

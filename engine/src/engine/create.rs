@@ -37,10 +37,7 @@ impl Engine {
         for folder in [&containers, &self.roots.run] {
             fs::create_dir_all(folder).map_err(EngineError::io(format!("make {}", folder.display())))?;
         }
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&data)
-            .map_err(EngineError::io(format!("make {}", data.display())))?;
+        fs::DirBuilder::new().mode(0o700).create(&data).map_err(EngineError::io(format!("make {}", data.display())))?;
         let made = self.create_in(&data, &id, wish, image);
         match made {
             Ok(name) => Ok(Created { id, name, warnings }),

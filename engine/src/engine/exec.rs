@@ -54,7 +54,13 @@ impl Engine {
         fs::create_dir(&folder).map_err(EngineError::io("make a folder for the exec"))?;
         let ended = crate::file::save(&folder.join("process.json"), &process, crate::file::Durable::No)
             .map_err(EngineError::from)
-            .and_then(|()| if wish.tty { self.exec_tty(&container, &folder, wish) } else { self.exec_pipes(&container, &folder, wish) });
+            .and_then(|()| {
+                if wish.tty {
+                    self.exec_tty(&container, &folder, wish)
+                } else {
+                    self.exec_pipes(&container, &folder, wish)
+                }
+            });
         let code = match ended {
             Ok(code) => Ok(code),
             Err(error) => Err(self.explain_exec(&container, &folder, &process, error)),
@@ -79,7 +85,10 @@ impl Engine {
         }
         if !wish.workdir.is_empty() {
             if !wish.workdir.starts_with('/') {
-                return Err(EngineError::Invalid(format!("-w {:?}: the working directory must be absolute", wish.workdir)));
+                return Err(EngineError::Invalid(format!(
+                    "-w {:?}: the working directory must be absolute",
+                    wish.workdir
+                )));
             }
             process.cwd.clone_from(&wish.workdir);
         }
@@ -146,7 +155,9 @@ impl Engine {
 
     /// With a terminal this process holds its other end, and adopts the process to learn its exit code.
     fn exec_tty(&self, container: &Container, folder: &Path, wish: &ExecWish) -> Result<i32, EngineError> {
-        nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from).map_err(EngineError::io("adopt the process"))?;
+        nix::sys::prctl::set_child_subreaper(true)
+            .map_err(io::Error::from)
+            .map_err(EngineError::io("adopt the process"))?;
         let name = folder.file_name().map(PathBuf::from).unwrap_or_default().join("console");
         let handle = fs::File::open(folder).map_err(EngineError::io("open the exec's folder"))?;
         let short = format!("/proc/self/fd/{}/console", std::os::fd::AsRawFd::as_raw_fd(&handle));
@@ -159,15 +170,16 @@ impl Engine {
         if !status.success() {
             return Err(EngineError::Start { code: 0, message: String::new() });
         }
-        let pid: i32 = fs::read_to_string(folder.join("pid"))
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .ok_or_else(|| EngineError::Runtime { step: "exec".into(), message: "the runtime wrote no process number".into() })?;
+        let pid: i32 =
+            fs::read_to_string(folder.join("pid")).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
+                EngineError::Runtime { step: "exec".into(), message: "the runtime wrote no process number".into() }
+            })?;
         let ended = sys::pidfd_open(pid).map_err(EngineError::io("watch the process"))?;
         let (stream, _) = listener.accept().map_err(EngineError::io("take the terminal"))?;
-        let terminal = sys::receive_descriptor(stream.as_fd())
-            .map_err(EngineError::io("take the terminal"))?
-            .ok_or_else(|| EngineError::Runtime { step: "exec".into(), message: "the runtime sent no terminal".into() })?;
+        let terminal =
+            sys::receive_descriptor(stream.as_fd()).map_err(EngineError::io("take the terminal"))?.ok_or_else(
+                || EngineError::Runtime { step: "exec".into(), message: "the runtime sent no terminal".into() },
+            )?;
         if wish.detach {
             return Ok(0);
         }
@@ -194,7 +206,11 @@ impl Engine {
             (line["level"] == "error").then_some(line)
         });
         let errno = last.as_ref().and_then(|line| line["errno"].as_i64()).and_then(|errno| i32::try_from(errno).ok());
-        let message = last.as_ref().and_then(|line| line["msg"].as_str()).unwrap_or("the runtime failed without a word").to_owned();
+        let message = last
+            .as_ref()
+            .and_then(|line| line["msg"].as_str())
+            .unwrap_or("the runtime failed without a word")
+            .to_owned();
         let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or("/usr/bin:/bin");
         let program = process.args.first().map_or("", String::as_str);
         let found = self.root_of(container).map(|root| root.program(program, &process.cwd, path));

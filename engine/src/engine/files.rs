@@ -75,7 +75,10 @@ impl Engine {
         for link in &wish.links {
             let (target, alias) = link.split_once(':').unwrap_or((link, link));
             let other = self.find(target)?;
-            let address = self.attachments(&other).iter().find_map(|attachment| attachment.addresses.first().map(ipnet::IpNet::addr));
+            let address = self
+                .attachments(&other)
+                .iter()
+                .find_map(|attachment| attachment.addresses.first().map(ipnet::IpNet::addr));
             let address = address.ok_or_else(|| other.state_error("has no address to link to"))?;
             text.push_str(&format!("{address}\t{alias} {} {}\n", other.short_id(), other.name()));
         }
@@ -91,16 +94,12 @@ impl Engine {
         Ok(text)
     }
 
-    fn resolver(
-        &self,
-        container: &Container,
-        mode: &Mode,
-        attachments: &[Attachment],
-    ) -> Result<String, EngineError> {
+    fn resolver(&self, container: &Container, mode: &Mode, attachments: &[Attachment]) -> Result<String, EngineError> {
         let wish = &container.record.wish;
         let host = host_resolver();
         let own_namespace = !matches!(mode, Mode::Host);
-        let mut servers: Vec<String> = attachments.iter().flat_map(|attachment| &attachment.nameservers).map(ToString::to_string).collect();
+        let mut servers: Vec<String> =
+            attachments.iter().flat_map(|attachment| &attachment.nameservers).map(ToString::to_string).collect();
         if servers.is_empty() {
             servers = wish.dns.clone();
         }
@@ -108,11 +107,19 @@ impl Engine {
         for line in host.lines() {
             let mut words = line.split_whitespace();
             match words.next() {
-                Some("nameserver") if wish.dns.is_empty() && attachments.iter().all(|attachment| attachment.nameservers.is_empty()) => {
-                    servers.extend(words.next().filter(|server| {
-                        let loopback = server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-                        !(own_namespace && loopback)
-                    }).map(str::to_owned));
+                Some("nameserver")
+                    if wish.dns.is_empty()
+                        && attachments.iter().all(|attachment| attachment.nameservers.is_empty()) =>
+                {
+                    servers.extend(
+                        words
+                            .next()
+                            .filter(|server| {
+                                let loopback = server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+                                !(own_namespace && loopback)
+                            })
+                            .map(str::to_owned),
+                    );
                 }
                 Some("search") if wish.dns_search.is_empty() => search.extend(words.map(str::to_owned)),
                 Some("options") if wish.dns_options.is_empty() => options.extend(words.map(str::to_owned)),

@@ -71,9 +71,9 @@ impl Engine {
         // What a killed monitor, a reboot or a failed start has left.
         self.give_back(&locked.container)?;
         let mut warnings = Vec::new();
-        let started = self.prepare(&locked.container, streams, &mut warnings).and_then(|(spec, plan)| {
-            self.spawn_monitor(&locked.container, &spec, &plan, streams)
-        });
+        let started = self
+            .prepare(&locked.container, streams, &mut warnings)
+            .and_then(|(spec, plan)| self.spawn_monitor(&locked.container, &spec, &plan, streams));
         match started {
             Ok(client) => {
                 locked.container = self.load(locked.container.id())?;
@@ -129,22 +129,32 @@ impl Engine {
 
     /// `--secret SOURCE[:TARGET]`: a file of the host, read-only below `/run/secrets`.
     fn secret_mounts(&self, container: &Container) -> Result<Vec<oci::spec::Mount>, EngineError> {
-        container.record.wish.secrets.iter().map(|text| {
-            let (source, target) = text.split_once(':').unwrap_or((text, ""));
-            let path = std::path::Path::new(source);
-            if !path.is_file() {
-                return Err(EngineError::Invalid(format!("--secret {text:?}: {source} is no file")));
-            }
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let target = if target.is_empty() { name.as_str() } else { target };
-            Ok(oci::spec::Mount {
-                destination: if target.starts_with('/') { target.to_owned() } else { format!("/run/secrets/{target}") },
-                kind: Some("bind".to_owned()),
-                source: Some(source.to_owned()),
-                options: ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec(),
-                ..oci::spec::Mount::default()
+        container
+            .record
+            .wish
+            .secrets
+            .iter()
+            .map(|text| {
+                let (source, target) = text.split_once(':').unwrap_or((text, ""));
+                let path = std::path::Path::new(source);
+                if !path.is_file() {
+                    return Err(EngineError::Invalid(format!("--secret {text:?}: {source} is no file")));
+                }
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let target = if target.is_empty() { name.as_str() } else { target };
+                Ok(oci::spec::Mount {
+                    destination: if target.starts_with('/') {
+                        target.to_owned()
+                    } else {
+                        format!("/run/secrets/{target}")
+                    },
+                    kind: Some("bind".to_owned()),
+                    source: Some(source.to_owned()),
+                    options: ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec(),
+                    ..oci::spec::Mount::default()
+                })
             })
-        }).collect()
+            .collect()
     }
 
     /// Makes the network namespace and connects it; returns its file, `None` for the host's.

@@ -21,8 +21,21 @@ pub struct Listed {
 }
 
 const KEYS: [&str; 15] = [
-    "id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "publish", "expose",
-    "health", "is-task", "restart-policy",
+    "id",
+    "name",
+    "label",
+    "exited",
+    "status",
+    "ancestor",
+    "before",
+    "since",
+    "volume",
+    "network",
+    "publish",
+    "expose",
+    "health",
+    "is-task",
+    "restart-policy",
 ];
 
 impl Filter {
@@ -50,7 +63,8 @@ impl Filter {
 
     fn fits(&self, engine: &Engine, container: &Container) -> Result<bool, EngineError> {
         for key in KEYS {
-            let mut values = self.conditions.iter().filter(|(known, _)| known == key).map(|(_, value)| value).peekable();
+            let mut values =
+                self.conditions.iter().filter(|(known, _)| known == key).map(|(_, value)| value).peekable();
             if values.peek().is_none() {
                 continue;
             }
@@ -76,9 +90,10 @@ fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result
     Ok(match key {
         "id" => record.id.starts_with(value),
         "name" => match value.strip_prefix('^').or_else(|| value.strip_prefix("^/")) {
-            Some(rest) => rest
-                .strip_suffix('$')
-                .map_or_else(|| record.name.starts_with(rest.trim_start_matches('/')), |exact| record.name == exact.trim_start_matches('/')),
+            Some(rest) => rest.strip_suffix('$').map_or_else(
+                || record.name.starts_with(rest.trim_start_matches('/')),
+                |exact| record.name == exact.trim_start_matches('/'),
+            ),
             None => record.name.contains(value.trim_start_matches('/').trim_end_matches('$')),
         },
         "label" => match value.split_once('=') {
@@ -86,29 +101,46 @@ fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result
             None => record.labels().contains_key(value),
         },
         "exited" => {
-            let code = value.parse::<i32>().map_err(|_| EngineError::Invalid(format!("filter exited={value}: a number")))?;
+            let code =
+                value.parse::<i32>().map_err(|_| EngineError::Invalid(format!("filter exited={value}: a number")))?;
             state.status == Status::Exited && state.exit_code == code
         }
         "status" => {
             if !["created", "restarting", "running", "removing", "paused", "exited", "dead"].contains(&value) {
-                return Err(EngineError::Invalid(format!("filter status={value}: created, restarting, running, removing, paused, exited or dead")));
+                return Err(EngineError::Invalid(format!(
+                    "filter status={value}: created, restarting, running, removing, paused, exited or dead"
+                )));
             }
             state.status.as_str() == value
         }
         "ancestor" => {
             let tagged = |name: &str| name == value || name.rsplit_once(':').is_some_and(|(base, _)| base == value);
-            tagged(&record.image) || record.image.ends_with(&format!("/{value}")) || record.image_id.trim_start_matches("sha256:").starts_with(value.trim_start_matches("sha256:"))
+            tagged(&record.image)
+                || record.image.ends_with(&format!("/{value}"))
+                || record.image_id.trim_start_matches("sha256:").starts_with(value.trim_start_matches("sha256:"))
         }
         "before" => record.created < engine.find(value)?.record.created,
         "since" => record.created > engine.find(value)?.record.created,
         "volume" => record.wish.mounts.iter().any(|mount| mount.source == value || mount.target == value),
         "network" => {
-            engine.attachments(container).iter().any(|attachment| attachment.network == value || attachment.network_id.starts_with(value))
+            engine
+                .attachments(container)
+                .iter()
+                .any(|attachment| attachment.network == value || attachment.network_id.starts_with(value))
                 || record.wish.networks.iter().any(|network| network == value)
                 || record.wish.networks.is_empty() && value == "bridge"
         }
-        "publish" => record.wish.publish.iter().any(|port| port.split('/').next().is_some_and(|text| text.split(':').any(|part| part == value.split('/').next().unwrap_or_default()))),
-        "expose" => record.wish.expose.iter().chain(&record.defaults.exposed).any(|port| port == value || port.split('/').next() == Some(value)),
+        "publish" => record.wish.publish.iter().any(|port| {
+            port.split('/')
+                .next()
+                .is_some_and(|text| text.split(':').any(|part| part == value.split('/').next().unwrap_or_default()))
+        }),
+        "expose" => record
+            .wish
+            .expose
+            .iter()
+            .chain(&record.defaults.exposed)
+            .any(|port| port == value || port.split('/').next() == Some(value)),
         "health" => state.health.as_ref().map_or("none", |health| health.status.as_str()) == value,
         "is-task" => value == "false",
         "restart-policy" => record.wish.restart.name() == value,

@@ -130,10 +130,7 @@ impl Engine {
                 let source = Path::new(&wish.source);
                 if !source.exists() {
                     if !wish.create_source {
-                        return Err(EngineError::Invalid(format!(
-                            "bind source path does not exist: {}",
-                            wish.source
-                        )));
+                        return Err(EngineError::Invalid(format!("bind source path does not exist: {}", wish.source)));
                     }
                     fs::create_dir_all(source).map_err(EngineError::io(format!("make {}", wish.source)))?;
                 }

@@ -66,8 +66,11 @@ impl Engine {
         let account = account::resolve(user_text, &wish.group_add, &read("/etc/passwd")?, &read("/etc/group")?)?;
         let mode = Mode::parse(&wish.networks)?;
         let uts = self.uts(wish, &mode)?;
-        let host_name =
-            if uts == Namespace::Private { hostname(record) } else { nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default() };
+        let host_name = if uts == Namespace::Private {
+            hostname(record)
+        } else {
+            nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        };
         let mut env = conversion::environment(&record.defaults.env, &wish.env, &host_name, wish.tty);
         if !env.iter().any(|entry| entry.starts_with("HOME=")) {
             env.push(format!("HOME={}", account.home));
@@ -83,7 +86,11 @@ impl Engine {
             add_device(device, &mut devices, &mut device_rules)?;
         }
         if wish.privileged {
-            add_device(&Device { host: "/dev".into(), container: "/dev".into(), access: "rwm".into() }, &mut devices, &mut Vec::new())?;
+            add_device(
+                &Device { host: "/dev".into(), container: "/dev".into(), access: "rwm".into() },
+                &mut devices,
+                &mut Vec::new(),
+            )?;
         }
         for rule in &wish.device_cgroup_rules {
             device_rules.push(device_rule(rule)?);
@@ -176,7 +183,8 @@ impl Engine {
                 let folder = container.run.join("shm");
                 fs::create_dir_all(&folder).map_err(EngineError::io(format!("make {}", folder.display())))?;
                 let size = if wish.shm_size == 0 { conversion::DEFAULT_SHM_BYTES } else { wish.shm_size };
-                let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
+                let flags =
+                    nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
                 let options = format!("mode=1777,size={size}");
                 nix::mount::mount(Some("shm"), &folder, Some("tmpfs"), flags, Some(options.as_str()))
                     .map_err(std::io::Error::from)
@@ -287,9 +295,15 @@ impl Engine {
                 Err(EngineError::Invalid("--userns keep-id is for users other than root".to_owned()))
             }
             "keep-id" => {
-                let map = |text: &str, id: u32| subordinate(text).map(|(start, count)| {
-                    vec![one(0, start, id.min(count)), one(id, id, 1), one(id + 1, start + id.min(count), count.saturating_sub(id))]
-                });
+                let map = |text: &str, id: u32| {
+                    subordinate(text).map(|(start, count)| {
+                        vec![
+                            one(0, start, id.min(count)),
+                            one(id, id, 1),
+                            one(id + 1, start + id.min(count), count.saturating_sub(id)),
+                        ]
+                    })
+                };
                 Ok((
                     map("/etc/subuid", own.as_raw()).unwrap_or_else(|| vec![one(own.as_raw(), own.as_raw(), 1)]),
                     map("/etc/subgid", nix::unistd::getegid().as_raw()).unwrap_or_else(|| vec![one(0, 0, 1)]),
@@ -297,7 +311,9 @@ impl Engine {
             }
             "auto" => {
                 let size = match options.strip_prefix("size=") {
-                    Some(text) => text.parse().map_err(|_| EngineError::Invalid(format!("--userns {}: size=N", wish.userns)))?,
+                    Some(text) => {
+                        text.parse().map_err(|_| EngineError::Invalid(format!("--userns {}: size=N", wish.userns)))?
+                    }
                     None if options.is_empty() => 65_536,
                     None => return Err(EngineError::Invalid(format!("--userns {}: size=N", wish.userns))),
                 };
@@ -334,7 +350,9 @@ impl Engine {
                 Err(error) => return Err(EngineError::io(step())(error)),
             }
         }
-        Err(EngineError::Invalid(format!("--userns auto: all {IDS_SLOTS} ranges are taken; remove containers that use it")))
+        Err(EngineError::Invalid(format!(
+            "--userns auto: all {IDS_SLOTS} ranges are taken; remove containers that use it"
+        )))
     }
 
     /// Gives a removed container's range of ids back.
@@ -500,10 +518,14 @@ fn add_device(
     rules: &mut Vec<LinuxDeviceCgroup>,
 ) -> Result<(), EngineError> {
     let whole = Path::new(&device.host);
-    let meta = fs::metadata(whole)
-        .map_err(|error| EngineError::Invalid(format!("--device {}: {error}", device.host)))?;
+    let meta =
+        fs::metadata(whole).map_err(|error| EngineError::Invalid(format!("--device {}: {error}", device.host)))?;
     if meta.is_dir() {
-        let mut entries: Vec<_> = fs::read_dir(whole).map_err(EngineError::io(format!("read {}", device.host)))?.flatten().map(|entry| entry.path()).collect();
+        let mut entries: Vec<_> = fs::read_dir(whole)
+            .map_err(EngineError::io(format!("read {}", device.host)))?
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         entries.sort();
         for path in entries {
             let skip = ["pts", "shm", "mqueue", "console", "fd", "stdin", "stdout", "stderr", "ptmx"];
@@ -518,7 +540,11 @@ fn add_device(
                 return Err(EngineError::Invalid(format!("--device {}: more than {DEVICES_MAX} devices", device.host)));
             }
             let container = format!("{}/{name}", device.container.trim_end_matches('/'));
-            add_device(&Device { host: path.to_string_lossy().into_owned(), container, access: device.access.clone() }, devices, rules)?;
+            add_device(
+                &Device { host: path.to_string_lossy().into_owned(), container, access: device.access.clone() },
+                devices,
+                rules,
+            )?;
         }
         return Ok(());
     }
@@ -549,7 +575,8 @@ fn add_device(
 
 /// `--device-cgroup-rule 'c 1:3 rwm'`.
 fn device_rule(text: &str) -> Result<LinuxDeviceCgroup, EngineError> {
-    let refuse = || EngineError::Invalid(format!("--device-cgroup-rule {text:?}: TYPE MAJOR:MINOR ACCESS, as in 'c 1:* rwm'"));
+    let refuse =
+        || EngineError::Invalid(format!("--device-cgroup-rule {text:?}: TYPE MAJOR:MINOR ACCESS, as in 'c 1:* rwm'"));
     let words: Vec<&str> = text.split_whitespace().collect();
     let [kind @ ("a" | "b" | "c"), numbers, access] = words[..] else { return Err(refuse()) };
     let (major, minor) = numbers.split_once(':').ok_or_else(refuse)?;
@@ -572,7 +599,9 @@ pub(super) fn resources(wish: &Resources) -> Result<LinuxResources, EngineError>
         limit: wish.memory,
         reservation: wish.memory_reservation,
         // docker: as much swap as memory when only memory is limited.
-        swap: wish.memory_swap.or_else(|| wish.memory.filter(|memory| *memory > 0).map(|memory| memory.saturating_mul(2))),
+        swap: wish
+            .memory_swap
+            .or_else(|| wish.memory.filter(|memory| *memory > 0).map(|memory| memory.saturating_mul(2))),
         swappiness: wish.memory_swappiness,
         disable_oom_killer: wish.oom_kill_disable.then_some(true),
         ..LinuxMemory::default()

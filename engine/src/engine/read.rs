@@ -54,7 +54,8 @@ impl Engine {
 
     /// Measures a running container.
     pub fn sample(&self, container: &Container) -> Sample {
-        let text = std::fs::read_to_string(format!("/proc/{}/net/dev", container.state.process.pid)).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/net/dev", container.state.process.pid)).unwrap_or_default();
         Sample {
             time: crate::time::now(),
             usage: cgroup::usage(&self.cgroup_of(&container.record)),
@@ -134,11 +135,7 @@ impl Engine {
         Ok(())
     }
 
-    fn runtime_update(
-        &self,
-        container: &Container,
-        resources: &oci::spec::LinuxResources,
-    ) -> Result<(), EngineError> {
+    fn runtime_update(&self, container: &Container, resources: &oci::spec::LinuxResources) -> Result<(), EngineError> {
         let file = container.run.join("resources.json");
         crate::file::save(&file, resources, crate::file::Durable::No)?;
         let output = std::process::Command::new(self.runtime()?)

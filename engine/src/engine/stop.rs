@@ -113,7 +113,12 @@ impl Engine {
     }
 
     /// Stops and starts a container.
-    pub fn restart(&self, name: &str, signal: Option<&str>, timeout_s: Option<i64>) -> Result<Vec<String>, EngineError> {
+    pub fn restart(
+        &self,
+        name: &str,
+        signal: Option<&str>,
+        timeout_s: Option<i64>,
+    ) -> Result<Vec<String>, EngineError> {
         let container = self.find(name)?;
         if container.record.wish.remove && container.state.status.is_active() {
             // `--rm` must not take it away between its two lives.
@@ -234,7 +239,8 @@ mod tests {
 
     #[test]
     fn signals_are_read_in_every_spelling() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("sigterm", 15), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("WINCH", 28)] {
+        for (text, number) in [("9", 9), ("KILL", 9), ("sigterm", 15), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("WINCH", 28)]
+        {
             assert_eq!(signal(text).unwrap(), number, "{text}");
         }
         for bad in ["0", "65", "SIGFOO", "", "RTMIN+99", "-1"] {

@@ -60,8 +60,7 @@ pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>>
     let mut text = [0u8; 4096];
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut parts = [io::IoSliceMut::new(&mut text)];
-    let message =
-        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut received = None;
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = part {
@@ -103,7 +102,11 @@ pub fn xattr_names(file: BorrowedFd<'_>) -> io::Result<Vec<std::ffi::CString>> {
     let length = unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     names.truncate(length);
-    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).filter_map(|name| std::ffi::CString::new(name).ok()).collect())
+    Ok(names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| std::ffi::CString::new(name).ok())
+        .collect())
 }
 
 /// Reads one extended attribute. `fgetxattr(2)`

@@ -83,11 +83,9 @@ impl Query {
         out: &mut dyn FnMut(Entry) -> io::Result<()>,
         state: &mut dyn FnMut() -> Follow,
     ) -> Result<(), QueryError> {
-        let path =
-            config.file(data).ok_or_else(|| QueryError::NotKept { driver: config.driver().to_owned() })?;
+        let path = config.file(data).ok_or_else(|| QueryError::NotKept { driver: config.driver().to_owned() })?;
         let decode: fn(&[u8]) -> Option<Entry> = if config.driver() == "json-file" { from_json } else { from_k8s };
-        self.run(&path, data, decode, config.max_file(), out, state)
-            .map_err(|source| QueryError::Io { path, source })
+        self.run(&path, data, decode, config.max_file(), out, state).map_err(|source| QueryError::Io { path, source })
     }
 
     fn run(

@@ -86,10 +86,8 @@ pub(super) fn start(plan: &Plan) -> Result<Child, StartError> {
         drop(command);
         child.wait()
     });
-    let status = status.map_err(|error| StartError {
-        code: 125,
-        message: format!("run {}: {error}", plan.runtime.display()),
-    })?;
+    let status = status
+        .map_err(|error| StartError { code: 125, message: format!("run {}: {error}", plan.runtime.display()) })?;
     if !status.success() {
         let stderr = diagnosis.as_ref().or(ends.stderr.as_ref());
         let error = explain(stderr);

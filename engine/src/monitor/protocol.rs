@@ -252,9 +252,9 @@ impl Client {
         while let Some((kind, payload)) = take(&self.buffer)? {
             let end = payload.end;
             let received = match kind {
-                Kind::Control => Received::Reply(
-                    serde_json::from_slice(&self.buffer[payload]).map_err(io::Error::other)?,
-                ),
+                Kind::Control => {
+                    Received::Reply(serde_json::from_slice(&self.buffer[payload]).map_err(io::Error::other)?)
+                }
                 other => Received::Output(other, self.buffer[payload].to_vec()),
             };
             self.buffer.drain(..end);

@@ -443,8 +443,7 @@ impl Monitor {
         self.state.oom_killed = false;
         self.state.exit_code = 0;
         self.state.finished = 0;
-        self.timeout_at =
-            (self.plan.timeout > 0).then(|| self.started_at + Duration::from_secs(self.plan.timeout));
+        self.timeout_at = (self.plan.timeout > 0).then(|| self.started_at + Duration::from_secs(self.plan.timeout));
         self.health = Health::default();
         if let Some(check) = self.plan.health.as_ref().filter(|check| check.argv().is_some()) {
             self.probe_at = Some(Instant::now() + Duration::from_nanos(self.health.pause(check, 0)));
@@ -714,8 +713,7 @@ impl Monitor {
         }) {
             Ok((child, handle)) => {
                 let deadline = Instant::now() + timeout;
-                self.probe =
-                    Some(Probe { child, handle, output, text: Vec::new(), start, deadline, timed_out: false });
+                self.probe = Some(Probe { child, handle, output, text: Vec::new(), start, deadline, timed_out: false });
             }
             Err(error) => {
                 let output = error.to_string();

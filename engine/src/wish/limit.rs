@@ -6,8 +6,22 @@ use std::str::FromStr;
 
 /// The names `setrlimit(2)` knows, without `RLIMIT_`, in lower case.
 const NAMES: [&str; 16] = [
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// One resource limit; -1 stands for unlimited.
@@ -32,9 +46,11 @@ impl FromStr for Ulimit {
         }
         let number = |value: &str| match value {
             "unlimited" | "-1" => Ok(-1),
-            _ => value.parse::<i64>().ok().filter(|number| *number >= 0).ok_or_else(|| {
-                WishError::new(text, "a limit is a number, -1 or unlimited")
-            }),
+            _ => value
+                .parse::<i64>()
+                .ok()
+                .filter(|number| *number >= 0)
+                .ok_or_else(|| WishError::new(text, "a limit is a number, -1 or unlimited")),
         };
         let (soft, hard) = values.split_once(':').unwrap_or((values, values));
         let (soft, hard) = (number(soft)?, number(hard)?);

@@ -46,8 +46,30 @@ pub struct MountWish {
 
 /// Options that `-v SOURCE:TARGET:OPTIONS` takes besides `ro`, `rw` and `nocopy`.
 const BIND_OPTIONS: [&str; 24] = [
-    "z", "Z", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable", "rro",
-    "rbind", "bind", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "U", "O", "idmap", "cached", "delegated",
+    "z",
+    "Z",
+    "shared",
+    "slave",
+    "private",
+    "unbindable",
+    "rshared",
+    "rslave",
+    "rprivate",
+    "runbindable",
+    "rro",
+    "rbind",
+    "bind",
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "U",
+    "O",
+    "idmap",
+    "cached",
+    "delegated",
 ];
 
 /// Reads `-v [SOURCE:]TARGET[:OPTIONS]`. A source with a slash or a leading dot is a path of the host.
@@ -183,7 +205,10 @@ fn checked_name(text: &str, name: &str) -> Result<String, WishError> {
     if starts && name.len() <= 255 && name.bytes().all(good) {
         return Ok(name.to_owned());
     }
-    Err(WishError::new(text, "a volume's name is letters, digits, '_', '.', '-' (a path of the host starts with / or .)"))
+    Err(WishError::new(
+        text,
+        "a volume's name is letters, digits, '_', '.', '-' (a path of the host starts with / or .)",
+    ))
 }
 
 #[cfg(test)]
@@ -209,7 +234,13 @@ mod tests {
         assert_eq!(wish.options, ["size=1048576", "mode=1777"]);
         let wish = parse_mount("type=bind,src=/a,target=/b,readonly").unwrap();
         assert!(wish.read_only && !wish.create_source);
-        for bad in ["type=bind,src=a,dst=/b", "type=magic,dst=/b", "type=volume", "dst=/x,colour=red", "type=tmpfs,src=/a,dst=/b"] {
+        for bad in [
+            "type=bind,src=a,dst=/b",
+            "type=magic,dst=/b",
+            "type=volume",
+            "dst=/x,colour=red",
+            "type=tmpfs,src=/a,dst=/b",
+        ] {
             assert!(parse_mount(bad).is_err(), "{bad}");
         }
     }

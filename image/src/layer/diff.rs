@@ -46,6 +46,9 @@ struct Walk<W> {
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
+/// Extended attributes: name and value, in the order in which the kernel lists them.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 impl<W: Write> Walk<W> {
     fn directory(&mut self, folder: &OwnedFd, path: &mut Vec<u8>, depth: usize) -> io::Result<()> {
         if depth > DEPTH_MAX {
@@ -133,7 +136,7 @@ impl<W: Write> Walk<W> {
     }
 
     /// Attributes that belong to the file, and whether the directory hides what the image has there.
-    fn attributes(&self, folder: &OwnedFd, name: &OsStr) -> io::Result<(Vec<(Vec<u8>, Vec<u8>)>, bool)> {
+    fn attributes(&self, folder: &OwnedFd, name: &OsStr) -> io::Result<(Attributes, bool)> {
         let mut path = OsString::from(format!("/proc/self/fd/{}/", folder.as_raw_fd()));
         path.push(name);
         let mut list = vec![0; XATTR_BYTES_MAX];

@@ -212,7 +212,7 @@ fn health_is_probed_and_told() {
     let _ = place.ok(
         "run -d --name sick --health-cmd 'test -e /tmp/ok' --health-interval 100ms --health-retries 2 BB sleep 1000",
     );
-    assert_eq!(place.ok("inspect -f '{{len .State.Health.Log}}' sick").parse::<u32>().is_ok(), true);
+    assert!(place.ok("inspect -f '{{len .State.Health.Log}}' sick").parse::<u32>().is_ok());
     place.await_state("sick", "Health.Status", "unhealthy");
     assert!(place.ok("ps").contains("(unhealthy)"));
     let _ = place.run("healthcheck run sick").expect_code(1);

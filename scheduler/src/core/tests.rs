@@ -11,7 +11,7 @@ const LINK_MS: Ms = 20;
 const CONTAINER_MS: Ms = 150;
 
 enum Due {
-    Event(usize, Event),
+    Event(usize, Box<Event>),
     Started(usize, String, String),
     Ended(usize, String, Option<i32>),
 }
@@ -73,7 +73,7 @@ impl Sim {
 
     fn broadcast(&mut self, event: impl Fn(usize) -> Event) {
         for n in 0..self.cores.len() {
-            self.at(self.now, Due::Event(n, event(n)));
+            self.at(self.now, Due::Event(n, Box::new(event(n))));
         }
     }
 
@@ -140,7 +140,7 @@ impl Sim {
     fn deliver(&mut self, due: Due) {
         let now = self.now;
         let (n, event) = match due {
-            Due::Event(n, event) => (n, event),
+            Due::Event(n, event) => (n, *event),
             Due::Started(n, id, image) => {
                 if self.cores[n].is_none() {
                     return;
@@ -176,7 +176,7 @@ impl Sim {
     fn spread(&mut self, from: usize, event: impl Fn() -> Event) {
         for n in (0..self.cores.len()).filter(|n| *n != from) {
             if (self.reachable)(from, n) {
-                self.at(self.now + LINK_MS, Due::Event(n, event()));
+                self.at(self.now + LINK_MS, Due::Event(n, Box::new(event())));
             }
         }
     }
@@ -194,13 +194,15 @@ impl Sim {
                     self.serial += 1;
                     let call = self.serial;
                     self.calls.insert(call, (n, reserve.id.clone()));
-                    self.at(later, Due::Event(to, Event::Reserve(call, reserve)));
+                    self.at(later, Due::Event(to, Box::new(Event::Reserve(call, reserve))));
                 }
             }
-            Action::Release(to, release) => self.at(later, Due::Event(index(&to), Event::Release(0, release))),
+            Action::Release(to, release) => {
+                self.at(later, Due::Event(index(&to), Box::new(Event::Release(0, release))))
+            }
             Action::Answer(call, answer) => {
                 if let Some((asker, id)) = self.calls.remove(&call) {
-                    self.at(later, Due::Event(asker, Event::Reserved { id, answer }));
+                    self.at(later, Due::Event(asker, Box::new(Event::Reserved { id, answer })));
                 }
             }
             Action::Start(row, service) => {
@@ -391,7 +393,7 @@ fn two_sides_of_a_cut_both_serve_and_one_copy_remains_after_the_heal() {
         let verdict = |sim: &mut Sim, liveness| {
             for n in 0..4 {
                 for other in (0..4).filter(|other| other / 2 != n / 2) {
-                    sim.at(sim.now, Due::Event(n, Event::Member { node: id(other), liveness }));
+                    sim.at(sim.now, Due::Event(n, Box::new(Event::Member { node: id(other), liveness })));
                 }
             }
         };

@@ -71,7 +71,8 @@ pub(crate) fn prune(engine: &Engine, filters: &[String]) -> Result<(Vec<String>,
         match filter.strip_prefix("until=") {
             Some(text) => {
                 until = Some(
-                    engine::time::parse(text, now).ok_or_else(|| Error::new(format!("filter until={text}: no time")))?,
+                    engine::time::parse(text, now)
+                        .ok_or_else(|| Error::new(format!("filter until={text}: no time")))?,
                 );
             }
             None => rest.push(filter.clone()),

@@ -21,8 +21,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(global: &Global, args: Args) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    let (pull, cidfile, replace) =
-        (args.flags.pull.clone(), args.flags.cidfile.clone(), args.flags.replace);
+    let (pull, cidfile, replace) = (args.flags.pull.clone(), args.flags.cidfile.clone(), args.flags.replace);
     let wish = args.flags.wish()?;
     let made = create(global, &engine, &wish, &pull, cidfile.as_deref(), replace)?;
     println!("{}", made.id);

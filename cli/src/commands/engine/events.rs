@@ -34,7 +34,9 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let now = engine::time::now();
     let time = |text: &Option<String>| match text {
         None => Ok(None),
-        Some(text) => engine::time::parse(text, now).map(Some).ok_or_else(|| Error::new(format!("{text:?} is no time"))),
+        Some(text) => {
+            engine::time::parse(text, now).map(Some).ok_or_else(|| Error::new(format!("{text:?} is no time")))
+        }
     };
     let (since, until) = (time(&args.since)?, time(&args.until)?);
     let filters: Vec<(&str, &str)> = args
@@ -42,7 +44,9 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         .iter()
         .map(|text| text.split_once('=').ok_or_else(|| Error::new(format!("invalid filter {text:?}: KEY=VALUE"))))
         .collect::<Result<_, _>>()?;
-    if let Some((key, _)) = filters.iter().find(|(key, _)| !["container", "event", "image", "label", "type"].contains(key)) {
+    if let Some((key, _)) =
+        filters.iter().find(|(key, _)| !["container", "event", "image", "label", "type"].contains(key))
+    {
         return Err(Error::new(format!("invalid filter {key:?}: container, event, image, label, type")));
     }
     let template = match args.format.as_deref() {
@@ -53,10 +57,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let mut seen = since.unwrap_or(now);
     let mut last: Vec<Event> = Vec::new();
     loop {
-        let fresh: Vec<Event> = events::read(&file)?
-            .into_iter()
-            .filter(|event| event.time >= seen && !last.contains(event))
-            .collect();
+        let fresh: Vec<Event> =
+            events::read(&file)?.into_iter().filter(|event| event.time >= seen && !last.contains(event)).collect();
         for event in &fresh {
             if until.is_none_or(|until| event.time <= until) && fits(event, &filters) {
                 print(event, args.format.as_deref(), template.as_ref())?;
@@ -75,7 +77,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
 
 fn fits(event: &Event, filters: &[(&str, &str)]) -> bool {
     let one = |key: &str, value: &str| match key {
-        "container" => event.kind == "container" && (event.id.starts_with(value) || event.attributes.get("name").is_some_and(|name| name == value)),
+        "container" => {
+            event.kind == "container"
+                && (event.id.starts_with(value) || event.attributes.get("name").is_some_and(|name| name == value))
+        }
         "event" => event.action == value || event.action.split(':').next() == Some(value),
         "image" => event.attributes.get("image").is_some_and(|image| image == value),
         "label" => match value.split_once('=') {
@@ -99,7 +104,8 @@ fn print(event: &Event, format: Option<&str>, template: Option<&Template>) -> Re
         (_, Some(template)) => println!("{}", template.render(&value)?),
         (Some(_), None) => println!("{value}"),
         (None, None) => {
-            let attributes: Vec<String> = event.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let attributes: Vec<String> =
+                event.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let time = engine::time::rfc3339(event.time);
             println!("{time} {} {} {} ({})", event.kind, event.action, event.id, attributes.join(", "));
         }

@@ -351,7 +351,11 @@ impl Flags {
         }
         let command = self.command;
         Ok(Wish {
-            image: if self.rootfs { std::path::absolute(&self.image)?.to_string_lossy().into_owned() } else { self.image },
+            image: if self.rootfs {
+                std::path::absolute(&self.image)?.to_string_lossy().into_owned()
+            } else {
+                self.image
+            },
             rootfs: self.rootfs,
             name: self.name.unwrap_or_default(),
             command,
@@ -369,10 +373,7 @@ impl Flags {
             init: self.init,
             restart: self.restart.unwrap_or_default(),
             health: (health != Check::default()).then_some(health),
-            log: LogConfig {
-                driver: self.log_driver.unwrap_or_default(),
-                options: pairs(&self.log_opt).collect(),
-            },
+            log: LogConfig { driver: self.log_driver.unwrap_or_default(), options: pairs(&self.log_opt).collect() },
             stop_signal: self.stop_signal.unwrap_or_default(),
             stop_timeout: self.stop_timeout,
             timeout: self.timeout.unwrap_or(0),
@@ -465,7 +466,10 @@ pub(crate) fn read(path: &Path) -> Result<String, Error> {
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.trim_start_matches('\u{feff}').lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    text.trim_start_matches('\u{feff}')
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// docker's env files: `NAME=VALUE` to the end of the line without quotes, `NAME` alone from this environment.

@@ -38,7 +38,8 @@ pub(crate) fn version(args: &VersionArgs) -> Result<ExitCode, Error> {
 pub(crate) fn info(global: &Global, args: &InfoArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
     let (containers, _) = engine.all().map_err(explain)?;
-    let count = |wanted: &[Status]| containers.iter().filter(|container| wanted.contains(&container.state.status)).count();
+    let count =
+        |wanted: &[Status]| containers.iter().filter(|container| wanted.contains(&container.state.status)).count();
     let images = engine.images().map_err(explain)?.images()?.len();
     let cgroup = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "2" } else { "1" };
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -77,10 +78,25 @@ pub(crate) fn info(global: &Global, args: &InfoArgs) -> Result<ExitCode, Error> 
         let memory = engine::wish::human_bytes(super::stats::host_memory());
         format!(
             "Containers: {}\n Running: {}\n Paused: {}\n Stopped: {}\nImages: {}\nServer Version: {}\nStorage Driver: {}\nLogging Driver: {}\nCgroup Driver: {}\nCgroup Version: {}\nDefault Runtime: {}\nKernel Version: {}\nOperating System: {}\nOSType: {}\nArchitecture: {}\nCPUs: {}\nTotal Memory: {memory}\nName: {}\nData: {}\nRun: {}\n",
-            text("Containers"), text("ContainersRunning"), text("ContainersPaused"), text("ContainersStopped"),
-            text("Images"), text("ServerVersion"), text("Driver"), text("LoggingDriver"), text("CgroupDriver"),
-            text("CgroupVersion"), text("DefaultRuntime"), text("KernelVersion"), text("OperatingSystem"),
-            text("OSType"), text("Architecture"), text("NCPU"), text("Name"), text("DockerRootDir"), text("RunRoot"),
+            text("Containers"),
+            text("ContainersRunning"),
+            text("ContainersPaused"),
+            text("ContainersStopped"),
+            text("Images"),
+            text("ServerVersion"),
+            text("Driver"),
+            text("LoggingDriver"),
+            text("CgroupDriver"),
+            text("CgroupVersion"),
+            text("DefaultRuntime"),
+            text("KernelVersion"),
+            text("OperatingSystem"),
+            text("OSType"),
+            text("Architecture"),
+            text("NCPU"),
+            text("Name"),
+            text("DockerRootDir"),
+            text("RunRoot"),
         )
     })
 }

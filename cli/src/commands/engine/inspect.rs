@@ -109,7 +109,12 @@ pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Va
             attachment.addresses.iter().find(|net| net.addr().is_ipv6() == v6).map_or(0, |net| net.prefix_len())
         };
         let gateway = |v6: bool| {
-            attachment.gateways.iter().find(|gateway| gateway.is_ipv6() == v6).map(ToString::to_string).unwrap_or_default()
+            attachment
+                .gateways
+                .iter()
+                .find(|gateway| gateway.is_ipv6() == v6)
+                .map(ToString::to_string)
+                .unwrap_or_default()
         };
         networks.insert(
             attachment.network.clone(),

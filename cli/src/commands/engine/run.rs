@@ -55,11 +55,11 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<ExitCode, Error> {
             .hint("leave -t out when stdin is a pipe or a file")
             .code(125));
     }
-    let (pull, cidfile, replace) =
-        (args.flags.pull.clone(), args.flags.cidfile.clone(), args.flags.replace);
+    let (pull, cidfile, replace) = (args.flags.pull.clone(), args.flags.cidfile.clone(), args.flags.replace);
     let mut wish = args.flags.wish().map_err(|error| error.code(125))?;
     wish.detach = args.detach;
-    let wants = |stream: &str| args.attach.is_empty() || args.attach.iter().any(|name| name.eq_ignore_ascii_case(stream));
+    let wants =
+        |stream: &str| args.attach.is_empty() || args.attach.iter().any(|name| name.eq_ignore_ascii_case(stream));
     let stdin = if args.attach.is_empty() { interactive } else { interactive && wants("stdin") };
     let made = create(global, &engine, &wish, &pull, cidfile.as_deref(), replace)?;
     if args.detach {

@@ -58,10 +58,12 @@ pub(crate) fn run(global: &Global, verb: System) -> Result<ExitCode, Error> {
             let (containers, _) = engine.all().map_err(explain)?;
             let images = engine.images().map_err(explain)?.images()?;
             let used = |id: &str| containers.iter().any(|container| container.record.image_id == id);
-            let size = |container: &engine::Container| engine.upper(container).map_or(0, |upper| ps::folder_bytes(&upper));
+            let size =
+                |container: &engine::Container| engine.upper(container).map_or(0, |upper| ps::folder_bytes(&upper));
             let active = containers.iter().filter(|container| container.state.status.is_active()).count();
             let image_bytes: u64 = images.iter().map(image::ImageRecord::packed_size).sum();
-            let idle: u64 = images.iter().filter(|image| !used(&image.id.to_string())).map(image::ImageRecord::packed_size).sum();
+            let idle: u64 =
+                images.iter().filter(|image| !used(&image.id.to_string())).map(image::ImageRecord::packed_size).sum();
             let bytes: u64 = containers.iter().map(size).sum();
             let free: u64 = containers.iter().filter(|container| !container.state.status.is_active()).map(size).sum();
             let volumes = engine.roots().data.join("volumes");
@@ -72,9 +74,27 @@ pub(crate) fn run(global: &Global, verb: System) -> Result<ExitCode, Error> {
                 "{}",
                 aligned(&[
                     row(["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"].map(str::to_owned)),
-                    row(["Images".into(), images.len().to_string(), used_images.to_string(), human_decimal(image_bytes), human_decimal(idle)]),
-                    row(["Containers".into(), containers.len().to_string(), active.to_string(), human_decimal(bytes), human_decimal(free)]),
-                    row(["Local Volumes".into(), count.to_string(), String::new(), human_decimal(ps::folder_bytes(&volumes)), String::new()]),
+                    row([
+                        "Images".into(),
+                        images.len().to_string(),
+                        used_images.to_string(),
+                        human_decimal(image_bytes),
+                        human_decimal(idle)
+                    ]),
+                    row([
+                        "Containers".into(),
+                        containers.len().to_string(),
+                        active.to_string(),
+                        human_decimal(bytes),
+                        human_decimal(free)
+                    ]),
+                    row([
+                        "Local Volumes".into(),
+                        count.to_string(),
+                        String::new(),
+                        human_decimal(ps::folder_bytes(&volumes)),
+                        String::new()
+                    ]),
                 ])
             );
             Ok(ExitCode::SUCCESS)

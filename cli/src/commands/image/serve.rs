@@ -49,7 +49,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         eprintln!("shoal: passwords travel unprotected: add --tls-cert and --tls-key");
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let registry = Arc::new(Registry::new(shelf, users, args.read_only).reporting(|cause| eprintln!("shoal: registry: {cause}")));
+    let registry =
+        Arc::new(Registry::new(shelf, users, args.read_only).reporting(|cause| eprintln!("shoal: registry: {cause}")));
     block_on(async {
         let listener = tokio::net::TcpListener::bind(args.listen)
             .await

@@ -4,12 +4,15 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use super::*;
 
+/// A write that was not synced yet: where, and what.
+type Write = (usize, Vec<u8>);
+
 /// A disk that forgets or tears writes that were not synced when it is cut.
 #[derive(Debug, Clone, Default)]
 struct Torn {
     now: Arc<Mutex<Vec<u8>>>,
     synced: Arc<Mutex<Vec<u8>>>,
-    pending: Arc<Mutex<Vec<(usize, Vec<u8>)>>>,
+    pending: Arc<Mutex<Vec<Write>>>,
 }
 
 impl Torn {

@@ -171,7 +171,7 @@ proptest::proptest! {
             let name = n as u64 + 1;
             match act {
                 0 | 1 => {
-                    for row in nodes[*who].write(kv("k"), Some(Body(vec![*act, n as u8])), WALL + order[n] % 9, name, 1).unwrap() {
+                    for row in nodes[*who].write(kv("k"), Some(Body(vec![*act, u8::try_from(n).unwrap()])), WALL + order[n] % 9, name, 1).unwrap() {
                         written.push(codec::encode(&row));
                     }
                 }
