@@ -19,3 +19,16 @@ pub fn eventually<T>(what: &str, within: Duration, mut condition: impl FnMut() -
         std::thread::sleep(POLL_INTERVAL);
     }
 }
+
+/// Watches a value for as long as `during`: what must stand still.
+///
+/// # Panics
+/// When it changes, naming `what` should not have.
+pub fn unchanged<T: PartialEq + std::fmt::Debug>(what: &str, during: Duration, mut value: impl FnMut() -> T) {
+    let until = Instant::now() + during;
+    let first = value();
+    while Instant::now() < until {
+        std::thread::sleep(POLL_INTERVAL);
+        assert_eq!(first, value(), "changed: {what}");
+    }
+}
