@@ -72,8 +72,11 @@ async fn three(dir: &Path) -> [Mesh; 3] {
 async fn three_nodes_join_converge_and_any_one_of_them_goes_on_alone() {
     let dir = tempfile::tempdir().unwrap();
     let [a, b, c] = three(dir.path()).await;
-    let written = a.put(kv("x"), Body(b"1".to_vec())).await.unwrap();
-    assert_eq!(written.durability, Durability::Replicated);
+    // The links may still be coming up; until then the answer is `Local`, rightly.
+    until("a write that two peers hold", || async {
+        a.put(kv("x"), Body(b"1".to_vec())).await.unwrap().durability == Durability::Replicated
+    })
+    .await;
     for node in [&b, &c] {
         until("the row everywhere", || async { value(node, "x").await.as_deref() == Some(b"1") }).await;
     }
