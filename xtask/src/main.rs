@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "cargo xtask VERB
 
-  build                 release binaries and the lean static ones, into target/release
+  build [--debug]       release binaries and the lean static ones, into target/release; --debug: unoptimised, into target/debug
   test [FILTER…]        hermetic tests, then integration tests on the release binaries
   ci                    format, lints, build, every test, the demo: what must pass before a push
   demo [--keep]         the three jobs on real input
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         return bench::measured(rest);
     }
     let outcome = match args.first().map(String::as_str) {
+        Some("build") if args.iter().any(|arg| arg == "--debug") => build::debug(),
         Some("build") => build::all(),
         Some("test") => ci::test(rest),
         Some("ci") => ci::run(),

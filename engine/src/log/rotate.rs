@@ -22,13 +22,24 @@ impl File {
         Ok(Self { path: path.to_owned(), file, size, max_size, max_file: max_file.max(1) })
     }
 
-    /// Appends whole records; rotates before a write that would pass the limit.
-    pub(super) fn append(&mut self, records: &[u8]) -> io::Result<()> {
-        if self.max_size > 0 && self.size > 0 && self.size + records.len() as u64 > self.max_size {
-            self.rotate()?;
+    /// Appends whole records, each ended by a line feed; rotates before the record that would pass the limit, so that a batch is spread
+    /// over as many files as it needs. Only a record larger than the limit makes a file larger than it.
+    pub(super) fn append(&mut self, mut records: &[u8]) -> io::Result<()> {
+        while !records.is_empty() {
+            let room = self.max_size.saturating_sub(self.size);
+            let fits = if self.max_size == 0 { records.len() } else { whole_records(records, room) };
+            let part = match (fits, self.size) {
+                (0, 0) => first_record(records),
+                (0, _) => {
+                    self.rotate()?;
+                    continue;
+                }
+                (fits, _) => fits,
+            };
+            self.file.write_all(&records[..part])?;
+            self.size += part as u64;
+            records = &records[part..];
         }
-        self.file.write_all(records)?;
-        self.size += records.len() as u64;
         Ok(())
     }
 
@@ -49,6 +60,17 @@ impl File {
         self.size = 0;
         Ok(())
     }
+}
+
+/// Length of the whole records at the beginning of `records` that fit into `room` bytes.
+fn whole_records(records: &[u8], room: u64) -> usize {
+    let room = usize::try_from(room).map_or(records.len(), |room| room.min(records.len()));
+    records[..room].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1)
+}
+
+/// Length of the first record, whatever its size.
+fn first_record(records: &[u8]) -> usize {
+    records.iter().position(|&byte| byte == b'\n').map_or(records.len(), |end| end + 1)
 }
 
 fn append(path: &Path) -> io::Result<fs::File> {

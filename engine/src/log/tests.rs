@@ -86,6 +86,21 @@ fn rotation_bounds_the_disk_and_keeps_order() {
 }
 
 #[test]
+fn one_write_larger_than_a_file_is_spread_over_files() {
+    for driver in ["json-file", "k8s-file"] {
+        let (folder, config) = (Folder::new(), config(driver, &[("max-size", "1k"), ("max-file", "2")]));
+        let mut writer = Writer::open(&config, &folder.0, &Origin::default()).unwrap();
+        let flood: String = (0..5000).map(|number| format!("line {number}\n")).collect();
+        writer.write(Stream::Stdout, T0, flood.as_bytes()).unwrap();
+        for file in std::fs::read_dir(&folder.0).unwrap() {
+            let bytes = file.unwrap().metadata().unwrap().len();
+            assert!(bytes <= 1024, "{driver}: a file of {bytes} bytes");
+        }
+        assert_eq!(read(&config, &folder, &Query::default()).last().unwrap().text, b"line 4999\n");
+    }
+}
+
+#[test]
 fn lines_without_an_end_are_cut_at_their_largest_size() {
     let mut lines = Lines::default();
     let mut got = Vec::new();
