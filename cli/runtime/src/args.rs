@@ -7,7 +7,8 @@ use lexopt::{Arg, Parser, ValueExt};
 use runtime::host::cgroup::Manager;
 use runtime::host::probe::Rootless;
 
-use crate::commands::Failure;
+use crate::commands::{Failure, incorrect};
+use crate::usage::{GLOBAL, Wrong};
 
 /// Flags before the command.
 #[derive(Debug, Default)]
@@ -24,13 +25,19 @@ pub(crate) struct Global {
     pub cgroup_manager: Manager,
     /// `--rootless`.
     pub rootless: Rootless,
+    /// `--criu` was given.
+    pub criu: bool,
 }
 
 impl Global {
     /// Reads the command line: the flags, the command and what follows it.
     pub(crate) fn read() -> Result<(Self, String, Vec<OsString>), Failure> {
         let mut global = Self::default();
-        let mut parser = Parser::from_env();
+        let mut parser = match GLOBAL.check(std::env::args_os().skip(1).collect()) {
+            Ok(plain) => Parser::from_args(plain),
+            Err(Wrong::Help) => return Ok((global, "help".into(), Vec::new())),
+            Err(Wrong::Said(error)) => return Err(incorrect(&GLOBAL, error)),
+        };
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("root") => global.root = Some(parser.value()?.into()),
@@ -60,10 +67,12 @@ impl Global {
                         other => return Err(Failure::usage(format!("invalid rootless: {other:?}"))),
                     }
                 }
-                // Written by old callers for CRIU's path; the binary is found through PATH.
-                Arg::Long("criu") => drop(parser.value()?),
-                Arg::Short('v') | Arg::Long("version") => return Ok((global, "version".into(), Vec::new())),
-                Arg::Short('h') | Arg::Long("help") => return Ok((global, "help".into(), Vec::new())),
+                // Written by old callers for CRIU's path.
+                Arg::Long("criu") => {
+                    let _ = parser.value()?;
+                    global.criu = true;
+                }
+                Arg::Long("version") => return Ok((global, "version".into(), Vec::new())),
                 Arg::Value(command) => {
                     let rest = parser.raw_args()?.collect();
                     return Ok((global, command.string()?, rest));

@@ -23,6 +23,7 @@ use runtime::report::Report;
 
 use crate::args::Global;
 use crate::log::Log;
+use crate::usage::{GLOBAL, Usage, Wrong};
 
 /// The error that ends a command, and the exit code.
 #[derive(Debug)]
@@ -86,8 +87,22 @@ fn default_root() -> PathBuf {
 }
 
 /// Runs `command` with its arguments; the exit code.
-pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsString>) -> Result<u8, Failure> {
+pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, mut rest: Vec<OsString>) -> Result<u8, Failure> {
     let context = Context { global, log };
+    if global.criu {
+        log.warn("--criu is ignored: the criu of PATH is used");
+    }
+    if let Some(usage) = Usage::of(command) {
+        rest = match usage.check(rest) {
+            Ok(plain) => plain,
+            Err(Wrong::Help) => {
+                print!("{}", usage.help());
+                return Ok(0);
+            }
+            Err(Wrong::Said(error)) => return Err(incorrect(usage, error)),
+        };
+    }
+    let topic = rest.first().map(|word| word.to_string_lossy().into_owned());
     let mut words = vec![OsString::from(command)];
     words.extend(rest);
     let parser = lexopt::Parser::from_iter(words);
@@ -121,17 +136,37 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, rest: Vec<OsSt
             println!("shoal-runtime version {}\nspec: {}", env!("CARGO_PKG_VERSION"), oci::spec::OCI_VERSION);
             Ok(0)
         }
-        "help" => {
-            print!("{HELP}");
-            Ok(0)
-        }
-        other => Err(Failure::usage(format!("No help topic for '{other}'"))),
+        "help" | "h" => match topic {
+            None => {
+                print!("{}", GLOBAL.help());
+                Ok(0)
+            }
+            Some(topic) => match Usage::of(&topic) {
+                Some(usage) => {
+                    print!("{}", usage.help());
+                    Ok(0)
+                }
+                None => Err(no_topic(&topic)),
+            },
+        },
+        other => Err(no_topic(other)),
     }
+}
+
+/// runc's answer to a wrong command line: the help on the standard output, the error on the log.
+pub(crate) fn incorrect(usage: &Usage, error: String) -> Failure {
+    print!("Incorrect Usage: {error}\n\n{}", usage.help());
+    Failure::usage(error)
+}
+
+/// runc's answer, and exit code, to a word that is no command.
+fn no_topic(word: &str) -> Failure {
+    Failure { code: 3, ..Failure::usage(format!("No help topic for '{word}'")) }
 }
 
 /// Whether `command` looks at containers.
 fn needs_root(command: &str) -> bool {
-    !matches!(command, "spec" | "features" | "version" | "help")
+    Usage::of(command).is_some() && !matches!(command, "spec" | "features")
 }
 
 /// The only positional argument of most commands.
@@ -153,42 +188,3 @@ pub(crate) fn need_id(id: Option<String>) -> Result<ContainerId, Failure> {
         None => Err(Failure::usage("container id cannot be empty")),
     }
 }
-
-const HELP: &str = "\
-NAME:
-   shoal-runtime - Open Container Initiative runtime
-
-USAGE:
-   shoal-runtime [global options] command [command options] [arguments...]
-
-COMMANDS:
-   create      create a container from a bundle
-   run         create and start a container
-   start       execute the process of a created container
-   exec        execute another process in a container
-   pause       stop all processes of a container
-   resume      let them go on
-   ps          list the processes of a container
-   checkpoint  write a running container to files (CRIU)
-   restore     make a container from such files
-   mounts      add mounts to a running container, or remove them
-   update      change the limits of a container
-   events      output what a container uses, and when it lacks memory
-   spec        write a new config.json
-   features    output what this runtime can do
-   state       output the state of a container
-   list        list the containers of this root
-   kill        send a signal to a container's first process
-   delete      delete what a container holds
-
-GLOBAL OPTIONS:
-   --root value            where containers are recorded
-   --log value             the log file (default: stderr)
-   --log-format value      text or json
-   --debug                 log what happens
-   --systemd-cgroup        let systemd make cgroups
-   --cgroup-manager value  cgroupfs, systemd or disabled
-   --rootless value        true, false or auto
-   --help, -h              show help
-   --version, -v           print the version
-";

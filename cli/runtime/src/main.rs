@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod log;
+mod usage;
 
 use std::io::Write as _;
 
