@@ -122,6 +122,11 @@ pub fn describe(errno: i32) -> String {
     }
 }
 
+/// The same for an error of the standard library, which would add `(os error N)`.
+pub fn words(cause: &std::io::Error) -> String {
+    cause.raw_os_error().map_or_else(|| cause.to_string(), describe)
+}
+
 /// Names the step a system call belonged to.
 pub trait During<T> {
     /// Turns a failure into [`Error::Failed`]; `operation` is only built then.

@@ -24,7 +24,7 @@ pub enum UpdateError {
         reason: String,
     },
     /// The document could not be read.
-    #[error("read resources from {from}: {cause}")]
+    #[error("read resources from {from}: {}", crate::error::words(.cause))]
     Read {
         /// The file, or `-`.
         from: String,

@@ -64,7 +64,9 @@ fn words(given: Vec<String>) -> Result<Vec<String>, Failure> {
     }
     let mut text = String::new();
     let mut input = std::io::stdin().lock().take(INPUT_LEN_MAX);
-    input.read_to_string(&mut text).map_err(|cause| Failure::usage(format!("read the batch: {cause}")))?;
+    input
+        .read_to_string(&mut text)
+        .map_err(|cause| Failure::usage(format!("read the batch: {}", runtime::error::words(&cause))))?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 

@@ -7,6 +7,8 @@ use runtime::host::launch::{self, Prepared, Request};
 use runtime::host::start as release;
 use runtime::plan::Options;
 
+use runtime::error::words;
+
 use super::{Context, Failure, need_id, only_id};
 
 /// Flags of `create` and `run`.
@@ -85,7 +87,7 @@ impl Flags {
     pub(crate) fn request(&self, context: &Context<'_>) -> Result<Request, Failure> {
         let bundle = self.bundle.clone().unwrap_or_else(|| ".".into());
         let bundle = std::fs::canonicalize(&bundle)
-            .map_err(|cause| Failure::usage(format!("open the bundle {}: {cause}", bundle.display())))?;
+            .map_err(|cause| Failure::usage(format!("open the bundle {}: {}", bundle.display(), words(&cause))))?;
         Ok(Request {
             root: context.root(),
             id: need_id(self.id.clone())?,

@@ -8,6 +8,8 @@ use runtime::host::exec::{self, Request, What};
 use runtime::host::foreground::{self, Signals};
 use runtime::plan::exec::Changes;
 
+use runtime::error::words;
+
 use super::{Context, Failure, need_id};
 
 /// runc's exit code for a process that could not be executed.
@@ -78,8 +80,8 @@ fn read(context: &Context<'_>, mut parser: Parser) -> Result<(Request, bool), Fa
     }
     let what = match file {
         Some(path) => {
-            let text =
-                std::fs::read(&path).map_err(|cause| Failure::usage(format!("read {}: {cause}", path.display())))?;
+            let text = std::fs::read(&path)
+                .map_err(|cause| Failure::usage(format!("read {}: {}", path.display(), words(&cause))))?;
             let process: Process =
                 oci::spec::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
             What::Whole(Box::new(process))

@@ -8,6 +8,8 @@ use lexopt::{Arg, Parser, ValueExt};
 use oci::spec::Mount;
 use runtime::host::mounts;
 
+use runtime::error::words;
+
 use super::{Context, Failure, need_id};
 
 /// No list of mounts is longer.
@@ -38,7 +40,7 @@ pub(crate) fn mounts(context: &Context<'_>, mut parser: Parser) -> Result<u8, Fa
 }
 
 fn document(file: &str) -> Result<Vec<Mount>, Failure> {
-    let operation = |cause: std::io::Error| Failure::usage(format!("read {file}: {cause}"));
+    let operation = |cause: std::io::Error| Failure::usage(format!("read {file}: {}", words(&cause)));
     let mut text = Vec::new();
     if file == "-" {
         std::io::stdin().take(DOCUMENT_LEN_MAX).read_to_end(&mut text).map_err(operation)?;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser};
 
+use runtime::error::words;
+
 use super::{Context, Failure};
 
 /// `spec [--bundle DIR] [--rootless]`.
@@ -28,6 +30,6 @@ pub(crate) fn spec(_context: &Context<'_>, mut parser: Parser) -> Result<u8, Fai
         Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {
             Err(Failure::usage("File config.json exists. Remove it first"))
         }
-        Err(cause) => Err(Failure::usage(format!("write {}: {cause}", path.display()))),
+        Err(cause) => Err(Failure::usage(format!("write {}: {}", path.display(), words(&cause)))),
     }
 }

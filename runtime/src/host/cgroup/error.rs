@@ -9,7 +9,7 @@ use super::systemd::BusError;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// A file could not be read.
-    #[error("read {path}: {cause}")]
+    #[error("read {path}: {}", crate::error::words(.cause))]
     Read {
         /// The file.
         path: PathBuf,
@@ -17,7 +17,7 @@ pub enum CgroupError {
         cause: io::Error,
     },
     /// A file did not accept a value.
-    #[error("write {value:?} to {path}: {cause}")]
+    #[error("write {value:?} to {path}: {}", crate::error::words(.cause))]
     Write {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum CgroupError {
         expected: &'static str,
     },
     /// A directory could not be made.
-    #[error("create cgroup {path}: {cause}")]
+    #[error("create cgroup {path}: {}", crate::error::words(.cause))]
     Create {
         /// The directory.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum CgroupError {
         cause: io::Error,
     },
     /// A directory could not be removed in time.
-    #[error("remove cgroup {path}: {cause}{detail}")]
+    #[error("remove cgroup {path}: {}{detail}", crate::error::words(.cause))]
     Remove {
         /// The directory.
         path: PathBuf,
@@ -116,7 +116,7 @@ pub enum CgroupError {
     #[error("no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup, or use --cgroup-manager disabled")]
     NoHierarchy,
     /// The eBPF device filter was refused.
-    #[error("{step} the device filter for {path}: {cause}")]
+    #[error("{step} the device filter for {path}: {}", crate::error::words(.cause))]
     DeviceFilter {
         /// `load`, `attach` or `detach`.
         step: &'static str,

@@ -27,7 +27,8 @@ const LINE_BYTES_MAX: usize = 1024;
 pub enum BusError {
     /// Nobody answers.
     #[error(
-        "cannot reach the bus at {address}: {cause}; is systemd running? --cgroup-manager cgroupfs works without it"
+        "cannot reach the bus at {address}: {}; is systemd running? --cgroup-manager cgroupfs works without it",
+        crate::error::words(.cause)
     )]
     Unreachable {
         /// The sockets that were tried.
@@ -36,7 +37,7 @@ pub enum BusError {
         cause: io::Error,
     },
     /// The connection broke or timed out.
-    #[error("{step}: {cause}")]
+    #[error("{step}: {}", crate::error::words(.cause))]
     Broken {
         /// What was being done.
         step: String,
