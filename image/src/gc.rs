@@ -112,25 +112,26 @@ fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError>
         todo.push(Descriptor::new("", used.manifest, 0));
         todo.push(Descriptor::new(media::OCI_CONFIG, used.config, 0));
     }
+    // What was walked is kept apart from what is needed: one image may name as a plain blob what is another's manifest.
+    let (mut documents, mut configs) = (HashSet::new(), HashSet::new());
     while let Some(target) = todo.pop() {
-        if !needed.insert(target.digest) {
-            continue;
-        }
+        needed.insert(target.digest);
         let is_document = target.media_type.is_empty()
             || media::is_manifest(&target.media_type)
             || media::is_index(&target.media_type);
-        if is_document {
+        if is_document && documents.insert(target.digest) {
             todo.extend(known.children(store, &target)?.iter().cloned());
-        } else if media::is_image_config(&target.media_type) {
+        } else if media::is_image_config(&target.media_type) && configs.insert(target.digest) {
             needed.extend(known.diff_ids(store, &target.digest)?);
         }
     }
-    // After the walk, which must not skip the children of a digest that the registry keeps too.
     let registry = store.path().join("registry");
-    let read = |digest: &Digest| store.read_blob(digest, oci::manifest::MANIFEST_BYTES_MAX).ok();
-    needed.extend(
-        crate::registry::shelf::roots(&registry, &read).map_err(StoreError::io("read the registry", &registry))?,
-    );
+    let read = |digest: &Digest| match store.read_blob(digest, oci::manifest::MANIFEST_BYTES_MAX) {
+        Ok(raw) => Ok(Some(raw)),
+        Err(StoreError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    };
+    needed.extend(crate::registry::shelf::roots(&registry, &read)?);
     Ok(needed)
 }
 
@@ -216,9 +217,12 @@ fn idle(
 
 /// Whether nobody holds the lock on this file or directory.
 fn is_idle(path: &Path) -> bool {
-    match File::open(path) {
-        Ok(file) => file.try_lock().is_ok(),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    use rustix::fs::{Mode, OFlags};
+    // Not through a link, and not waiting for the writer of a pipe.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file).try_lock().is_ok(),
+        Err(errno) => matches!(errno, rustix::io::Errno::NOENT | rustix::io::Errno::LOOP),
     }
 }
 
@@ -277,6 +281,78 @@ mod tests {
         assert_eq!(report.blobs.len(), 3);
         assert_eq!(blobs(dir.path()), 3);
         assert!(store.image(&b).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_manifest_that_another_image_names_as_a_plain_blob_keeps_its_blobs() {
+        use oci::manifest::ImageManifest;
+        let (dir, store) = scratch();
+        let victim = image(&store, b"victim");
+        // Two images name the victim's manifest as a layer: one is walked before it and one after.
+        let names: [Reference; 3] = ["a:1", "b:1", "c:1"].map(|name| name.parse().unwrap());
+        let mut attackers = Vec::new();
+        for content in ["one", "two"] {
+            let config = store.put(media::OCI_CONFIG, format!("{{\"author\":\"{content}\"}}").as_bytes()).unwrap();
+            let layer = Descriptor::new(media::OCI_LAYER, victim.digest, victim.size);
+            let raw = serde_json::to_vec(&ImageManifest::new(config, vec![layer])).unwrap();
+            attackers.push(store.put(media::OCI_MANIFEST, &raw).unwrap());
+        }
+        for (name, target) in names.iter().zip([&attackers[0], &victim, &attackers[1]]) {
+            store.tag(name, target).unwrap();
+        }
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap(), Report::default());
+        let record = store.image(&names[1]).unwrap().unwrap();
+        for blob in record.layers.iter().chain([&record.config]) {
+            assert!(store.has(&blob.digest).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_manifest_of_the_registry_that_cannot_be_read_stops_the_collection() {
+        let (dir, store) = scratch();
+        let shelf = crate::registry::Shelf::open(
+            &dir.path().join("registry"),
+            std::sync::Arc::new(Store::open(dir.path()).unwrap()),
+        )
+        .unwrap();
+        let manifest = image(&store, b"pushed");
+        let record = store.manifest(&manifest.digest, None).unwrap();
+        for child in record.children() {
+            assert!(shelf.link_blob("a/b", &child.digest).unwrap());
+        }
+        let raw = store.read_blob(&manifest.digest, 1 << 20).unwrap();
+        shelf.put_manifest("a/b", &manifest, &raw, None).unwrap();
+        // Pushed long ago: only the manifest keeps them.
+        let links = dir.path().join("registry/repositories/a/b/_blobs/sha256");
+        for link in std::fs::read_dir(&links).unwrap() {
+            let link = std::fs::File::options().write(true).open(link.unwrap().path()).unwrap();
+            link.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+        }
+        drop((shelf, store));
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap(), Report::default());
+        let path = store.layout().blob_path(&manifest.digest);
+        let mut damaged = raw.clone();
+        damaged[0] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        assert!(run(&store, Options::default()).unwrap_err().to_string().contains("registry"));
+        assert_eq!(blobs(dir.path()), 3, "nothing was deleted");
+        std::fs::write(&path, &raw).unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap(), Report::default());
+    }
+
+    #[test]
+    fn a_use_that_cannot_be_read_stops_the_collection() {
+        let (dir, store) = scratch();
+        image(&store.leased(), b"x");
+        // A folder cannot be read as a file, by root neither.
+        std::fs::create_dir(dir.path().join("uses/container")).unwrap();
+        assert!(run(&store, Options::default()).is_err());
+        assert_eq!(blobs(dir.path()), 3, "nothing was deleted");
+        std::fs::remove_dir(dir.path().join("uses/container")).unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap().blobs.len(), 3);
     }
 
     #[test]

@@ -607,6 +607,25 @@ async fn what_no_manifest_names_is_collected_after_its_grace() {
     bench.ask(Method::DELETE, &format!("/v2/a/manifests/{digest}"), &[], "").await.is(202);
     // A running server holds what it touched a moment ago, so the rule itself is asked.
     let root = bench.folder.path().join("images/registry");
-    let kept = image::registry::shelf::roots(&root, &|digest| store.read_blob(digest, 1 << 20).ok()).unwrap();
+    let kept = image::registry::shelf::roots(&root, &|digest| Ok(store.read_blob(digest, 1 << 20).ok())).unwrap();
     assert!(!kept.contains(&digest) && !kept.contains(&layer), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stops_coming_ends_the_request_and_keeps_what_arrived() {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    let bench = Bench::new();
+    let registry = Registry::new(shelf(&bench.folder), None, false).silence_max(std::time::Duration::from_millis(50));
+    let start = Request::builder().method(Method::POST).uri("/v2/a/b/blobs/uploads/").body(Full::default()).unwrap();
+    let location = registry.answer(start).await.headers()["location"].to_str().unwrap().to_owned();
+    let some = futures::stream::iter([Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"half")))]);
+    let body = StreamBody::new(futures::StreamExt::chain(some, futures::stream::pending()));
+    let patch = Request::builder().method(Method::PATCH).uri(&location).body(body).unwrap();
+    assert_eq!(registry.answer(patch).await.status(), StatusCode::REQUEST_TIMEOUT);
+    let status = Request::builder().method(Method::GET).uri(&location).body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(registry.answer(status).await.headers()["range"], "0-3");
+    let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
+    let put = Request::builder().method(Method::PUT).uri("/v2/a/b/manifests/1").body(body).unwrap();
+    assert_eq!(registry.answer(put).await.status(), StatusCode::REQUEST_TIMEOUT);
 }

@@ -24,6 +24,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is sent back.
 pub type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
@@ -34,6 +35,8 @@ const PAGE_MAX: usize = 1000;
 const REFERRERS_BYTES_MAX: usize = 4 << 20;
 /// Bytes read from disk at once when a blob is sent: large reads, small enough that a thousand clients fit in memory.
 const READ_BYTES: usize = 256 << 10;
+/// How long a client may be silent within a body: what it sent stays, and it can go on with the upload.
+const BODY_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Tags that one manifest push by digest may set.
 const TAGS_A_PUSH_MAX: usize = 10;
 
@@ -52,6 +55,7 @@ pub struct Registry {
     users: Option<Arc<Users>>,
     read_only: bool,
     report: fn(&str),
+    silence_max: Duration,
 }
 
 type Reply = Result<Answer, Refusal>;
@@ -60,8 +64,8 @@ impl Registry {
     /// Builds a registry over a shelf. `users` guards every request; `read_only` refuses every write.
     pub fn new(shelf: Shelf, users: Option<Users>, read_only: bool) -> Self {
         let uploads = Uploads::default();
-        uploads.sweep(&shelf);
-        Self { shelf, uploads, users: users.map(Arc::new), read_only, report: |_| {} }
+        uploads.sweep_abandoned(&shelf);
+        Self { shelf, uploads, users: users.map(Arc::new), read_only, report: |_| {}, silence_max: BODY_SILENCE_MAX }
     }
 
     /// Says failures of the host (its disk, its store) to `report`; clients get only their kind.
@@ -69,6 +73,18 @@ impl Registry {
     pub fn reporting(mut self, report: fn(&str)) -> Self {
         self.report = report;
         self
+    }
+
+    /// Replaces how long a client may be silent within a body (a minute).
+    #[must_use]
+    pub fn silence_max(mut self, silence_max: Duration) -> Self {
+        self.silence_max = silence_max;
+        self
+    }
+
+    /// Removes what clients left behind: uploads that nobody has touched for a day. Once an hour is often enough.
+    pub fn sweep(&self) {
+        self.uploads.sweep_abandoned(&self.shelf);
     }
 
     /// Answers one request; never fails. Dropping the future ends an upload's request at the bytes already written.
@@ -331,7 +347,7 @@ impl Registry {
     {
         let before = upload.offset();
         let declared = text(headers, &CONTENT_RANGE).and_then(route::chunk_range).map(|(first, last)| last - first + 1);
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = self.next_frame(&mut body).await? {
             let frame =
                 frame.map_err(|error| Refusal::new(Code::BlobUploadInvalid, format!("the body broke off: {error}")))?;
             let Ok(bytes) = frame.into_data() else { continue };
@@ -344,6 +360,18 @@ impl Registry {
             return Err(Refusal::new(Code::SizeInvalid, "the body is shorter than its Content-Range"));
         }
         Ok(())
+    }
+
+    /// The next piece of a body, which must come in time.
+    async fn next_frame<B>(&self, body: &mut B) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        tokio::time::timeout(self.silence_max, body.frame()).await.map_err(|_| {
+            let seconds = self.silence_max.as_secs();
+            let message = format!("nothing of the body arrived for {seconds} s; what did arrive stays");
+            Refusal::new(Code::BlobUploadInvalid, message).status(StatusCode::REQUEST_TIMEOUT)
+        })
     }
 
     // Manifests -----------------------------------------------------------------------------------------------------------
@@ -392,7 +420,7 @@ impl Registry {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        let raw = bounded(body, headers).await?;
+        let raw = self.bounded(body, headers).await?;
         // By digest its algorithm decides; with a tag `?digest=` may name one, else sha256.
         let (expected, mut tags) = match name {
             Name::Digest(digest) => (Some(digest), Vec::new()),
@@ -431,6 +459,33 @@ impl Registry {
             }
         }
         Ok(answer)
+    }
+
+    /// A manifest's bytes, no more than one may have.
+    async fn bounded<B>(&self, mut body: B, headers: &HeaderMap) -> Result<Vec<u8>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let too_large = || {
+            Refusal::new(Code::ManifestInvalid, format!("a manifest may have {MANIFEST_BYTES_MAX} bytes"))
+                .status(StatusCode::PAYLOAD_TOO_LARGE)
+        };
+        let length = text(headers, &CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        if length.is_some_and(|length| length > MANIFEST_BYTES_MAX) {
+            return Err(too_large());
+        }
+        let mut raw = Vec::new();
+        while let Some(frame) = self.next_frame(&mut body).await? {
+            let frame =
+                frame.map_err(|error| Refusal::new(Code::ManifestInvalid, format!("the body broke off: {error}")))?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            if (raw.len() + bytes.len()) as u64 > MANIFEST_BYTES_MAX {
+                return Err(too_large());
+            }
+            raw.extend_from_slice(&bytes);
+        }
+        Ok(raw)
     }
 
     /// Every blob and manifest that a manifest names must be in the repository; its subject need not.
@@ -498,32 +553,6 @@ fn check_order(repository: &str, upload: &Upload, headers: &HeaderMap) -> Result
         return Err(Refusal::new(Code::SizeInvalid, "Content-Length and Content-Range disagree"));
     }
     Ok(())
-}
-
-async fn bounded<B>(mut body: B, headers: &HeaderMap) -> Result<Vec<u8>, Refusal>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
-    let too_large = || {
-        Refusal::new(Code::ManifestInvalid, format!("a manifest may have {MANIFEST_BYTES_MAX} bytes"))
-            .status(StatusCode::PAYLOAD_TOO_LARGE)
-    };
-    let length = text(headers, &CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MANIFEST_BYTES_MAX) {
-        return Err(too_large());
-    }
-    let mut raw = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Refusal::new(Code::ManifestInvalid, format!("the body broke off: {error}")))?;
-        let Ok(bytes) = frame.into_data() else { continue };
-        if (raw.len() + bytes.len()) as u64 > MANIFEST_BYTES_MAX {
-            return Err(too_large());
-        }
-        raw.extend_from_slice(&bytes);
-    }
-    Ok(raw)
 }
 
 /// Cuts a sorted list by `n` and `last`, and names the next page.

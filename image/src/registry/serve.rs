@@ -1,6 +1,6 @@
 //! Sockets for a registry: plain or TLS connections in, [`Registry::answer`] for each request.
 //!
-//! Connections are bounded, headers must arrive in time, and a shutdown lets running requests finish for a moment.
+//! Connections are bounded, headers and answers must pass in time, and a shutdown lets running requests finish for a moment.
 
 use super::api::Registry;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -8,8 +8,11 @@ use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +21,10 @@ use tokio_rustls::TlsAcceptor;
 const CONNECTIONS_MAX: usize = 1024;
 /// How long a client may take for the headers of a request, or for the TLS handshake.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a client may leave what is sent to it untaken, before its connection is closed.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
+/// How often what clients left behind is looked for; it goes after a day.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// How long running requests have when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -51,10 +58,20 @@ pub async fn serve(
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     tokio::pin!(stop);
+    let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP_EVERY, SWEEP_EVERY);
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        // One future, so that the stop is heard also while every connection is taken.
+        let next = async {
+            let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>((permit, listener.accept().await))
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next?,
+            _ = sweep.tick() => {
+                let registry = Arc::clone(&registry);
+                tokio::task::spawn_blocking(move || registry.sweep());
+                continue;
+            }
             () = &mut stop => break,
         };
         let stream = match accepted {
@@ -85,7 +102,7 @@ pub async fn serve(
 
 async fn connection<S>(registry: Arc<Registry>, stream: S, watcher: hyper_util::server::graceful::Watcher)
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = hyper::service::service_fn(move |request| {
         let registry = Arc::clone(&registry);
@@ -94,9 +111,72 @@ where
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(128);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = builder.serve_connection(TokioIo::new(Taken::new(stream)), service).into_owned();
     // A client that goes away mid-way is no event of ours.
     let _ = watcher.watch(connection).await;
+}
+
+/// A stream whose other end must take what is written: one that stops reading is closed, not kept for ever.
+struct Taken<S> {
+    stream: S,
+    /// Runs while a write waits.
+    waits: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<S: Unpin> Taken<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, waits: None }
+    }
+
+    fn watched<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let written = write(Pin::new(&mut self.stream), context);
+        if written.is_ready() {
+            self.waits = None;
+            return written;
+        }
+        let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNREAD_MAX)));
+        waits.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Taken<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.watched(context, |stream, context| stream.poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.watched(context, |stream, context| stream.poll_write_vectored(context, bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watched(context, |stream, context| stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watched(context, |stream, context| stream.poll_shutdown(context))
+    }
 }
 
 /// Errors of `accept` that pass: the connection died in the queue, or descriptors are short for a moment.

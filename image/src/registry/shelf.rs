@@ -18,6 +18,7 @@
 //! `_` begins no part of a repository name, so the folders of a repository never collide with nested repositories.
 
 use crate::source::Blobs;
+use crate::store::StoreError;
 use oci::descriptor::Descriptor;
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::Manifest;
@@ -209,24 +210,32 @@ impl Shelf {
     }
 }
 
+/// Gives a manifest's bytes, `None` when they are not there.
+pub type ReadManifest<'a> = dyn Fn(&Digest) -> Result<Option<Vec<u8>>, StoreError> + 'a;
+
 /// Everything the registry folder at `root` keeps alive; empty when there is none. Manifests are kept by their links, blobs
 /// by the manifests of their repository, and a blob that no manifest names (yet) for [`ORPHAN_GRACE`] after its push.
-/// `read` gives a manifest's bytes.
-pub fn roots(root: &Path, read: &dyn Fn(&Digest) -> Option<Vec<u8>>) -> io::Result<BTreeSet<Digest>> {
+/// What cannot be read or understood is an error: what it needs is not known, and nothing must be deleted then.
+pub fn roots(root: &Path, read: &ReadManifest<'_>) -> Result<BTreeSet<Digest>, StoreError> {
+    let failed = |path: &Path| StoreError::io("read the registry's folder", path.to_owned());
     let mut names = BTreeSet::new();
-    walk(&root.join("repositories"), "", 0, &mut names)?;
+    walk(&root.join("repositories"), "", 0, &mut names).map_err(failed(root))?;
     let mut kept = BTreeSet::new();
     for name in names {
         let repository = root.join("repositories").join(&name);
         let mut named = BTreeSet::new();
-        for (digest, path) in links(&repository.join("_manifests"))? {
+        for (digest, path) in links(&repository.join("_manifests")).map_err(failed(&repository))? {
             kept.insert(digest);
-            let declared = read_descriptor(&path)?.map(|descriptor| descriptor.media_type);
-            let manifest =
-                read(&digest).and_then(|raw| Manifest::parse_with(raw, declared.as_deref(), digest.algorithm()).ok());
-            named.extend(manifest.iter().flat_map(|manifest| manifest.children().map(|child| child.digest)));
+            let declared = read_descriptor(&path).map_err(failed(&path))?.map(|descriptor| descriptor.media_type);
+            let unknown =
+                |source: StoreError| StoreError::Pushed { repository: name.clone(), digest, source: Box::new(source) };
+            // Bytes that are gone (a push is between its two writes, or the disk lost them) need nothing.
+            let Some(raw) = read(&digest).map_err(unknown)? else { continue };
+            let manifest = Manifest::parse_with(raw, declared.as_deref(), digest.algorithm())
+                .map_err(|error| unknown(error.into()))?;
+            named.extend(manifest.children().map(|child| child.digest));
         }
-        for (digest, path) in links(&repository.join("_blobs"))? {
+        for (digest, path) in links(&repository.join("_blobs")).map_err(failed(&repository))? {
             let young = || {
                 let touched = path.metadata().and_then(|metadata| metadata.modified());
                 // A link of the future, or one that cannot be judged, is kept.

@@ -12,18 +12,52 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-/// Uploads that may be open at once; the next gets `TOOMANYREQUESTS`.
-const UPLOADS_MAX: usize = 4096;
+/// Uploads that lie on the disk at once; the next gets `TOOMANYREQUESTS`. A thousand pushes of four layers each.
+const KEPT_MAX: usize = 4096;
+/// Uploads whose file is open at once; the ones that no request touches are closed beyond it and opened again when asked
+/// for. A quarter of the usual limit of open files.
+const OPEN_MAX: usize = 256;
 /// An upload that nobody has touched this long is removed.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The same when [`KEPT_MAX`] is reached: longer than any client waits between two requests.
+const ABANDONED_WHEN_FULL_AFTER: Duration = Duration::from_secs(3600);
 
 /// All uploads of one registry.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
-    open: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Upload>>>>,
+    state: Mutex<State>,
+}
+
+type Shared = Arc<tokio::sync::Mutex<Upload>>;
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those whose file is open, with when a request last asked for them.
+    open: HashMap<String, (Shared, Instant)>,
+    /// Those on the disk, as of the last count and what happened since.
+    kept: usize,
+}
+
+impl State {
+    /// Makes room for one more open file: what no request holds is closed, the longest untouched first.
+    fn close_idle(&mut self) {
+        while self.open.len() >= OPEN_MAX {
+            let idle = self.open.iter().filter(|(_, (upload, _))| Arc::strong_count(upload) == 1);
+            let Some(id) = idle.min_by_key(|(_, (_, touched))| *touched).map(|(id, _)| id.clone()) else { return };
+            self.open.remove(&id);
+        }
+    }
+
+    fn insert(&mut self, upload: Upload) -> Shared {
+        self.close_idle();
+        let id = upload.id.clone();
+        let upload = Arc::new(tokio::sync::Mutex::new(upload));
+        self.open.insert(id, (Arc::clone(&upload), Instant::now()));
+        upload
+    }
 }
 
 /// One upload.
@@ -41,37 +75,27 @@ pub(crate) struct Upload {
 
 impl Uploads {
     /// Starts an upload.
-    pub(crate) fn start(&self, shelf: &Shelf, repository: &str) -> Result<Arc<tokio::sync::Mutex<Upload>>, Refusal> {
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if open.len() >= UPLOADS_MAX {
-            return Err(Refusal::new(Code::TooManyRequests, format!("{UPLOADS_MAX} uploads are open already")));
+    pub(crate) fn start(&self, shelf: &Shelf, repository: &str) -> Result<Shared, Refusal> {
+        if self.state().kept >= KEPT_MAX {
+            self.sweep(shelf, ABANDONED_WHEN_FULL_AFTER);
+        }
+        let mut state = self.state();
+        if state.kept >= KEPT_MAX {
+            return Err(Refusal::new(Code::TooManyRequests, format!("{KEPT_MAX} uploads are unfinished already")));
         }
         let id = format!("{:016x}{:016x}", random(), random());
         let folder = shelf.uploads().join(&id);
         fs::create_dir(&folder)?;
+        state.kept += 1;
         super::shelf::write_atomic(&folder.join("repository"), repository.as_bytes())?;
         let file = File::options().read(true).write(true).create_new(true).open(folder.join("data"))?;
         file.lock()?;
         let hasher = Some(Hasher::new(Algorithm::Sha256));
-        let upload = Arc::new(tokio::sync::Mutex::new(Upload {
-            id: id.clone(),
-            folder,
-            file,
-            offset: 0,
-            hasher,
-            finished: false,
-        }));
-        open.insert(id, Arc::clone(&upload));
-        Ok(upload)
+        Ok(state.insert(Upload { id, folder, file, offset: 0, hasher, finished: false }))
     }
 
     /// Finds an upload of this repository, also one that an earlier process began.
-    pub(crate) fn find(
-        &self,
-        shelf: &Shelf,
-        repository: &str,
-        id: &str,
-    ) -> Result<Arc<tokio::sync::Mutex<Upload>>, Refusal> {
+    pub(crate) fn find(&self, shelf: &Shelf, repository: &str, id: &str) -> Result<Shared, Refusal> {
         let unknown = || Refusal::new(Code::BlobUploadUnknown, "no such upload in this repository");
         if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(unknown());
@@ -85,8 +109,9 @@ impl Uploads {
         if owner != repository {
             return Err(unknown());
         }
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(upload) = open.get(id) {
+        let mut state = self.state();
+        if let Some((upload, touched)) = state.open.get_mut(id) {
+            *touched = Instant::now();
             return Ok(Arc::clone(upload));
         }
         let mut file = match File::options().read(true).write(true).open(folder.join("data")) {
@@ -99,29 +124,45 @@ impl Uploads {
         }
         let offset = file.seek(SeekFrom::End(0))?;
         let hasher = (offset == 0).then(|| Hasher::new(Algorithm::Sha256));
-        let upload = Upload { id: id.to_owned(), folder, file, offset, hasher, finished: false };
-        let upload = Arc::new(tokio::sync::Mutex::new(upload));
-        open.insert(id.to_owned(), Arc::clone(&upload));
-        Ok(upload)
+        Ok(state.insert(Upload { id: id.to_owned(), folder, file, offset, hasher, finished: false }))
     }
 
     /// Forgets an upload that is over.
     pub(crate) fn forget(&self, id: &str) {
-        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+        let mut state = self.state();
+        state.open.remove(id);
+        state.kept = state.kept.saturating_sub(1);
     }
 
-    /// Removes uploads that nobody has touched for a day. Errors are the next sweep's business.
-    pub(crate) fn sweep(&self, shelf: &Shelf) {
-        let open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// Removes uploads that nobody has touched for a day, and counts the others.
+    pub(crate) fn sweep_abandoned(&self, shelf: &Shelf) {
+        self.sweep(shelf, ABANDONED_AFTER);
+    }
+
+    /// Removes uploads that nobody has touched for this long. Errors are the next sweep's business.
+    fn sweep(&self, shelf: &Shelf, age_max: Duration) {
+        let mut state = self.state();
+        state.kept = 0;
         for entry in fs::read_dir(shelf.uploads()).into_iter().flatten().flatten() {
-            let touched = entry.path().join("data").metadata().or_else(|_| entry.metadata()).and_then(|m| m.modified());
-            let old =
-                touched.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ABANDONED_AFTER));
-            let known = entry.file_name().to_str().is_some_and(|id| open.contains_key(id));
-            if old && !known {
-                let _ = fs::remove_dir_all(entry.path());
+            let data = entry.path().join("data");
+            let touched = data.metadata().or_else(|_| entry.metadata()).and_then(|m| m.modified());
+            let old = touched.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > age_max));
+            let id = entry.file_name().to_string_lossy().into_owned();
+            let busy = state.open.get(&id).is_some_and(|(upload, _)| Arc::strong_count(upload) > 1);
+            if old && !busy {
+                // Closed before the lock is asked for: it is the other servers' locks that count.
+                state.open.remove(&id);
+                let free = File::open(&data).map_or(true, |file| file.try_lock().is_ok());
+                if free && fs::remove_dir_all(entry.path()).is_ok() {
+                    continue;
+                }
             }
+            state.kept += 1;
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,4 +241,84 @@ pub(crate) fn location(repository: &str, id: &str) -> String {
 /// The `Range` of an upload's status: the last byte that is there, inclusive (`0-0` also for none, as every client expects).
 pub(crate) fn range(offset: u64) -> String {
     format!("0-{}", offset.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::scratch;
+
+    fn shelf() -> (tempfile::TempDir, Shelf) {
+        let (dir, store) = scratch();
+        let shelf = Shelf::open(&dir.path().join("registry"), Arc::new(store)).unwrap();
+        (dir, shelf)
+    }
+
+    fn touch(shelf: &Shelf, id: &str, age: Duration) {
+        let data = File::options().write(true).open(shelf.uploads().join(id).join("data")).unwrap();
+        data.set_modified(SystemTime::now() - age).unwrap();
+    }
+
+    fn id(upload: &Shared) -> String {
+        upload.try_lock().unwrap().id.clone()
+    }
+
+    #[test]
+    fn an_abandoned_upload_goes_while_the_server_runs_and_a_busy_one_stays() {
+        let (_dir, shelf) = shelf();
+        let uploads = Uploads::default();
+        let [abandoned, busy, young] = [(); 3].map(|()| uploads.start(&shelf, "a/b").unwrap());
+        let ids = [&abandoned, &busy, &young].map(id);
+        let day = ABANDONED_AFTER + Duration::from_secs(60);
+        touch(&shelf, &ids[0], day);
+        touch(&shelf, &ids[1], day);
+        drop((abandoned, young));
+        uploads.sweep_abandoned(&shelf);
+        assert!(
+            matches!(uploads.find(&shelf, "a/b", &ids[0]), Err(refusal) if refusal.code == Code::BlobUploadUnknown)
+        );
+        assert!(!shelf.uploads().join(&ids[0]).exists());
+        assert!(uploads.find(&shelf, "a/b", &ids[1]).is_ok());
+        assert!(uploads.find(&shelf, "a/b", &ids[2]).is_ok());
+        assert_eq!(uploads.state().kept, 2);
+        drop(busy);
+    }
+
+    #[test]
+    fn files_of_uploads_that_no_request_touches_are_closed_and_the_upload_goes_on() {
+        let (_dir, shelf) = shelf();
+        let uploads = Uploads::default();
+        let first = uploads.start(&shelf, "a/b").unwrap();
+        let first_id = id(&first);
+        first.try_lock().unwrap().append(b"half").unwrap();
+        drop(first);
+        for _ in 0..OPEN_MAX {
+            drop(uploads.start(&shelf, "a/b").unwrap());
+        }
+        assert_eq!(uploads.state().open.len(), OPEN_MAX);
+        assert!(!uploads.state().open.contains_key(&first_id), "the oldest was closed");
+        let again = uploads.find(&shelf, "a/b", &first_id).unwrap();
+        let mut again = again.try_lock().unwrap();
+        assert_eq!(again.offset(), 4);
+        again.append(b" done").unwrap();
+        again.finish(&shelf, "a/b", &Digest::sha256(b"half done")).unwrap();
+    }
+
+    #[test]
+    fn unfinished_uploads_are_bounded_and_old_ones_make_room() {
+        let (_dir, shelf) = shelf();
+        let uploads = Uploads::default();
+        let old = id(&uploads.start(&shelf, "a/b").unwrap());
+        uploads.state().kept = KEPT_MAX;
+        // Counted anew: the number was wrong.
+        assert!(uploads.start(&shelf, "a/b").is_ok());
+        for _ in 2..KEPT_MAX {
+            fs::create_dir(shelf.uploads().join(format!("{:032x}", random()))).unwrap();
+        }
+        uploads.state().kept = KEPT_MAX;
+        assert!(matches!(uploads.start(&shelf, "a/b"), Err(refusal) if refusal.code == Code::TooManyRequests));
+        touch(&shelf, &old, ABANDONED_WHEN_FULL_AFTER + Duration::from_secs(60));
+        assert!(uploads.start(&shelf, "a/b").is_ok());
+        assert!(!shelf.uploads().join(&old).exists());
+    }
 }

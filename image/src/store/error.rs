@@ -147,6 +147,18 @@ pub enum StoreError {
         /// The users, separated by commas.
         by: String,
     },
+    /// A manifest that was pushed to the registry of this store cannot be read.
+    #[error(
+        "what the registry's manifest {repository}@{digest} needs is not known, so nothing is deleted; push it again, or delete it from the registry"
+    )]
+    Pushed {
+        /// The repository that holds it.
+        repository: String,
+        /// The manifest.
+        digest: Digest,
+        /// Why it cannot be read.
+        source: Box<Self>,
+    },
     /// An archive cannot be read.
     #[error("failed to load the archive: {reason}")]
     Archive {

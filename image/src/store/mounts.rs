@@ -1,7 +1,8 @@
 //! Layers as mounts: one read-only EROFS mount a layer, shared by every container of the host.
 //!
-//! In: a layer in index form. Out: `run/layers/ALG-HEX`, mounted. Mounting and unmounting happen under the lock of that
-//! folder, and what no container uses is unmounted; the page cache is shared because the mount is.
+//! In: a layer in index form. Out: `run/layers/ALG-HEX`, mounted. What no container uses is unmounted; the page cache is
+//! shared because the mount is. Two locks of that folder: `.lock` is shared by everyone who is about to stack layers and
+//! exclusive while idle ones are unmounted; `.mounting` has one holder, who mounts.
 
 use crate::store::layers::{Form, LayerOnDisk};
 use crate::store::{Store, StoreError, layout, rootfs, sys};
@@ -10,12 +11,20 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// Mounts a layer in `layers` unless it is, and returns where.
-pub(crate) fn mount_layer(layers: &Path, layer: &LayerOnDisk) -> Result<PathBuf, StoreError> {
+/// Says that layers of this folder are being stacked: none is unmounted while the returned lock is held.
+pub(crate) fn stacking(layers: &Path) -> Result<std::fs::File, StoreError> {
     sys::create_dirs(layers).map_err(StoreError::io("create", layers))?;
+    let path = layers.join(".lock");
+    let lock = layout::open_lock(&path)?;
+    lock.lock_shared().map_err(StoreError::io("lock", &path))?;
+    Ok(lock)
+}
+
+/// Mounts a layer in `layers` unless it is, and returns where. The caller holds [`stacking`].
+pub(crate) fn mount_layer(layers: &Path, layer: &LayerOnDisk) -> Result<PathBuf, StoreError> {
     let name = format!("{}-{}", layer.diff_id.algorithm().name(), layer.diff_id.hex());
     let target = layers.join(name);
-    let _lock = lock(layers)?;
+    let _lock = lock(layers, ".mounting")?;
     sys::create_dirs(&target).map_err(StoreError::io("create", &target))?;
     if !rootfs::is_mount_point(&target)? {
         mount_index(&layer.index(), &layer.tar(), &target)?;
@@ -43,10 +52,10 @@ pub(crate) fn open_index(index: &Path, tar: &Path) -> Result<std::os::fd::OwnedF
 /// Unmounts the layers in `layers` that no container uses. The container `except` does not count: it has just stopped,
 /// and its layers are mounted again when it starts.
 pub(crate) fn unmount_idle(store: &Store, layers: &Path, except: Option<&str>) -> Result<(), StoreError> {
-    if !layers.exists() {
+    if !layers.try_exists().map_err(StoreError::io("look at", layers))? {
         return Ok(());
     }
-    let _lock = lock(layers)?;
+    let _lock = lock(layers, ".lock")?;
     let needed: HashSet<String> = rootfs::uses(store, false)?
         .into_iter()
         .filter(|(id, used)| used.form == Form::Index && except != Some(id.as_str()) && used.mount.exists())
@@ -69,9 +78,45 @@ pub(crate) fn unmount_idle(store: &Store, layers: &Path, except: Option<&str>) -
     Ok(())
 }
 
-fn lock(layers: &Path) -> Result<std::fs::File, StoreError> {
-    let path = layers.join(".lock");
+fn lock(layers: &Path, name: &str) -> Result<std::fs::File, StoreError> {
+    let path = layers.join(name);
     let lock = layout::open_lock(&path)?;
     lock.lock().map_err(StoreError::io("lock", &path))?;
     Ok(lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::scratch;
+
+    #[test]
+    fn nothing_is_unmounted_while_someone_stacks_layers() {
+        let (dir, store) = scratch();
+        let layers = dir.path().join("run/layers");
+        let stacking = stacking(&layers).unwrap();
+        // The folder of a layer, as it is between `mount_layer` and the overlay.
+        let layer = layers.join("sha256-00");
+        std::fs::create_dir(&layer).unwrap();
+        let lock = layout::open_lock(&layers.join(".lock")).unwrap();
+        assert!(lock.try_lock().is_err(), "the lock of unmount_idle is taken");
+        assert!(lock.try_lock_shared().is_ok(), "others stack beside it");
+        drop(lock);
+        let other = std::thread::spawn({
+            let layers = layers.clone();
+            move || unmount_idle(&store, &layers, None)
+        });
+        while !other.is_finished() {
+            assert!(layer.exists(), "it is not taken while it is being stacked");
+            // Let go as soon as the other one waits, or at once: the order of the two is the lock's business.
+            std::thread::yield_now();
+            if std::fs::read_to_string("/proc/locks").is_ok_and(|locks| locks.contains("-> FLOCK")) {
+                break;
+            }
+        }
+        assert!(layer.exists());
+        drop(stacking);
+        other.join().unwrap().unwrap();
+        assert!(!layer.exists());
+    }
 }

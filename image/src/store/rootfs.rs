@@ -79,6 +79,8 @@ pub fn prepare(
     for (blob, diff_id) in image.layers.iter().zip(&diff_ids) {
         layers.push(store.ensure_layer(blob, diff_id, form, progress)?);
     }
+    // Until the overlay holds them itself, nobody takes a mounted layer for idle.
+    let _stacking = mounts::stacking(&request.layers)?;
     let lower = mount_layers(request, &layers)?;
     let upper = request.dir.join("upper");
     let work = request.dir.join("work");
@@ -129,10 +131,15 @@ pub(crate) fn uses(store: &Store, sweep: bool) -> Result<Vec<(String, Use)>, Sto
     for entry in std::fs::read_dir(&dir).map_err(StoreError::io("read the directory", &dir))? {
         let entry = entry.map_err(StoreError::io("read the directory", &dir))?;
         let id = entry.file_name().to_string_lossy().into_owned();
-        let Ok(raw) = std::fs::read(entry.path()) else { continue };
         if id.starts_with('.') {
             continue;
         }
+        let raw = match std::fs::read(entry.path()) {
+            Ok(raw) => raw,
+            // Its container was removed meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(StoreError::io("read the use", entry.path())(error)),
+        };
         let used: Use = serde_json::from_slice(&raw).map_err(|source| StoreError::Document {
             what: "the use",
             digest: entry.path().display().to_string(),
@@ -142,7 +149,8 @@ pub(crate) fn uses(store: &Store, sweep: bool) -> Result<Vec<(String, Use)>, Sto
             let reason = format!("uses/{id} has version {}, which a newer shoal wrote", used.version);
             return Err(StoreError::Invalid { name: id, reason });
         }
-        if used.dir.exists() {
+        // Not being able to look is not being gone.
+        if used.dir.try_exists().map_err(StoreError::io("look at", &used.dir))? {
             uses.push((id, used));
         } else if sweep {
             let _ = std::fs::remove_file(entry.path());
