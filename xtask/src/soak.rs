@@ -1,5 +1,6 @@
 //! The long counts: the same code as the tests, other numbers.
 
+mod census;
 mod runtime;
 
 use crate::counts::COUNTS;
