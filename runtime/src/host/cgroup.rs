@@ -21,14 +21,13 @@ mod systemd;
 mod tree;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use oci::spec::LinuxResources;
 
+use super::sys::clone::{pidfd_open, pidfd_send_signal};
 use crate::plan::device_rules;
 use controller::{blkio, cpu, cpuset, devices, freezer, hugetlb, memory, network, pids, rdma, unified};
 use dir::Dir;
@@ -212,19 +211,32 @@ impl Cgroup {
         let planned = home.made;
         home.made = tree::make(&home.dir, &home.mount)?;
         if planned && !home.made {
-            // Somebody else was faster since the plan.
-            refuse_inhabited(&home)?;
+            // Somebody else was faster since the plan: a container that is being made at this moment, which may not
+            // have put its process in yet.
+            return Err(CgroupError::Taken { path: home.dir });
         }
+        match self.furnish(&home) {
+            Err(error) if home.made => {
+                // The first error is the one to report; a directory that stays behind would be its consequence.
+                let _ = tree::remove(&home.dir, Instant::now());
+                Err(error)
+            }
+            furnished => furnished.map(|()| home),
+        }
+    }
+
+    /// What a directory needs before a process can enter it.
+    fn furnish(&self, home: &Home) -> Result<(), CgroupError> {
         if home.has("cpuset") && home.version == Version::V1 {
             cpuset::inherit_v1(&home.dir, &home.mount)?;
         }
         if home.version == Version::V2 {
-            settle_type(&home)?;
+            settle_type(home)?;
             if let Some(owner) = self.owner {
-                delegate(&home, owner)?;
+                delegate(home, owner)?;
             }
         }
-        Ok(home)
+        Ok(())
     }
 
     /// Without privilege and without a path of its own a container simply stays where its parent is.
@@ -243,10 +255,10 @@ impl Cgroup {
     /// Moves a process into every directory, back to back: after the first write the kernel's grace period is paid for.
     /// Under systemd this starts the scope.
     pub fn attach(&mut self, pid: i32) -> Result<(), CgroupError> {
-        if let Some(unit) = &self.unit {
-            unit.start(pid, self.is_pure_v2())?;
-            self.enter_unit(pid)?;
-            return Ok(());
+        let v2 = self.is_pure_v2();
+        if let Some(unit) = &mut self.unit {
+            unit.start(pid, v2)?;
+            return self.enter_unit(pid);
         }
         let mut index = 0;
         while index < self.homes.len() {
@@ -266,18 +278,24 @@ impl Cgroup {
 
     /// systemd makes the directories of the controllers it manages; the others are made and entered here.
     fn enter_unit(&mut self, pid: i32) -> Result<(), CgroupError> {
-        let homes = std::mem::take(&mut self.homes);
-        for home in homes {
+        let mut rest = std::mem::take(&mut self.homes).into_iter();
+        while let Some(home) = rest.next() {
             let systemds = home.version == Version::V2 || home.has("name=systemd");
-            let made = match self.make(home) {
-                Ok(home) => home,
-                Err(error) if self.forgives(&error) => continue,
-                Err(error) => return Err(error),
-            };
-            if !systemds {
-                tree::attach(Dir::new(&made.dir), pid)?;
+            // A directory that systemd has made for the unit is no stranger's.
+            let entered = self.make(Home { made: false, ..home.clone() }).and_then(|made| {
+                let attached = if systemds { Ok(()) } else { tree::attach(Dir::new(&made.dir), pid) };
+                self.homes.push(made);
+                attached
+            });
+            match entered {
+                Ok(()) => {}
+                Err(error) if self.forgives(&error) => {}
+                Err(error) => {
+                    // Whoever takes the container back needs to know of all of it.
+                    self.homes.extend(rest);
+                    return Err(error);
+                }
             }
-            self.homes.push(made);
         }
         Ok(())
     }
@@ -550,6 +568,12 @@ impl Cgroup {
         }
     }
 
+    /// Whether the cgroup was made for this container, by us or at our word by systemd: then whoever lives in it is the
+    /// container's. One that was there before may be another's by now.
+    pub fn is_ours(&self) -> bool {
+        self.unit.as_ref().is_some_and(Unit::is_started) || self.census().is_some_and(|home| home.made)
+    }
+
     /// Whether the directory of the container is there.
     pub fn exists(&self) -> bool {
         self.census().is_some_and(|home| home.dir.exists())
@@ -557,14 +581,14 @@ impl Cgroup {
 
     /// Sends a signal to every process. They are frozen meanwhile, so that none escapes by forking; a cgroup that was
     /// frozen before stays so, except for SIGKILL, which must take effect.
-    pub fn signal_all(&self, signal: Signal) -> Result<(), CgroupError> {
-        if signal == Signal::SIGKILL && self.kill_file()? {
+    pub fn signal_all(&self, signal: i32) -> Result<(), CgroupError> {
+        if signal == libc::SIGKILL && self.kill_file()? {
             return Ok(());
         }
         let was_frozen = self.is_frozen().unwrap_or(false);
         let froze = !was_frozen && self.freeze().is_ok();
         let result = self.signal_each(signal);
-        if froze || (was_frozen && signal == Signal::SIGKILL) {
+        if froze || (was_frozen && signal == libc::SIGKILL) {
             match self.thaw() {
                 Err(error) if error.is_missing() => {}
                 other => other?,
@@ -573,9 +597,10 @@ impl Cgroup {
         result
     }
 
-    fn signal_each(&self, signal: Signal) -> Result<(), CgroupError> {
+    /// Through a pidfd, because only that call takes the real-time signals as plain numbers.
+    fn signal_each(&self, signal: i32) -> Result<(), CgroupError> {
         for pid in self.pids(true)?.into_iter().filter(|pid| *pid > 0) {
-            match kill(Pid::from_raw(pid), signal) {
+            match pidfd_open(pid).and_then(|process| pidfd_send_signal(process.as_fd(), signal)) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
                 Err(errno) => {
                     return Err(CgroupError::Unavailable {
@@ -606,7 +631,7 @@ impl Cgroup {
     pub fn kill_all(&self) -> Result<(), CgroupError> {
         let deadline = Instant::now() + KILL_TIMEOUT;
         loop {
-            self.signal_all(Signal::SIGKILL)?;
+            self.signal_all(libc::SIGKILL)?;
             if let Some(home) = self.homes.first().filter(|home| self.is_pure_v2() && home.dir.exists()) {
                 let _ = freezer::wait_event(Dir::new(&home.dir), "populated", 0, 200);
             }
@@ -630,11 +655,12 @@ impl Cgroup {
                 first = result;
             }
         };
-        if let Some(unit) = &self.unit {
+        let started = self.unit.as_ref().filter(|unit| unit.is_started());
+        if let Some(unit) = started {
             keep(unit.stop());
         }
         let deadline = Instant::now() + DELETE_TIMEOUT;
-        for home in self.homes.iter().filter(|home| home.made || self.unit.is_some()) {
+        for home in self.homes.iter().filter(|home| home.made || started.is_some()) {
             keep(tree::remove(&home.dir, deadline));
         }
         first

@@ -252,7 +252,7 @@ pub fn restore(
         Ok(born) => Ok(Restored { directory, record, born, warnings }),
         Err(error) => {
             // What fails while cleaning up is left for `delete --force`; the first error is what the caller needs.
-            let _ = delete::destroy(directory, &record);
+            let _ = delete::take_back(directory, &record);
             Err(error)
         }
     }
@@ -270,9 +270,12 @@ fn rebuild(
     let spec = &prepared.container.spec;
     directory.save_config(&prepared.config)?;
     let mut cgroup = prepared.cgroup.clone();
-    record.cgroup = Some(cgroup.state());
+    record.cgroup = Some(cgroup.planned_state());
     directory.save(record)?;
-    cgroup.create()?;
+    if let Err(refused) = cgroup.create() {
+        record.cgroup = None;
+        return Err(refused.into());
+    }
     record.cgroup = Some(cgroup.state());
     directory.save(record)?;
     let mut message = options.message(RESTORE_LOG, images, work);

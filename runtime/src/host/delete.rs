@@ -41,17 +41,31 @@ pub fn delete(root: &Root, id: &ContainerId, force: bool) -> Result<Vec<Error>> 
 
 /// Kills what is left of the container, removes what it has on the host, runs poststop hooks.
 pub fn destroy(directory: Directory, record: &Record) -> Result<Vec<Error>> {
+    take_away(directory, record, true)
+}
+
+/// Takes back what a `create` that failed has made, and nothing else: a cgroup that was there before may be inhabited
+/// by others.
+pub(super) fn take_back(directory: Directory, record: &Record) -> Result<Vec<Error>> {
+    let ours = record.cgroup.as_ref().is_some_and(|state| Cgroup::open(state).is_ok_and(|cgroup| cgroup.is_ours()));
+    take_away(directory, record, ours)
+}
+
+/// `inhabited` says whether all that lives in the cgroup is the container's.
+fn take_away(directory: Directory, record: &Record, inhabited: bool) -> Result<Vec<Error>> {
     // A frozen process does not die of SIGKILL before it is thawed (v1).
     let cgroup = record.cgroup.as_ref().map(Cgroup::open).transpose()?;
     if is_alive(record) {
-        if let Some(cgroup) = cgroup.as_ref().filter(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
+        let frozen = |cgroup: &&Cgroup| inhabited && cgroup.is_frozen().unwrap_or(false);
+        if let Some(cgroup) = cgroup.as_ref().filter(frozen) {
             cgroup.kill_all()?;
         }
         kill_and_wait(record)?;
     }
     if let Some(cgroup) = &cgroup {
-        // Its creator may have died before the first process was recorded.
-        if (!record.own_pids || record.pid == 0) && cgroup.exists() {
+        // Without a recorded process none of the container's was ever let in (one that was born in it ends with its
+        // creator): whoever lives there is another's.
+        if inhabited && !record.own_pids && record.pid != 0 && cgroup.exists() {
             cgroup.kill_all()?;
         }
         cgroup.delete()?;

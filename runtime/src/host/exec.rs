@@ -5,7 +5,7 @@
 //! executed its program (CVE-2016-9962), and inherits nothing but what it should (CVE-2024-21626).
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
@@ -34,8 +34,13 @@ use crate::plan::process::{self, Process};
 /// Where the process of `exec` comes from.
 #[derive(Debug, Clone)]
 pub enum What {
-    /// `--process`: all of it.
-    Whole(Box<SpecProcess>),
+    /// `--process`: all of it, but for what it leaves out.
+    Whole {
+        /// The document.
+        process: Box<SpecProcess>,
+        /// Its `noNewPrivileges`, if it has that member.
+        no_new_privileges: Option<bool>,
+    },
     /// The container's own, changed.
     Changed(Changes),
 }
@@ -111,9 +116,12 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
     let linux = spec.linux.unwrap_or_default();
     let namespaces = Namespaces::accept(&linux)?;
     let mut warnings = Vec::new();
+    let base = spec.process.unwrap_or_default();
     let wanted = match &request.what {
-        What::Whole(process) => (**process).clone(),
-        What::Changed(changes) => changes.clone().apply(&spec.process.unwrap_or_default())?,
+        What::Whole { process, no_new_privileges } => {
+            crate::plan::exec::complete((**process).clone(), *no_new_privileges, &base)
+        }
+        What::Changed(changes) => changes.clone().apply(&base)?,
     };
     let process = process::compile(&wanted, &mut warnings)?.with_linux(&linux, true)?;
     Ok(Prepared { process, warnings, namespaces, record, first, procfs: Procfs::open()? })
@@ -127,14 +135,23 @@ pub fn launch(request: &Request, prepared: &Prepared, relay: Option<OwnedFd>) ->
     let (ours, theirs) = handshake::pair()?;
     let kinds = Kind::all().filter(|kind| prepared.namespaces.has(*kind)).fold(0, |kinds, kind| kinds | kind.flag());
     let join = Join { target: prepared.first.as_fd(), kinds, cgroup: place.as_ref().map(AsFd::as_fd) };
-    let (env, preserved) = launch::inherited(request.preserve_fds);
+    let (env, preserved) = launch::inherited(request.preserve_fds)?;
     let mut ends = Some((theirs, console));
-    let (born, placed) = parent::spawn_into(&join, |left| {
+    // The labels first: files of a hidden process belong to the host's root, who may not be who we are. They outlive the
+    // birth of the process that executes the program.
+    let hide = || {
+        become_process::label(&prepared.process, &prepared.procfs)?;
+        sys::set_dumpable(false).during(|| "hide from the container")
+    };
+    let (born, placed) = parent::spawn_into(&join, hide, |left| {
         let (channel, console) = ends.take().expect("only the child runs this, once");
         // With this open it would never see the command die.
         parent::part_with(&[ours.as_fd()]);
-        let joiner = Joiner { prepared, channel, console, left, env: &env, preserved, id: request.id.as_str() };
-        joiner.run()
+        let mut joiner = Joiner { prepared, channel, console, env: &env, preserved, id: request.id.as_str() };
+        let code = joiner.run(left);
+        // Its descriptors were closed as numbers, and must not be closed again.
+        std::mem::forget(joiner);
+        code
     })?;
     drop(ends);
     let served = (|| {
@@ -175,16 +192,15 @@ struct Joiner<'a> {
     prepared: &'a Prepared,
     channel: Channel,
     console: Option<OwnedFd>,
-    /// Kinds of namespaces it still has to join.
-    left: u64,
     env: &'a [String],
     preserved: u32,
     id: &'a str,
 }
 
 impl Joiner<'_> {
-    fn run(mut self) -> i32 {
-        match self.join_and_execute() {
+    /// `left` are the kinds of namespaces it still has to join, unless it could not even be hidden.
+    fn run(&mut self, left: Result<u64>) -> i32 {
+        match left.and_then(|left| self.join_and_execute(left)) {
             Ok(never) => match never {},
             Err(error) => {
                 // Nobody can be told when the parent is gone.
@@ -194,7 +210,7 @@ impl Joiner<'_> {
         }
     }
 
-    fn join_and_execute(&mut self) -> Result<Infallible> {
+    fn join_and_execute(&mut self, left: u64) -> Result<Infallible> {
         let process = &self.prepared.process;
         let procfs = &self.prepared.procfs;
         umask(Mode::empty());
@@ -209,11 +225,10 @@ impl Joiner<'_> {
         }
         // While the host's privileges are there, and before the container could look at us.
         become_process::set_limits(process, &self.channel)?;
-        become_process::prepare(process, procfs)?;
+        become_process::prepare(process)?;
         become_process::reset_signals(procfs)?;
-        sys::set_dumpable(false).during(|| "hide from the container")?;
-        if self.left != 0 {
-            setns(self.prepared.first.as_fd(), self.left).during(|| "join the container's namespaces")?;
+        if left != 0 {
+            setns(self.prepared.first.as_fd(), left).during(|| "join the container's namespaces")?;
         }
         if self.prepared.namespaces.has(Kind::User) {
             sys::setresgid(0).during(|| "become group 0 of the user namespace")?;
@@ -227,9 +242,10 @@ impl Joiner<'_> {
             self.take_terminal()?;
         }
         become_process::join_keyring(process, self.id, procfs)?;
+        become_process::part_with_the_host(self.preserved, &[self.channel.as_fd().as_raw_fd()])?;
         let program = become_process::become_user_in(process, &self.channel)?;
         let env = become_process::environment(process, self.env);
-        become_process::seal_descriptors(process, self.preserved, &self.channel)?;
+        become_process::finish(process, &self.channel)?;
         self.channel.send(&FromChild::Ready)?;
         self.channel.expect(|message| matches!(message, ToChild::Start).then_some(()))?;
         become_process::execute(process, &program, &env)

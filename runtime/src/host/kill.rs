@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use oci::ContainerId;
 
 use super::cgroup::Cgroup;
-use super::state::{self, Root};
+use super::state::{self, Record, Root};
 use super::sys::clone::{pidfd_open, pidfd_send_signal};
 use crate::error::{During, Error, Result};
 
@@ -22,16 +22,28 @@ pub fn kill(root: &Root, id: &ContainerId, signal: i32) -> Result<()> {
         return Err(gone());
     }
     match pidfd_send_signal(pidfd.as_fd(), signal) {
-        Err(nix::Error::ESRCH) => Err(gone()),
-        sent => sent.during(|| format!("send signal {signal} to process {}", record.pid)),
+        Err(nix::Error::ESRCH) => return Err(gone()),
+        sent => sent.during(|| format!("send signal {signal} to process {}", record.pid))?,
     }
+    if signal == libc::SIGKILL { finish_off(&record) } else { Ok(()) }
+}
+
+/// Sees to it that a container that was killed is dead: without a pid namespace of its own the others live on, and what
+/// is frozen (v1) does not die before it is thawed.
+fn finish_off(record: &Record) -> Result<()> {
+    let Some(cgroup) = record.cgroup.as_ref().map(Cgroup::open).transpose()? else { return Ok(()) };
+    if !record.own_pids {
+        cgroup.signal_all(libc::SIGKILL)?;
+    } else if cgroup.is_frozen().unwrap_or(false) {
+        cgroup.thaw()?;
+    }
+    Ok(())
 }
 
 /// Sends `signal` to every process of a container, also when its first one has ended.
 pub fn kill_all(root: &Root, id: &ContainerId, signal: i32) -> Result<()> {
     let record = root.record(id)?;
     let Some(state) = &record.cgroup else { return kill(root, id, signal) };
-    let signal = nix::sys::signal::Signal::try_from(signal).during(|| format!("send signal {signal} to all"))?;
     Ok(Cgroup::open(state)?.signal_all(signal)?)
 }
 

@@ -150,7 +150,7 @@ pub fn launch(
         Ok((born, channel)) => Ok(Launched { directory, record, born, warnings, channel }),
         Err(error) => {
             // What fails while cleaning up is left for `delete --force`; the first error is what the caller needs.
-            let _ = delete::destroy(directory, &record);
+            let _ = delete::take_back(directory, &record);
             Err(error)
         }
     }
@@ -219,7 +219,11 @@ fn build(
     // Written before the cgroup is made: what a crash leaves behind can be found.
     record.cgroup = Some(cgroup.planned_state());
     directory.save(record)?;
-    cgroup.create()?;
+    if let Err(refused) = cgroup.create() {
+        // What it had made is gone again; what is there is another's.
+        record.cgroup = None;
+        return Err(refused.into());
+    }
     record.cgroup = Some(cgroup.state());
     let resources = container.spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
     let early = request.cgroup_manager != Manager::Systemd;
@@ -230,7 +234,7 @@ fn build(
     let joins = parent::open_joins(&plan.namespaces)?;
     let listener = if wait_for_start { Some(start::listen(directory)?) } else { None };
     let (ours, theirs) = handshake::pair()?;
-    let (env, preserved) = inherited(request.preserve_fds);
+    let (env, preserved) = inherited(request.preserve_fds)?;
     let state = state_of(record, Status::Creating);
     let sources = super::source::open(plan, facts, procfs)?;
     let listener: Option<OwnedFd> = listener.map(Into::into);
@@ -239,11 +243,15 @@ fn build(
         let (channel, listener, console, sources, env) = ends.take().expect("only the child runs this, once");
         // With these open it would never see the command die, and would keep the container locked.
         parent::part_with(&[ours.as_fd(), directory.as_fd()]);
+        if let Some(place) = &place {
+            parent::part_with(&[place.as_fd()]);
+        }
         init::run(Init {
             container,
             plan,
             channel,
             procfs,
+            in_user_namespace: facts.in_user_namespace,
             console,
             listener,
             joins,
@@ -282,8 +290,9 @@ fn build(
             class.attach(born.pid)?;
         }
         if !placed {
-            cgroup.attach(born.pid)?;
+            let attached = cgroup.attach(born.pid);
             record.cgroup = Some(cgroup.state());
+            attached?;
         }
         Ok(if early { Vec::new() } else { cgroup.apply(&resources)? })
     };
@@ -331,8 +340,9 @@ pub(super) fn explain(channel: &Channel, error: Error) -> Result<()> {
     }
 }
 
-/// What systemd passed to us for the container: its sockets and its notification socket.
-pub(super) fn inherited(preserve_fds: u32) -> (Vec<String>, u32) {
+/// What systemd passed to us for the container: its sockets and its notification socket; and how many descriptors the
+/// program inherits, each of which must be there: its number could be one of ours else.
+pub(super) fn inherited(preserve_fds: u32) -> Result<(Vec<String>, u32)> {
     let variable = |name: &str| std::env::var(name).ok();
     let listen: u32 = variable("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0);
     let mut env = Vec::new();
@@ -343,7 +353,15 @@ pub(super) fn inherited(preserve_fds: u32) -> (Vec<String>, u32) {
     if variable("NOTIFY_SOCKET").is_some_and(|path| path.starts_with('/')) {
         env.push(format!("NOTIFY_SOCKET={}", plan::NOTIFY_SOCKET));
     }
-    (env, preserve_fds.saturating_add(listen))
+    let count = preserve_fds.saturating_add(listen);
+    let missing = (3..).zip(0..count).map(|(fd, _)| fd).find(|fd| !super::sys::process::is_inherited(*fd));
+    match missing {
+        None => Ok((env, count)),
+        Some(fd) => Err(Error::refusal(
+            "--preserve-fds",
+            format!("descriptor {fd} of {count} to preserve (LISTEN_FDS counts too) is not open"),
+        )),
+    }
 }
 
 /// Writes the pid file so that a reader finds all of it or none.

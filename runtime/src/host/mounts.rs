@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use oci::ContainerId;
@@ -16,11 +16,12 @@ use super::stage::parent::{self, Join};
 use super::stage::tree::Tree;
 use super::state::{self, Root};
 use super::sys::clone::{pidfd_open, setns};
-use super::sys::{mount, process as sys};
+use super::source;
+use super::sys::process as sys;
 use crate::container::Container;
 use crate::error::{During, Error, Result};
 use crate::handshake::{self, FromChild};
-use crate::plan::mounts::{self as plan, Mount, Source};
+use crate::plan::mounts::{self as plan, Mount};
 use crate::plan::namespaces::Kind;
 
 /// Adds `wanted`, in order.
@@ -32,13 +33,7 @@ pub fn add(root: &Root, id: &ContainerId, wanted: &[Wanted]) -> Result<()> {
         let reason = "cgroup and id-mapped mounts can only be made when the container is";
         return Err(Error::refusal(format!("mounts[{}]", odd.index), reason));
     }
-    let source = |mount: &Mount| match &mount.source {
-        Source::Bind { path, recursive } => {
-            mount::clone_tree(AT_FDCWD, path.as_bytes(), *recursive).map(Some).during(|| mount.describe())
-        }
-        _ => Ok(None),
-    };
-    let sources: Vec<Option<OwnedFd>> = compiled.iter().map(source).collect::<Result<_>>()?;
+    let sources: Vec<Option<OwnedFd>> = compiled.iter().map(source::clone).collect::<Result<_>>()?;
     inside(&container, &target, |root| {
         let mut tree = Tree::inside(root, sources);
         for (count, mount) in compiled.iter().enumerate() {
@@ -93,10 +88,11 @@ fn inside(container: &Container, target: &OwnedFd, work: impl FnOnce(OwnedFd) ->
     let (ours, theirs) = handshake::pair()?;
     let kinds = Kind::all().filter(|kind| container.namespaces.has(*kind)).fold(0, |kinds, kind| kinds | kind.flag());
     let mut end = Some((theirs, work));
-    let (born, _) = parent::spawn_into(&Join { target: target.as_fd(), kinds, cgroup: None }, |left| {
+    let hide = || sys::set_dumpable(false).during(|| "hide from the container");
+    let (born, _) = parent::spawn_into(&Join { target: target.as_fd(), kinds, cgroup: None }, hide, |left| {
         let (channel, work) = end.take().expect("only the child runs this, once");
         let done = (|| {
-            sys::set_dumpable(false).during(|| "hide from the container")?;
+            let left = left?;
             if left != 0 {
                 setns(target.as_fd(), left).during(|| "join the container's namespaces")?;
             }

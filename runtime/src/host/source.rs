@@ -7,12 +7,12 @@ use nix::fcntl::AT_FDCWD;
 
 use super::procfs::Procfs;
 use super::sys::clone::{Side, clone3, exit_now};
-use super::sys::mount;
+use super::sys::mount::{self, Attr};
 use super::{idmap, lacks, stage::parent};
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
 use crate::handshake;
-use crate::plan::mounts::{IdMap, Mount, Source};
+use crate::plan::mounts::{IdMap, Mount, PropagationFlag, Source};
 use crate::plan::namespaces::{Kind, Namespaces, Range};
 use crate::plan::{Plan, Step};
 
@@ -22,11 +22,10 @@ pub fn open(plan: &Plan, facts: &HostFacts, procfs: &Procfs) -> Result<Vec<Optio
     let foreign = plan.namespaces.has(Kind::User) && !facts.rootless;
     for step in &plan.steps {
         let Step::Mount(wanted) = step else { continue };
-        let Source::Bind { path, recursive } = &wanted.source else { continue };
         if !foreign && wanted.idmap.is_none() {
             continue;
         }
-        let tree = mount::clone_tree(AT_FDCWD, path.as_bytes(), *recursive).during(|| wanted.describe())?;
+        let Some(tree) = clone(wanted)? else { continue };
         if let Some(map) = &wanted.idmap {
             map_ids(&tree, wanted, map, &plan.namespaces, facts, procfs)?;
         }
@@ -36,6 +35,20 @@ pub fn open(plan: &Plan, facts: &HostFacts, procfs: &Procfs) -> Result<Vec<Optio
         sources[wanted.index] = Some(tree);
     }
     Ok(sources)
+}
+
+/// A detached copy of the host's mounts that `wanted` binds. It hears of what the host mounts there later, as do copies
+/// that are made in the container's own mount namespace; what the container mounts in it stays in the container, unless
+/// the options of the mount ask for more.
+pub(super) fn clone(wanted: &Mount) -> Result<Option<OwnedFd>> {
+    let Source::Bind { path, recursive } = &wanted.source else { return Ok(None) };
+    let tree = mount::clone_tree(AT_FDCWD, path.as_bytes(), *recursive).during(|| wanted.describe())?;
+    if !wanted.propagation.iter().any(|change| change.flag == PropagationFlag::Shared) {
+        let slave = Attr { propagation: libc::MS_SLAVE, ..Attr::default() };
+        mount::setattr(tree.as_fd(), slave, true)
+            .during(|| format!("keep what the container mounts from the host: {}", wanted.describe()))?;
+    }
+    Ok(Some(tree))
 }
 
 fn map_ids(

@@ -61,6 +61,22 @@ impl Changes {
     }
 }
 
+/// The process of `exec --process FILE` in a container that was made with `base`: what the file leaves out is the
+/// container's, so that a short file does not mean more privileges than the container has.
+///
+/// `said` is what the file itself says about `noNewPrivileges`, which cannot be told from the read document.
+pub fn complete(mut file: Process, said: Option<bool>, base: &Process) -> Process {
+    file.capabilities = file.capabilities.or_else(|| base.capabilities.clone());
+    let text = |own: Option<String>, other: &Option<String>| own.filter(|own| !own.is_empty()).or_else(|| other.clone());
+    file.apparmor_profile = text(file.apparmor_profile, &base.apparmor_profile);
+    file.selinux_label = text(file.selinux_label, &base.selinux_label);
+    if file.rlimits.is_empty() {
+        file.rlimits.clone_from(&base.rlimits);
+    }
+    file.no_new_privileges = said.unwrap_or(base.no_new_privileges);
+    file
+}
+
 /// Reads `UID` or `UID:GID`: decimal digits only, so that no odd spelling can mean another user (CVE-2026-30892).
 fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     let wrong = || Error::refusal("--user", format!("{text:?} is neither UID nor UID:GID in decimal numbers"));
@@ -86,6 +102,32 @@ mod tests {
         for bad in ["", " 1000", "1000:", ":5", "0x3e8", "+5", "-1", "4294967295", "4294967296", "1:2:3", "root"] {
             assert!(parse_user(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_process_file_leaves_out_is_the_containers() {
+        let sets = |name: &str| {
+            let sets = oci::spec::LinuxCapabilities { bounding: vec![name.into()], ..Default::default() };
+            Some(sets)
+        };
+        let base = Process {
+            capabilities: sets("CAP_KILL"),
+            apparmor_profile: Some("kept".into()),
+            selinux_label: Some("label".into()),
+            rlimits: vec![Default::default()],
+            no_new_privileges: true,
+            ..Process::default()
+        };
+        let short = complete(Process::default(), None, &base);
+        assert_eq!(short, base);
+        let own = Process {
+            capabilities: sets("CAP_CHOWN"),
+            apparmor_profile: Some("own".into()),
+            rlimits: vec![Default::default(), Default::default()],
+            ..Process::default()
+        };
+        let whole = complete(own.clone(), Some(false), &base);
+        assert_eq!(whole, Process { selinux_label: Some("label".into()), ..own });
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub struct Process {
     pub groups: Vec<u32>,
     /// The file mode creation mask.
     pub umask: u32,
-    /// The five sets; `None` leaves what the kernel gives.
-    pub capabilities: Option<Capabilities>,
+    /// The five sets. A configuration without `capabilities` grants none, as with runc.
+    pub capabilities: Capabilities,
     /// Resource limits.
     pub rlimits: Vec<Limit>,
     /// Whether the process may never gain privileges.
@@ -119,7 +119,10 @@ pub fn compile(process: &spec::Process, warnings: &mut Vec<String>) -> Result<Pr
         gid: process.user.gid,
         groups: process.user.additional_gids.clone(),
         umask: process.user.umask.unwrap_or(UMASK),
-        capabilities: process.capabilities.as_ref().map(|sets| capabilities::compile(sets, warnings)),
+        capabilities: process
+            .capabilities
+            .as_ref()
+            .map_or_else(Capabilities::default, |sets| capabilities::compile(sets, warnings)),
         rlimits: rlimits::compile(&process.rlimits)?,
         no_new_privileges: process.no_new_privileges,
         apparmor_profile: label(&process.apparmor_profile),

@@ -15,6 +15,13 @@ use super::{Context, Failure, need_id};
 /// runc's exit code for a process that could not be executed.
 const NOT_EXECUTED: u8 = 255;
 
+/// Whether a process document has this member at all: one that leaves it out means the container's.
+#[derive(serde::Deserialize)]
+struct NoNewPrivileges {
+    #[serde(rename = "noNewPrivileges")]
+    no_new_privileges: Option<bool>,
+}
+
 /// `exec`; its exit code is the process's.
 pub(crate) fn exec(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
     let (request, detach) = read(context, parser)?;
@@ -84,7 +91,9 @@ fn read(context: &Context<'_>, mut parser: Parser) -> Result<(Request, bool), Fa
                 .map_err(|cause| Failure::usage(format!("read {}: {}", path.display(), words(&cause))))?;
             let process: Process =
                 oci::spec::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-            What::Whole(Box::new(process))
+            let said: NoNewPrivileges =
+                serde_json::from_slice(&text).map_err(|cause| Failure::usage(format!("{}: {cause}", path.display())))?;
+            What::Whole { process: Box::new(process), no_new_privileges: said.no_new_privileges }
         }
         None if changes.args.is_empty() => return Err(Failure::usage("process args cannot be empty")),
         None => What::Changed(changes),

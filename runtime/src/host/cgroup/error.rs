@@ -70,6 +70,12 @@ pub enum CgroupError {
         /// How many processes.
         count: usize,
     },
+    /// The cgroup was not there when the container was planned, and somebody else has made it since.
+    #[error("cgroup {path} was made by another command at the same moment; choose another cgroupsPath or try again")]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The cgroup exists and is frozen.
     #[error("container's cgroup {path} is unexpectedly frozen")]
     Frozen {

@@ -42,6 +42,9 @@ pub struct Unit {
     pub slice: String,
     /// Whether it belongs to the user's own systemd.
     pub user: bool,
+    /// Whether systemd has made it for this container. Only then it is ever stopped: another unit may have its name.
+    #[serde(default = "before_it_was_kept")]
+    started: bool,
     /// Limits to begin with; only known to the process that makes the container.
     #[serde(skip)]
     resources: LinuxResources,
@@ -69,9 +72,15 @@ impl Unit {
             name,
             slice: slice.to_owned(),
             user,
+            started: false,
             resources: request.resources.cloned().unwrap_or_default(),
             extra: properties::from_annotations(request.annotations)?,
         })
+    }
+
+    /// Whether systemd has made it for this container.
+    pub(super) fn is_started(&self) -> bool {
+        self.started
     }
 
     /// Where systemd puts the unit, below every mount point. A user's systemd lives in a cgroup of its own.
@@ -85,7 +94,7 @@ impl Unit {
     }
 
     /// Starts the scope with the process in it and waits until systemd says that it stands.
-    pub(super) fn start(&self, pid: i32, v2: bool) -> Result<(), CgroupError> {
+    pub(super) fn start(&mut self, pid: i32, v2: bool) -> Result<(), CgroupError> {
         let mut bus = Bus::connect(self.user)?;
         let version = bus.version()?;
         let mut all = properties::scope(&self.name, &self.slice, pid, v2);
@@ -99,7 +108,11 @@ impl Unit {
                 Err(BusError::Refused { name, .. }) if name.ends_with("UnitExists") && attempt == 0 => {
                     let _ = self.reset(&mut bus);
                 }
-                result => return Ok(result?),
+                result => {
+                    result?;
+                    self.started = true;
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -151,6 +164,11 @@ impl Unit {
         body.string(&self.name);
         bus.call(SYSTEMD, "/org/freedesktop/systemd1", MANAGER, "ResetFailedUnit", "s", body).map(drop)
     }
+}
+
+/// Records from before `started` was kept are of containers that stand.
+fn before_it_was_kept() -> bool {
+    true
 }
 
 /// `a-b.slice` lies in `a.slice`: the path of a slice is in its name. systemd.slice(5)

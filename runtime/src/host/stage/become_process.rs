@@ -5,7 +5,9 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::AsRawFd;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::unistd::AccessFlags;
@@ -36,7 +38,7 @@ pub fn set_limits(process: &Process, channel: &Channel) -> Result<()> {
 }
 
 /// Settings that need the privileges of the runtime.
-pub fn prepare(process: &Process, procfs: &Procfs) -> Result<()> {
+pub fn prepare(process: &Process) -> Result<()> {
     if let Some(attr) = process.scheduler {
         schedule::set_attr(attr).during(|| "set the scheduler")?;
     }
@@ -49,7 +51,12 @@ pub fn prepare(process: &Process, procfs: &Procfs) -> Result<()> {
     if let Some(domain) = process.personality {
         sys::personality(domain).during(|| "set the personality")?;
     }
-    // The kernel applies these at execve; written while procfs is still certain to be the host's.
+    Ok(())
+}
+
+/// The labels the kernel applies at execve; written while procfs is still certain to be the host's, and while the files
+/// of this process in it are its own: those of a hidden one belong to the host's root.
+pub fn label(process: &Process, procfs: &Procfs) -> Result<()> {
     if let Some(profile) = &process.apparmor_profile {
         apparmor(procfs, profile)?;
     }
@@ -112,8 +119,19 @@ pub fn join_keyring(process: &Process, id: &str, procfs: &Procfs) -> Result<()> 
     sys::set_key_permissions(key, permissions | USER_SEARCH).during(|| "set the permissions of the session keyring")
 }
 
+/// Closes everything but the standard streams, what the caller wants its program to inherit, and `kept`.
+///
+/// From here on paths of the container's choice are looked up (its working directory, its program, its `PATH`): a
+/// descriptor of the host that is only marked close-on-exec could be reached through `/proc/self/fd` (CVE-2024-21626).
+/// The owners of what is closed here never run again: this process only executes its program, or ends.
+pub fn part_with_the_host(preserved: u32, kept: &[RawFd]) -> Result<()> {
+    sys::close_all_but(3u32.saturating_add(preserved), kept).during(|| "close descriptors")
+}
+
 /// Becomes the user of `process` in its working directory, and finds the program it will execute.
 pub fn become_user_in(process: &Process, channel: &Channel) -> Result<CString> {
+    // While CAP_CHOWN is there, and no filter can forbid it.
+    give_streams(process)?;
     // Without no_new_privs a filter can only be installed with CAP_SYS_ADMIN, which goes next.
     if let Some(seccomp) = process.seccomp.as_ref().filter(|_| !process.no_new_privileges) {
         install(seccomp, channel)?;
@@ -123,10 +141,26 @@ pub fn become_user_in(process: &Process, channel: &Channel) -> Result<CString> {
     find_program(process)
 }
 
-/// Sees to it that the program inherits only what it should, and sets what must be last.
-pub fn seal_descriptors(process: &Process, preserved: u32, channel: &Channel) -> Result<()> {
+/// Gives the standard streams to the user of `process`, who could otherwise not open `/dev/stdout` again.
+///
+/// As runc does it: the owner only, and where it cannot be done (an owner that is not mapped here, a read-only file
+/// system) it is left. Unlike runc, a device of the host, as `/dev/null` or the caller's own terminal, stays the host's.
+fn give_streams(process: &Process) -> Result<()> {
+    let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for stream in [input.as_fd(), output.as_fd(), errors.as_fd()] {
+        let found = super::super::room::stat(stream).during(|| "examine a standard stream")?;
+        let device = matches!(found.st_mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK);
+        if found.st_uid != process.uid && (process.terminal || !device) {
+            // Then the program has the stream all the same, and only cannot open it a second time.
+            let _ = nix::unistd::fchown(stream, Some(process.uid.into()), None);
+        }
+    }
+    Ok(())
+}
+
+/// Sets what must be last.
+pub fn finish(process: &Process, channel: &Channel) -> Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
-    sys::close_on_exec_from(3u32.saturating_add(preserved)).during(|| "close descriptors")?;
     if process.no_new_privileges {
         sys::no_new_privileges().during(|| "set no_new_privs")?;
         // A listener must reach its agent while the parent is there.
@@ -148,10 +182,8 @@ fn install(seccomp: &Seccomp, channel: &Channel) -> Result<()> {
 /// Becomes the user of `process`, with its capabilities.
 fn become_user(process: &Process) -> Result<()> {
     let capabilities = process.capabilities;
-    if let Some(sets) = capabilities {
-        // While CAP_SETPCAP is still there.
-        drop_bounding(sets.bounding)?;
-    }
+    // While CAP_SETPCAP is still there.
+    drop_bounding(capabilities.bounding)?;
     // The permitted set must survive the change of user, to be cut to what was asked for.
     sys::keep_capabilities(true).during(|| "keep capabilities")?;
     match sys::setgroups(&process.groups) {
@@ -163,10 +195,7 @@ fn become_user(process: &Process) -> Result<()> {
     sys::setresgid(process.gid).during(|| format!("become group {}", process.gid))?;
     sys::setresuid(process.uid).during(|| format!("become user {}", process.uid))?;
     sys::keep_capabilities(false).during(|| "no longer keep capabilities")?;
-    if let Some(sets) = capabilities {
-        set_capabilities(sets)?;
-    }
-    Ok(())
+    set_capabilities(capabilities)
 }
 
 fn drop_bounding(keep: u64) -> Result<()> {
@@ -255,7 +284,7 @@ pub fn environment(process: &Process, extra: &[String]) -> Vec<String> {
 
 /// The home directory of `uid`, `/` if nobody says.
 fn home(uid: u32) -> String {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let passwd = accounts().unwrap_or_default();
     let line = |line: &str| {
         let mut fields = line.split(':');
         let own = fields.nth(2)?.parse::<u32>().ok()? == uid;
@@ -263,6 +292,22 @@ fn home(uid: u32) -> String {
     };
     passwd.lines().find_map(line).filter(|home| !home.is_empty()).unwrap_or_else(|| "/".into())
 }
+
+/// The container's `/etc/passwd`, as far as [`ACCOUNTS_LEN_MAX`]. It is the image's: a fifo must not stop us, a device
+/// must not be read at all.
+fn accounts() -> std::io::Result<String> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/etc/passwd")?;
+    if !file.metadata()?.is_file() {
+        return Ok(String::new());
+    }
+    let mut text = Vec::new();
+    file.take(ACCOUNTS_LEN_MAX).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What is read of the container's accounts: some ten thousand of them.
+const ACCOUNTS_LEN_MAX: u64 = 1 << 20;
 
 /// Puts back what signals do: a caller that ignores SIGPIPE, as we do, must not make its containers ignore it.
 pub fn reset_signals(procfs: &Procfs) -> Result<()> {

@@ -4,7 +4,8 @@
 //! and becomes the program.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use oci::spec::{Hooks, State, Status};
 
@@ -31,6 +32,8 @@ pub struct Init<'a> {
     pub channel: Channel,
     /// The host's procfs.
     pub procfs: &'a Procfs,
+    /// Whether even the host here is a user namespace: then files of a hidden process in procfs are out of reach.
+    pub in_user_namespace: bool,
     /// Where the terminal's master goes.
     pub console: Option<OwnedFd>,
     /// For a container that waits for `start`.
@@ -48,7 +51,9 @@ pub struct Init<'a> {
 }
 
 /// Runs the first process; returns only what failed, after the parent (or `start`) was told.
-pub fn run(mut init: Init<'_>) -> i32 {
+pub fn run(init: Init<'_>) -> i32 {
+    // Its descriptors are closed as numbers before the program is looked for, and must not be closed again here.
+    let mut init = ManuallyDrop::new(init);
     match set_up(&mut init).and_then(|()| finish(&mut init)) {
         Ok(never) => match never {},
         Err(error) => {
@@ -64,6 +69,10 @@ fn set_up(init: &mut Init<'_>) -> Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // A session of its own: signals of the caller's terminal are the caller's.
     nix::unistd::setsid().during(|| "start a session")?;
+    if !init.plan.namespaces.has(Kind::User) && !init.in_user_namespace {
+        // Others may be in the pid namespace already. The host's root keeps access to its own files in procfs.
+        sys::set_dumpable(false).during(|| "hide from the container")?;
+    }
     namespaces(init)?;
     let mut tree: Option<Tree> = None;
     let mut propagation = None;
@@ -182,12 +191,18 @@ fn run_hooks(init: &mut Init<'_>) -> Result<()> {
 fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     let process = &init.plan.process;
     become_process::join_keyring(process, init.container.id.as_str(), init.procfs)?;
-    become_process::prepare(process, init.procfs)?;
+    become_process::prepare(process)?;
+    become_process::label(process, init.procfs)?;
     become_process::reset_signals(init.procfs)?;
+    // The last file of procfs was written: nothing needs to be seen any more.
+    sys::set_dumpable(false).during(|| "hide from the container")?;
     become_process::set_limits(process, &init.channel)?;
+    let listener = init.listener.as_ref().map(AsRawFd::as_raw_fd);
+    let kept: Vec<_> = listener.into_iter().chain([init.channel.as_fd().as_raw_fd()]).collect();
+    become_process::part_with_the_host(init.preserved, &kept)?;
     let program = become_process::become_user_in(process, &init.channel)?;
     let env = become_process::environment(process, &init.env);
-    become_process::seal_descriptors(process, init.preserved, &init.channel)?;
+    become_process::finish(process, &init.channel)?;
     init.channel.send(&FromChild::Ready)?;
     let lists = hook_lists(init);
     let go = |init: &mut Init<'_>| -> Result<Infallible> {

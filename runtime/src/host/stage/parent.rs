@@ -172,16 +172,25 @@ pub struct Join<'a> {
 ///
 /// Only a parent can join a pid namespace for its child; without a user namespace that is this process, which makes no
 /// other child afterwards. With one, a process in between joins everything first.
-pub fn spawn_into(join: &Join<'_>, child: impl FnOnce(u64) -> i32) -> Result<(Born, bool)> {
+///
+/// `hide` runs in the new process before anything but its pid namespace is joined: whoever may look into other processes
+/// of the container's user namespace could else look into this one, and into its descriptors of the host
+/// (CVE-2016-9962).
+pub fn spawn_into(
+    join: &Join<'_>,
+    hide: impl FnOnce() -> Result<()>,
+    child: impl FnOnce(Result<u64>) -> i32,
+) -> Result<(Born, bool)> {
     let pid_kind = join.kinds & Kind::Pid.flag();
     if join.kinds & Kind::User.flag() != 0 {
         return through_intermediate(
             join.cgroup,
             || {
+                hide()?;
                 setns(join.target, join.kinds).during(|| "join the container's namespaces")?;
                 clone3(0, None, true).during(|| "make the process")
             },
-            || child(0),
+            || child(Ok(0)),
         );
     }
     if pid_kind != 0 {
@@ -189,7 +198,7 @@ pub fn spawn_into(join: &Join<'_>, child: impl FnOnce(u64) -> i32) -> Result<(Bo
     }
     let (side, placed) = birth(0, join.cgroup);
     match side? {
-        Side::Child => exit_now(child(join.kinds & !pid_kind)),
+        Side::Child => exit_now(child(hide().map(|()| join.kinds & !pid_kind))),
         Side::Parent { pid, pidfd } => Ok((Born { pid, pidfd }, placed)),
     }
 }

@@ -156,10 +156,27 @@ pub fn setgroups(gids: &[u32]) -> nix::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setgroups, gids.len(), gids.as_ptr()) }).map(drop)
 }
 
-/// Closes descriptors from `first` on at the next execve.
-pub fn close_on_exec_from(first: u32) -> nix::Result<()> {
-    // SAFETY: plain numbers; nothing is closed now, so no owned descriptor dangles.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+/// Closes descriptors from `first` on, but for those in `kept`. Their owners in this process must never run again.
+pub fn close_all_but(first: u32, kept: &[RawFd]) -> nix::Result<()> {
+    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= first).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for until in kept.into_iter().map(Some).chain([None]) {
+        let last = until.map_or(u32::MAX, |fd| fd.wrapping_sub(1));
+        if until.is_none_or(|fd| fd > from) {
+            // SAFETY: plain numbers; the caller states that no owner of what is closed uses it afterwards.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from, last, 0) })?;
+        }
+        from = until.map_or(from, |fd| fd + 1);
+    }
+    Ok(())
+}
+
+/// Whether a descriptor is open and is passed on by execve: then it was passed to this program, whose own are not.
+pub fn is_inherited(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD only asks.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Joins a new session keyring named `name` and returns its id.
