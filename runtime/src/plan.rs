@@ -133,12 +133,35 @@ pub fn plan(container: &Container, facts: &HostFacts, options: Options) -> Resul
     Ok(Plan { namespaces, steps, process, warnings })
 }
 
+/// Refuses what would change a namespace of the host that the configuration names by its path.
+fn check_own(container: &Container) -> Result<()> {
+    let spec = &container.spec;
+    let namespaces = &container.namespaces;
+    if namespaces.hosts.contains(&namespaces::Kind::Mount) {
+        return Err(Error::refusal("linux.namespaces", "the path of the mount namespace is the host's own"));
+    }
+    if namespaces.hosts.contains(&namespaces::Kind::Uts) {
+        for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+            if name.as_ref().is_some_and(|name| !name.is_empty()) {
+                return Err(Error::refusal(field, format!("unable to set {field} in the host's UTS namespace")));
+            }
+        }
+    }
+    let devices = spec.linux.as_ref().is_some_and(|linux| !linux.net_devices.is_empty());
+    if devices && namespaces.hosts.contains(&namespaces::Kind::Network) {
+        let reason = "unable to move network devices into the host's network namespace";
+        return Err(Error::refusal("linux.netDevices", reason));
+    }
+    Ok(())
+}
+
 /// The steps that make the file system, in the order they are applied.
 fn tree(container: &Container, facts: &HostFacts, options: Options, steps: &mut Vec<Step>) -> Result<()> {
     let spec = &container.spec;
     let linux = spec.linux.clone().unwrap_or_default();
     let namespaces = &container.namespaces;
     let private = namespaces.has(namespaces::Kind::Mount);
+    check_own(container)?;
     let root_propagation = match &linux.rootfs_propagation {
         Some(word) if !word.is_empty() => Some(mounts::Propagation::parse(word).ok_or_else(|| {
             Error::refusal("linux.rootfsPropagation", format!("{word:?} is none of shared, slave, private, unbindable"))
@@ -158,7 +181,11 @@ fn tree(container: &Container, facts: &HostFacts, options: Options, steps: &mut 
         if !private {
             return Err(Error::refusal(format!("mounts[{index}]"), "mounts need a mount namespace of the container"));
         }
-        let mount = mounts::compile(index, mount, container)?;
+        let mut mount = mounts::compile(index, mount, container)?;
+        if facts.rootless && matches!(mount.source, mounts::Source::Cgroup { namespace: false, .. }) {
+            // The container may be in a cgroup of the caller's, who can write to it (CVE-2023-25809).
+            mount.attr.set |= libc::MOUNT_ATTR_RDONLY;
+        }
         if mount.is_cgroup() && !in_cgroup {
             in_cgroup = true;
             steps.push(Step::Cgroup { namespace: cgroup_namespace });

@@ -11,8 +11,8 @@ document! {
         pub default_errno_ret: Option<u32>,
         /// Architectures the rules are for, as `SCMP_ARCH_X86_64`; the native one is always among them.
         pub architectures: Vec<String>,
-        /// As `SECCOMP_FILTER_FLAG_LOG`.
-        pub flags: Vec<String>,
+        /// As `SECCOMP_FILTER_FLAG_LOG`. Runtimes choose when the field is absent; an empty list means none.
+        pub flags: Option<Vec<String>>,
         /// The socket of the agent that gets the notify descriptor.
         pub listener_path: Option<String>,
         /// Opaque text for that agent.

@@ -26,14 +26,17 @@ struct Hierarchy {
     path: String,
 }
 
-/// Makes the mount `wanted`; fresh ones only with `namespace`, a cgroup namespace of the container.
-pub fn mount(tree: &mut Tree, wanted: &Mount, namespace: bool) -> Result<()> {
+/// Makes the mount `wanted`; fresh ones only with `namespace`, a cgroup namespace of the container. With `unified` only
+/// that hierarchy is shown.
+pub fn mount(tree: &mut Tree, wanted: &Mount, namespace: bool, unified: bool) -> Result<()> {
+    let only_unified = unified;
     let hierarchies = hierarchies(&read_file("/proc/self/cgroup")?);
     let mounts = read_file("/proc/self/mountinfo")?;
     // The kernel lists hierarchies that nobody has mounted, too.
     let (unified, v1): (Vec<_>, Vec<_>) =
         hierarchies.into_iter().partition(|hierarchy| hierarchy.controllers.is_empty());
-    let v1: Vec<_> = v1.into_iter().filter(|one| mount_point(&mounts, &one.controllers).is_some()).collect();
+    let is_wanted = |one: &Hierarchy| !only_unified && mount_point(&mounts, &one.controllers).is_some();
+    let v1: Vec<_> = v1.into_iter().filter(is_wanted).collect();
     if v1.is_empty() {
         let unified = unified.first().ok_or_else(|| Error::HostLack {
             what: "cgroups".into(),
@@ -85,13 +88,33 @@ fn view(hierarchy: &Hierarchy, mounts: &str, wanted: &Mount, namespace: bool) ->
             return Ok(fresh);
         }
     }
-    let (root, point) = mount_point(mounts, &hierarchy.controllers).ok_or_else(|| Error::HostLack {
-        what: format!("a mount of the cgroup hierarchy {:?}", hierarchy.controllers),
+    let lack = |what: &str| Error::HostLack {
+        what: format!("{what} of the cgroup hierarchy {:?}", hierarchy.controllers),
         hint: "mount it below /sys/fs/cgroup".into(),
-    })?;
-    let own = hierarchy.path.strip_prefix(root.trim_end_matches('/')).unwrap_or(&hierarchy.path);
-    let source = format!("{}/{}", point.trim_end_matches('/'), own.trim_start_matches('/'));
-    mount::clone_tree(AT_FDCWD, source.as_bytes(), false).during(|| format!("bind mount {source}"))
+    };
+    let (root, point) = mount_point(mounts, &hierarchy.controllers).ok_or_else(|| lack("a mount"))?;
+    let own = own_part(&root, &hierarchy.path, namespace)
+        .ok_or_else(|| lack("a mount that shows no more than its own part"))?;
+    let source = if own.is_empty() { point.clone() } else { format!("{}/{own}", point.trim_end_matches('/')) };
+    let view = mount::clone_tree(AT_FDCWD, source.as_bytes(), false).during(|| format!("bind mount {source}"))?;
+    if own.is_empty() && !namespace {
+        // It was put into no cgroup of its own here: what it sees is the host's, and to look at only.
+        mount::setattr(view.as_fd(), Attr { set: libc::MOUNT_ATTR_RDONLY, ..Attr::default() }, false)
+            .during(|| format!("make {source} read-only"))?;
+    }
+    Ok(view)
+}
+
+/// The part of a mount with this `root` that is the cgroup `path`, relative to the mount point.
+///
+/// Seen from a cgroup namespace every path begins at the namespace's own root: a mount that was made outside shows more
+/// (`/..` and the like, or what only looks the same), and only one whose root is exactly there shows the container's part.
+fn own_part<'a>(root: &str, path: &'a str, namespace: bool) -> Option<&'a str> {
+    if namespace {
+        return (root == "/" && path == "/").then_some("");
+    }
+    let below = path.strip_prefix(root.trim_end_matches('/'))?;
+    (below.is_empty() || below.starts_with('/')).then(|| below.trim_start_matches('/'))
 }
 
 /// The name of a hierarchy's directory.
@@ -133,6 +156,16 @@ fn mount_point(mountinfo: &str, controllers: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fallback_never_shows_more_than_the_containers_part() {
+        assert_eq!(own_part("/", "/a/b", false), Some("a/b"));
+        assert_eq!(own_part("/a", "/a/b", false), Some("b"));
+        assert_eq!(own_part("/doc", "/docker/x", false), None);
+        assert_eq!(own_part("/..", "/", true), None, "the whole hierarchy, seen from a namespace");
+        assert_eq!(own_part("/../other", "/", true), None);
+        assert_eq!(own_part("/", "/", true), Some(""));
+    }
 
     #[test]
     fn hierarchies_and_their_mounts_are_found() {

@@ -3,15 +3,16 @@
 //! One poll loop over a signalfd, the pidfd and, with a terminal, both of its sides. Nothing is waited for by time: a
 //! process that has ended before the loop begins is found by its pidfd.
 
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
 use nix::sys::termios::{self, SetArg, Termios};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::stage::parent::Born;
@@ -101,9 +102,30 @@ impl Drop for Raw {
 /// A terminal relayed between the caller and the container.
 struct Session {
     master: OwnedFd,
+    /// Held open, so that the terminal does not hang up while nobody in the container has it open: it can be opened
+    /// again, and until then a poll would find nothing but the hang-up.
+    _other: OwnedFd,
     stdin_open: bool,
+    /// What was typed and did not fit yet.
+    typed: Vec<u8>,
     _raw: Raw,
 }
+
+impl Session {
+    fn begin(relay: &Relay) -> Result<Self> {
+        let master = relay.receive()?;
+        let operation = || "relay the container's terminal";
+        let other = terminal::peer(master.as_fd()).during(operation)?;
+        // The flag is of this side alone: the container has the other one.
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).during(operation)?;
+        resize(master.as_fd());
+        Ok(Self { master, _other: other, stdin_open: true, typed: Vec::new(), _raw: Raw::enter() })
+    }
+}
+
+/// What is read of a terminal after the end of the first process. All that the process has written is less; who still
+/// writes is another.
+const LAST_WORDS_MAX: usize = 256 * 1024;
 
 /// Starts (`start`) and accompanies a process until it ends; returns its exit code, 128 + N for signal N.
 pub fn accompany(
@@ -112,14 +134,7 @@ pub fn accompany(
     relay: Option<&Relay>,
     start: impl FnOnce() -> Result<()>,
 ) -> Result<i32> {
-    let mut session = match relay {
-        None => None,
-        Some(relay) => {
-            let master = relay.receive()?;
-            resize(master.as_fd());
-            Some(Session { master, stdin_open: true, _raw: Raw::enter() })
-        }
-    };
+    let mut session = relay.map(Session::begin).transpose()?;
     start()?;
     loop {
         let mut waited = vec![
@@ -128,8 +143,10 @@ pub fn accompany(
         ];
         let stdin = std::io::stdin();
         if let Some(session) = &session {
-            waited.push(PollFd::new(session.master.as_fd(), PollFlags::POLLIN));
-            if session.stdin_open {
+            let room = if session.typed.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+            waited.push(PollFd::new(session.master.as_fd(), PollFlags::POLLIN | room));
+            // No more is taken from the caller than the container reads.
+            if session.stdin_open && session.typed.is_empty() {
                 waited.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
             }
         }
@@ -143,16 +160,23 @@ pub fn accompany(
             forward(&signals.descriptor, born, session.as_ref());
         }
         if let Some(session) = &mut session {
-            if output && !copy(session.master.as_fd(), &mut std::io::stdout()) {
-                // All of the container's processes have let go of the terminal; the end of the first one follows.
+            if output {
+                copy(session.master.as_fd(), &mut std::io::stdout());
+                session.type_in();
             }
             if input {
-                session.type_in();
+                session.take_in();
             }
         }
         if ended {
             if let Some(session) = &session {
-                while copy(session.master.as_fd(), &mut std::io::stdout()) {}
+                let mut left = LAST_WORDS_MAX;
+                while left > 0 {
+                    match copy(session.master.as_fd(), &mut std::io::stdout()) {
+                        0 => break,
+                        length => left = left.saturating_sub(length),
+                    }
+                }
             }
             return reap(born.pid);
         }
@@ -160,38 +184,48 @@ pub fn accompany(
 }
 
 impl Session {
-    fn type_in(&mut self) {
+    /// Takes what the caller has typed. Not through the library's buffer, which may keep what no poll would tell of.
+    fn take_in(&mut self) {
         let mut bytes = [0; 4096];
-        let length = std::io::stdin().read(&mut bytes).unwrap_or(0);
-        if length == 0 {
-            self.stdin_open = false;
-            return;
+        match nix::unistd::read(std::io::stdin().as_fd(), &mut bytes) {
+            Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
+            Ok(0) | Err(_) => self.stdin_open = false,
+            Ok(length) => {
+                self.typed.extend_from_slice(&bytes[..length]);
+                self.type_in();
+            }
         }
-        let mut rest = &bytes[..length];
-        while let Ok(written) = nix::unistd::write(&self.master, rest) {
-            rest = &rest[written..];
-            if rest.is_empty() {
-                break;
+    }
+
+    /// Gives the container what fits.
+    fn type_in(&mut self) {
+        while !self.typed.is_empty() {
+            match nix::unistd::write(&self.master, &self.typed) {
+                Ok(length @ 1..) => drop(self.typed.drain(..length)),
+                Err(nix::Error::EINTR) => {}
+                // The rest follows when there is room.
+                Ok(0) | Err(nix::Error::EAGAIN) => return,
+                Err(_) => self.typed.clear(),
             }
         }
     }
 }
 
-/// Copies what can be read once; false at the end.
-fn copy(from: BorrowedFd<'_>, to: &mut impl Write) -> bool {
+/// Copies what can be read once; how much that was.
+fn copy(from: BorrowedFd<'_>, to: &mut impl Write) -> usize {
     let mut bytes = [0; 4096];
-    match nix::unistd::read(from, &mut bytes) {
-        Ok(0) | Err(_) => false,
-        // A caller who no longer reads does not stop the container.
-        Ok(length) => to.write_all(&bytes[..length]).and_then(|()| to.flush()).is_ok(),
-    }
+    let length = nix::unistd::read(from, &mut bytes).unwrap_or(0);
+    // A caller who no longer reads does not stop the container.
+    let _ = to.write_all(&bytes[..length]).and_then(|()| to.flush());
+    length
 }
 
 fn forward(descriptor: &SignalFd, born: &Born, session: Option<&Session>) {
     while let Ok(Some(info)) = descriptor.read_signal() {
         let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
         match signal {
-            libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE => {}
+            libc::SIGCHLD => reap_others(born.pid),
+            libc::SIGURG | libc::SIGPIPE => {}
             libc::SIGWINCH => {
                 if let Some(session) = session {
                     resize(session.master.as_fd());
@@ -199,6 +233,17 @@ fn forward(descriptor: &SignalFd, born: &Born, session: Option<&Session>) {
             }
             // The process may have ended meanwhile; the loop finds that out next.
             signal => drop(pidfd_send_signal(born.pidfd.as_fd(), signal)),
+        }
+    }
+}
+
+/// Collects what became a child of this command when its parent died (without a pid namespace of the container's own), so
+/// that no dead process is left while the first one, `but`, runs on.
+fn reap_others(but: i32) {
+    let dead = || waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
+    while let Some(pid) = dead().ok().and_then(|status| status.pid()).filter(|pid| pid.as_raw() != but) {
+        if waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
+            return;
         }
     }
 }

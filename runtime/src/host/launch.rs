@@ -108,6 +108,7 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
     container.rootfs = std::fs::canonicalize(&container.rootfs)
         .during(|| format!("open the root file system {}", container.rootfs.display()))?;
     let procfs = Procfs::open()?;
+    container.namespaces.hosts = probe::hosts(&procfs, &container.namespaces)?;
     let mut facts = probe::facts(&procfs, request.rootless)?;
     facts.notify_socket = std::env::var("NOTIFY_SOCKET").ok().filter(|path| path.starts_with('/'));
     let plan = plan::plan(&container, &facts, request.options)?;
@@ -382,13 +383,17 @@ impl Launched {
     }
 }
 
-/// Runs the poststart hooks of a container that has just been started.
+/// Runs the poststart hooks of a container that has just been started; its lock is given up before.
 pub fn poststart(directory: &Directory, record: &Record) -> Vec<Error> {
     if !record.poststart {
         return Vec::new();
     }
     match directory.config().and_then(|text| read_config(&text)) {
         Ok(spec) => {
+            // A hook may ask for the container's state, and may take its time: nobody else need wait for it.
+            if let Err(error) = directory.unlock() {
+                return vec![error];
+            }
             hooks::run_all("poststart", &spec.hooks.unwrap_or_default().poststart, &state_of(record, Status::Running))
         }
         Err(error) => vec![error],

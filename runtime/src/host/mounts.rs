@@ -12,11 +12,11 @@ use oci::ContainerId;
 use oci::spec::{Mount as Wanted, Status};
 
 use super::launch::read_config;
+use super::source;
 use super::stage::parent::{self, Join};
 use super::stage::tree::Tree;
 use super::state::{self, Root};
 use super::sys::clone::{pidfd_open, setns};
-use super::source;
 use super::sys::process as sys;
 use crate::container::Container;
 use crate::error::{During, Error, Result};

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::procfs::Procfs;
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
+use crate::plan::namespaces::{Kind, Namespaces};
 
 /// What `--rootless` says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,6 +28,21 @@ pub fn facts(procfs: &Procfs, rootless: Rootless) -> Result<HostFacts> {
     };
     let has_kcore = std::fs::exists("/proc/kcore").unwrap_or(false);
     Ok(HostFacts { euid, in_user_namespace, rootless, has_kcore, notify_socket: None })
+}
+
+/// Kinds of namespaces that are joined by a path which leads to this program's own. A path that cannot be examined is
+/// left to the one who opens it.
+pub fn hosts(procfs: &Procfs, namespaces: &Namespaces) -> Result<Vec<Kind>> {
+    let mut found = Vec::new();
+    for (kind, path) in &namespaces.join {
+        let Ok(theirs) = std::fs::metadata(path) else { continue };
+        let own = procfs.namespace("self", kind.proc_name())?;
+        let own = nix::sys::stat::fstat(&own).during(|| format!("examine the {} namespace", kind.word()))?;
+        if (own.st_dev, own.st_ino) == (theirs.dev(), theirs.ino()) {
+            found.push(*kind);
+        }
+    }
+    Ok(found)
 }
 
 /// The user this command runs as.

@@ -17,6 +17,9 @@ use crate::error::{During, Error, Result};
 /// The byte that asks for the start; a connection without it only looks.
 const GO: u8 = b'g';
 
+/// The byte that answers it, right before the program is executed: a process that dies before closes the connection too.
+const GONE_AHEAD: u8 = b'x';
+
 /// Makes the socket of a container that is being created.
 pub fn listen(directory: &Directory) -> Result<UnixListener> {
     UnixListener::bind(directory.socket_path(START_SOCKET)).during(|| "make the start socket")
@@ -52,6 +55,12 @@ pub fn wait(listener: OwnedFd) -> Result<(UnixStream, UnixListener)> {
     }
 }
 
+/// Tells the waiting `start` command that the program is executed next. Its failure would be told after this.
+pub fn go_ahead(stream: &mut UnixStream) {
+    // Nobody can be told when the command is gone, and the container was started all the same.
+    let _ = stream.write_all(&[GONE_AHEAD]);
+}
+
 /// Tells the waiting `start` command why the program could not be executed.
 pub fn report(stream: &mut UnixStream, error: &Error) {
     if let Ok(text) = serde_json::to_vec(error) {
@@ -82,8 +91,17 @@ pub fn release(directory: &Directory) -> Result<()> {
         Err(cause) if cause.kind() == std::io::ErrorKind::ConnectionReset => return Err(not_created()),
         read => read.during(|| "wait for the start")?,
     };
-    if answer.is_empty() {
-        return Ok(());
+    let (gone_ahead, answer) = match answer.split_first() {
+        Some((&GONE_AHEAD, rest)) => (true, rest),
+        _ => (false, answer.as_slice()),
+    };
+    match answer {
+        [] if gone_ahead => Ok(()),
+        [] => Err(Error::state("the container's process died before it could execute its program")),
+        answer => Err(reason(answer)),
     }
-    Err(serde_json::from_slice(&answer).unwrap_or_else(|cause| Error::Bug { what: format!("start answered {cause}") }))
+}
+
+fn reason(answer: &[u8]) -> Error {
+    serde_json::from_slice(answer).unwrap_or_else(|cause| Error::Bug { what: format!("start answered {cause}") })
 }

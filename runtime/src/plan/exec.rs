@@ -67,7 +67,8 @@ impl Changes {
 /// `said` is what the file itself says about `noNewPrivileges`, which cannot be told from the read document.
 pub fn complete(mut file: Process, said: Option<bool>, base: &Process) -> Process {
     file.capabilities = file.capabilities.or_else(|| base.capabilities.clone());
-    let text = |own: Option<String>, other: &Option<String>| own.filter(|own| !own.is_empty()).or_else(|| other.clone());
+    let text =
+        |own: Option<String>, other: &Option<String>| own.filter(|own| !own.is_empty()).or_else(|| other.clone());
     file.apparmor_profile = text(file.apparmor_profile, &base.apparmor_profile);
     file.selinux_label = text(file.selinux_label, &base.selinux_label);
     if file.rlimits.is_empty() {

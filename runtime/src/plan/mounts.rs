@@ -74,6 +74,8 @@ pub enum Source {
     Cgroup {
         /// Whether the container has a cgroup namespace, in which fresh mounts show its own part only.
         namespace: bool,
+        /// Whether only the unified hierarchy is wanted (`cgroup2`).
+        unified: bool,
     },
 }
 
@@ -180,7 +182,10 @@ pub fn compile(index: usize, mount: &spec::Mount, container: &Container) -> Resu
         (None, "") => {
             return Err(Error::refusal(format!("{field}.type"), "must not be empty unless it is a bind mount"));
         }
-        (None, "cgroup") => Source::Cgroup { namespace: container.namespaces.has(Kind::Cgroup) },
+        // As mere file systems they would be mounted before the cgroup namespace is there, and show the host's.
+        (None, "cgroup" | "cgroup2") => {
+            Source::Cgroup { namespace: container.namespaces.is_own(Kind::Cgroup), unified: kind == "cgroup2" }
+        }
         (None, _) => filesystem(kind, source, &options, container),
     };
     if idmap.is_some() && !matches!(source, Source::Bind { .. }) {

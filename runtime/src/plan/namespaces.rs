@@ -82,6 +82,8 @@ pub struct Namespaces {
     pub gid_mappings: Vec<Range>,
     /// Lines for `/proc/self/timens_offsets` of a new time namespace.
     pub time_offsets: Vec<String>,
+    /// Kinds among `join` whose path leads to the runtime's own namespace: a fact about the host, filled in by the probe.
+    pub hosts: Vec<Kind>,
 }
 
 /// One line of an id map.
@@ -126,6 +128,11 @@ impl Namespaces {
     /// Whether the container's namespace of this kind is not simply the runtime's.
     pub fn has(&self, kind: Kind) -> bool {
         self.creates(kind) || self.joins(kind)
+    }
+
+    /// Whether the container has one that is not the host's: what is changed in it changes nothing outside.
+    pub fn is_own(&self, kind: Kind) -> bool {
+        self.has(kind) && !self.hosts.contains(&kind)
     }
 
     /// Whether a new one is made.

@@ -75,6 +75,12 @@ const NEW_LISTENER: u32 = 8;
 const TSYNC_ESRCH: u32 = 16;
 const WAIT_KILLABLE: u32 = 32;
 
+/// Calls that may not wait for an agent. The new process makes `sendmsg` between the moment the filter is in force and
+/// the moment the agent has the descriptor; every later call can wait for the agent. `write` is runc's way of doing the
+/// same, and refused for the sake of one verdict about a profile. pidfd_getfd(2) would free `sendmsg`, but needs the
+/// right to trace the new process, which a rootless parent does not have over a hidden one.
+const BEFORE_HAND_OVER: [&str; 2] = ["sendmsg", "write"];
+
 /// How an argument is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operator {
@@ -204,8 +210,9 @@ fn architectures(profile: &LinuxSeccomp, host: Arch) -> Result<Vec<Arch>, Seccom
 }
 
 fn flags(profile: &LinuxSeccomp, notify: bool) -> Result<u32, SeccompError> {
-    let mut bits = if profile.flags.is_empty() { SPEC_ALLOW } else { 0 };
-    for (index, name) in profile.flags.iter().enumerate() {
+    // As runc: the default is for a profile that does not speak of flags; an empty list is its word for none.
+    let mut bits = if profile.flags.is_none() { SPEC_ALLOW } else { 0 };
+    for (index, name) in profile.flags.iter().flatten().enumerate() {
         let known = FLAGS.iter().find(|(known, _)| known == name);
         bits |= known.map(|(_, bit)| *bit).ok_or_else(|| SeccompError::Unknown {
             field: format!("flags[{index}]"),
@@ -267,8 +274,11 @@ impl<'a> Rules<'a> {
                 return Err(invalid(&field, "names must not be empty"));
             }
             if value == NOTIFY {
-                if rule.names.iter().any(|name| name == "write") {
-                    return Err(invalid(&field, "SCMP_ACT_NOTIFY cannot be used for the write syscall"));
+                if let Some(name) = rule.names.iter().find(|name| BEFORE_HAND_OVER.contains(&name.as_str())) {
+                    let reason = format!(
+                        "SCMP_ACT_NOTIFY cannot be used for the {name} syscall: the agent would be asked before it has its descriptor"
+                    );
+                    return Err(invalid(&field, reason));
                 }
                 all.notify = true;
             }

@@ -38,7 +38,7 @@ pub fn check(key: &str, namespaces: &Namespaces) -> Result<()> {
     } else {
         return Err(Error::refusal(field(), "is not in a separate kernel namespace"));
     };
-    if namespaces.has(needed) {
+    if namespaces.is_own(needed) {
         Ok(())
     } else {
         Err(Error::refusal(field(), format!("not allowed in the host's {} namespace", needed.word())))
@@ -75,6 +75,10 @@ mod tests {
         let own = Namespaces { create: vec![Kind::Network], ..Namespaces::default() };
         assert!(check("net.core.somaxconn", &own).is_ok());
         assert!(check("net/core/somaxconn", &own).is_ok());
+        let joined = Namespaces { join: vec![(Kind::Network, "/proc/1/ns/net".into())], ..Namespaces::default() };
+        assert!(check("net.core.somaxconn", &joined).is_ok());
+        let hosts = Namespaces { hosts: vec![Kind::Network], ..joined };
+        assert!(check("net.core.somaxconn", &hosts).is_err(), "the host's own, by its path");
         for bad in
             ["kernel.shmmax", "kernel.panic", "vm.swappiness", "net..x", "../x", "net.../../x", "kernel.hostname"]
         {

@@ -234,3 +234,68 @@ fn wrong_devices_are_refused_by_field() {
     let huge = json!({"path": "/dev/x", "type": "b", "major": 1 << 20, "minor": 1});
     assert_eq!(device(huge), "linux.devices[0].major");
 }
+
+#[test]
+fn without_capabilities_a_process_has_none() {
+    let plan = planned(&config()).expect("a plan");
+    assert_eq!(plan.process.capabilities, super::capabilities::Capabilities::default());
+}
+
+#[test]
+fn a_cgroup2_mount_waits_for_the_cgroup_namespace_as_a_cgroup_mount_does() {
+    for kind in ["cgroup", "cgroup2"] {
+        let mut config = config();
+        config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "cgroup"}));
+        config["mounts"] = json!([{"destination": "/sys/fs/cgroup", "type": kind, "source": "cgroup"}]);
+        let words = words(&planned(&config).expect("a plan"));
+        let at =
+            |word: &str| words.iter().position(|other| other == word).unwrap_or_else(|| panic!("{word}: {words:?}"));
+        assert!(at("cgroup true") < at("mount cgroup on /sys/fs/cgroup"));
+    }
+}
+
+#[test]
+fn a_rootless_container_without_a_cgroup_namespace_cannot_write_to_the_callers_cgroup() {
+    let read_only = |rootless, namespace| {
+        let mut config = config();
+        if namespace {
+            config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "cgroup"}));
+        }
+        config["mounts"] = json!([{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}]);
+        let facts = HostFacts { rootless, ..HostFacts::default() };
+        let plan = plan(&accept(&config).expect("a container"), &facts, Options::default()).expect("a plan");
+        let set = plan.steps.iter().find_map(|step| match step {
+            Step::Mount(mount) if mount.is_cgroup() => Some(mount.attr.set),
+            _ => None,
+        });
+        set.expect("a cgroup mount") & libc::MOUNT_ATTR_RDONLY != 0
+    };
+    assert_eq!([read_only(true, false), read_only(true, true), read_only(false, false)], [true, false, false]);
+}
+
+#[test]
+fn a_namespace_of_the_host_is_not_the_containers_own_whatever_its_path() {
+    use super::namespaces::Kind;
+    let field_of = |kind: &str, change: fn(&mut Value)| {
+        let mut config = config();
+        let others = ["mount", "uts", "network", "cgroup"].into_iter().filter(|other| *other != kind);
+        let mut all: Vec<Value> = others.map(|other| json!({"type": other})).collect();
+        all.push(json!({"type": kind, "path": "/proc/1/ns/any"}));
+        config["linux"]["namespaces"] = all.into();
+        change(&mut config);
+        let mut container = accept(&config).expect("a container");
+        assert!(plan(&container, &HostFacts::default(), Options::default()).is_ok(), "{kind}: another's namespace");
+        container.namespaces.hosts = Kind::all().filter(|one| one.word() == kind).collect();
+        match plan(&container, &HostFacts::default(), Options::default()) {
+            Err(Error::Refusal { field, .. }) => field,
+            other => panic!("{kind}: {other:?}"),
+        }
+    };
+    assert_eq!(field_of("mount", |_| {}), "linux.namespaces");
+    assert_eq!(field_of("uts", |config| config["hostname"] = "mine".into()), "hostname");
+    assert_eq!(field_of("uts", |config| config["domainname"] = "mine".into()), "domainname");
+    let sysctl = |config: &mut Value| config["linux"]["sysctl"] = json!({"net.core.somaxconn": "1"});
+    assert!(field_of("network", sysctl).starts_with("linux.sysctl"));
+    let device = |config: &mut Value| config["linux"]["netDevices"] = json!({"eth0": {}});
+    assert_eq!(field_of("network", device), "linux.netDevices");
+}

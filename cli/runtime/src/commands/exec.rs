@@ -91,8 +91,8 @@ fn read(context: &Context<'_>, mut parser: Parser) -> Result<(Request, bool), Fa
                 .map_err(|cause| Failure::usage(format!("read {}: {}", path.display(), words(&cause))))?;
             let process: Process =
                 oci::spec::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-            let said: NoNewPrivileges =
-                serde_json::from_slice(&text).map_err(|cause| Failure::usage(format!("{}: {cause}", path.display())))?;
+            let said: NoNewPrivileges = serde_json::from_slice(&text)
+                .map_err(|cause| Failure::usage(format!("{}: {cause}", path.display())))?;
             What::Whole { process: Box::new(process), no_new_privileges: said.no_new_privileges }
         }
         None if changes.args.is_empty() => return Err(Failure::usage("process args cannot be empty")),

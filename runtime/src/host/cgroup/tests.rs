@@ -168,3 +168,31 @@ fn a_disabled_manager_touches_nothing_and_says_so() {
 fn a_host_without_cgroups_is_named() {
     assert!(matches!(Cgroup::plan(&request(None, "c1"), &Layout::default()), Err(CgroupError::NoHierarchy)));
 }
+
+#[test]
+fn a_directory_that_another_command_made_since_the_plan_is_refused_and_left() {
+    let tree = hybrid();
+    let layout = Layout::probe_under(tree.root()).unwrap();
+    let mut late = Cgroup::plan(&request(None, "c1"), &layout).unwrap();
+    let _ = late.planned_state();
+    let mut first = Cgroup::plan(&request(None, "c1"), &layout).unwrap();
+    first.create().unwrap();
+    assert!(matches!(late.create(), Err(CgroupError::Taken { .. })));
+    assert!(tree.path("cg/memory/me/c1").is_dir() && tree.path("cg/cpu/c1").is_dir());
+    assert!(first.is_ours() && !late.is_ours());
+}
+
+#[test]
+fn only_a_cgroup_that_was_made_for_the_container_is_the_containers() {
+    let tree = hybrid();
+    let layout = Layout::probe_under(tree.root()).unwrap();
+    for dir in ["cg/memory/me/c1", "cg/cpu/c1", "cg/unified/c1"] {
+        fs::create_dir_all(tree.path(dir)).unwrap();
+    }
+    let mut cgroup = Cgroup::plan(&request(None, "c1"), &layout).unwrap();
+    let _ = cgroup.planned_state();
+    cgroup.create().unwrap();
+    assert!(!cgroup.is_ours());
+    cgroup.delete().unwrap();
+    assert!(tree.path("cg/memory/me/c1").is_dir());
+}

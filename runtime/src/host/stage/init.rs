@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use oci::spec::{Hooks, State, Status};
 
@@ -205,19 +206,20 @@ fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     become_process::finish(process, &init.channel)?;
     init.channel.send(&FromChild::Ready)?;
     let lists = hook_lists(init);
-    let go = |init: &mut Init<'_>| -> Result<Infallible> {
+    let go = |init: &mut Init<'_>, stream: Option<&mut UnixStream>| -> Result<Infallible> {
         init.state.status = Status::Created;
         hooks::run("startContainer", &lists.start_container, &init.state)?;
+        stream.map(start::go_ahead);
         become_process::execute(process, &program, &env)
     };
     match init.listener.take() {
         None => {
             init.channel.expect(|message| matches!(message, ToChild::Start).then_some(()))?;
-            go(init)
+            go(init, None)
         }
         Some(listener) => {
             let (mut stream, _listener) = start::wait(listener)?;
-            let failed = go(init);
+            let failed = go(init, Some(&mut stream));
             if let Err(error) = &failed {
                 start::report(&mut stream, error);
             }

@@ -3,8 +3,10 @@
 //! Runs in the new process, in its mount namespace, while the host's tree is still `/`. Each mount is built detached
 //! and attached with one call; every path inside the root goes through [`Room`].
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
@@ -95,7 +97,9 @@ impl Tree {
                 Some(prepared) => prepared,
                 None => mount::clone_tree(AT_FDCWD, path.as_bytes(), *recursive).during(operation)?,
             },
-            Source::Cgroup { namespace } => return super::super::cgroup_mount::mount(self, wanted, *namespace),
+            Source::Cgroup { namespace, unified } => {
+                return super::super::cgroup_mount::mount(self, wanted, *namespace, *unified);
+            }
         };
         self.place(wanted, &detached)
     }
@@ -196,7 +200,8 @@ impl Tree {
     /// Makes one device node.
     pub fn device(&mut self, node: &Node) -> Result<()> {
         let operation = || format!("make the device {}", node.path);
-        if node.bind {
+        // A fifo can be made without any privilege, and one of the host has nothing to do with it.
+        if node.bind && node.kind != libc::S_IFIFO {
             return self.bind_device(node).during(operation);
         }
         let number = makedev(node.major, node.minor);
@@ -215,7 +220,7 @@ impl Tree {
                 mknodat(parent, name, kind, mode, number).during(operation)?;
             }
             // No CAP_MKNOD here, as in a container: the host's node will do.
-            Err(Errno::EPERM) => return self.bind_device(node).during(operation),
+            Err(Errno::EPERM) if node.kind != libc::S_IFIFO => return self.bind_device(node).during(operation),
             Err(errno) => return Err(errno).during(operation),
         }
         if (node.uid, node.gid) != (0, 0) {
@@ -228,7 +233,8 @@ impl Tree {
 
     fn bind_device(&mut self, node: &Node) -> nix::Result<()> {
         let detached = mount::clone_tree(AT_FDCWD, node.path.as_bytes(), false)?;
-        if stat(detached.as_fd())?.st_rdev != makedev(node.major, node.minor) {
+        let found = stat(detached.as_fd())?;
+        if found.st_mode & libc::S_IFMT != node.kind || found.st_rdev != makedev(node.major, node.minor) {
             return Err(Errno::ENODEV);
         }
         let target = self.room.file(&node.path)?;
@@ -334,6 +340,7 @@ impl Tree {
             Entry::Move => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
                 let slash = nix::fcntl::open("/", flags, Mode::empty()).during(|| "open the host's root")?;
+                self.part_with_kernel_views()?;
                 mount::attach(self.room.root(), slash.as_fd()).during(|| "move the root file system over /")?;
                 self.chroot()
             }
@@ -341,11 +348,67 @@ impl Tree {
         }
     }
 
+    /// Takes away every procfs and sysfs of the host. Moving the root only covers the host's tree: its whole views of the
+    /// kernel would stay in the mount namespace, and with one of them there a nested user namespace of the container may
+    /// mount another, without what is masked and read-only in the container's.
+    fn part_with_kernel_views(&self) -> Result<()> {
+        let mounts = super::super::procfs::read_file("/proc/self/mountinfo")?;
+        let rootfs = std::fs::read_link(format!("/proc/self/fd/{}", self.room.root().as_raw_fd()));
+        let rootfs = rootfs.during(|| "find the root file system among the mounts")?;
+        for path in kernel_views(&mounts, &rootfs).iter().rev() {
+            let operation = || format!("take away the host's {}", path.display());
+            let bytes = path.as_os_str().as_encoded_bytes();
+            let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
+            match mount::setattr_path(bytes, private, false) {
+                // Hidden below another mount, or gone with the one above it.
+                Err(Errno::EINVAL | Errno::ENOENT) => continue,
+                answer => answer.during(operation)?,
+            }
+            let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
+            match nix::mount::umount2(path, flags) {
+                // Locked: it came from the host into a user namespace of the container's. Covered at least.
+                Err(Errno::EINVAL | Errno::EPERM) => {
+                    let empty = filesystem("tmpfs", "tmpfs", &[], libc::MOUNT_ATTR_RDONLY)?;
+                    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                    let target = nix::fcntl::open(path, flags, Mode::empty()).during(operation)?;
+                    mount::attach(empty.as_fd(), target.as_fd()).during(operation)?;
+                }
+                answer => answer.during(operation)?,
+            }
+        }
+        Ok(())
+    }
+
     fn chroot(&self) -> Result<()> {
         fchdir(self.room.root()).during(|| "enter the root file system")?;
         nix::unistd::chroot(".").during(|| "chroot")?;
         nix::unistd::chdir("/").during(|| "enter /")
     }
+}
+
+/// Mount points of procfs and sysfs outside of `rootfs`, in the order of `mountinfo`.
+fn kernel_views(mountinfo: &str, rootfs: &Path) -> Vec<PathBuf> {
+    let view = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        matches!(after.split(' ').next()?, "proc" | "sysfs").then_some(())?;
+        let point = PathBuf::from(OsString::from_vec(unescaped(before.split(' ').nth(4)?)));
+        (!point.starts_with(rootfs)).then_some(point)
+    };
+    mountinfo.lines().filter_map(view).collect()
+}
+
+/// A path as it was before the kernel wrote blanks in it as `\040`.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let digits = more.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.filter(|_| *first == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => (bytes.push(byte), rest = &more[3..]),
+            None => (bytes.push(*first), rest = more),
+        };
+    }
+    bytes
 }
 
 /// A detached mount of a new file system.
@@ -366,4 +429,18 @@ pub fn filesystem(kind: &str, source: &str, options: &[(String, Option<String>)]
         let said = mount::fs_message(context.as_fd()).map(|text| format!(" ({text})")).unwrap_or_default();
         Error::Failed { operation: format!("{place}{said}"), errno: errno as i32 }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_views_of_the_kernel_are_found_and_the_containers_are_not() {
+        let info = "20 1 0:19 / /sys rw - sysfs sysfs rw\n21 1 0:20 / /proc rw,nosuid shared:5 - proc proc rw\n\
+                    22 1 0:21 / /my\\040proc rw - proc proc rw\n23 1 0:22 / /b/rootfs/proc rw - proc proc rw\n\
+                    24 1 0:23 / /dev rw - devtmpfs d rw\n";
+        let found = kernel_views(info, Path::new("/b/rootfs"));
+        assert_eq!(found, ["/sys", "/proc", "/my proc"].map(PathBuf::from));
+    }
 }

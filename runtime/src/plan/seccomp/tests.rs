@@ -157,11 +157,14 @@ fn flags_and_listener() {
     let mut list = profile("SCMP_ACT_ALLOW", &[notify]);
     assert!(compile(&list, Arch::X86_64).unwrap_err().to_string().contains("listenerPath"));
     list.listener_path = Some("/run/agent.sock".to_owned());
-    list.flags = vec!["SECCOMP_FILTER_FLAG_TSYNC".to_owned(), "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".to_owned()];
+    list.flags =
+        Some(vec!["SECCOMP_FILTER_FLAG_TSYNC".to_owned(), "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".to_owned()]);
     let filter = native(&list);
     assert!(filter.notify);
     assert_eq!(filter.flags, TSYNC | TSYNC_ESRCH | NEW_LISTENER | WAIT_KILLABLE);
     assert_eq!(native(&profile("SCMP_ACT_ALLOW", &[])).flags, SPEC_ALLOW);
+    let none = LinuxSeccomp { flags: Some(Vec::new()), ..profile("SCMP_ACT_ALLOW", &[]) };
+    assert_eq!(native(&none).flags, 0, "an empty list is a word for none");
 }
 
 #[test]
@@ -175,6 +178,7 @@ fn nonsense_is_refused_with_its_place() {
         (vec![errno("SCMP_ACT_ERRNO", 70_000)], "out of range"),
         (vec![rule(&[], "SCMP_ACT_ALLOW", &[])], "names must not be empty"),
         (vec![rule(&["write"], "SCMP_ACT_NOTIFY", &[])], "write syscall"),
+        (vec![rule(&["mkdir", "sendmsg"], "SCMP_ACT_NOTIFY", &[])], "sendmsg syscall"),
     ] {
         let error = compile(&profile("SCMP_ACT_ERRNO", &rules), Arch::X86_64).unwrap_err().to_string();
         assert!(error.contains(text), "{error}");

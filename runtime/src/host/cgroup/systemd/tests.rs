@@ -179,3 +179,12 @@ fn a_unit_is_named_as_the_path_says() {
         assert!(Unit::plan(&request(Some(path))).is_err(), "{path}");
     }
 }
+
+#[test]
+fn a_unit_that_systemd_did_not_make_for_the_container_is_never_stopped() {
+    let text = r#"{"name": "shoal-c1.scope", "slice": "system.slice", "user": false, "started": false}"#;
+    let planned: Unit = serde_json::from_str(text).unwrap();
+    assert!(!planned.is_started());
+    let before = r#"{"name": "shoal-c1.scope", "slice": "system.slice", "user": false}"#;
+    assert!(serde_json::from_str::<Unit>(before).unwrap().is_started(), "a record from before it was kept");
+}
