@@ -15,6 +15,8 @@ mod exec;
 mod extras;
 #[path = "runtime/hooks.rs"]
 mod hooks;
+#[path = "runtime/hostile.rs"]
+mod hostile;
 #[path = "runtime/lifecycle.rs"]
 mod lifecycle;
 #[path = "runtime/mounts.rs"]
@@ -77,6 +79,7 @@ fn all() -> Vec<Case> {
         exec::CASES,
         terminal::CASES,
         security::CASES,
+        hostile::CASES,
         bad_input::CASES,
         extras::CASES,
     ]
