@@ -236,10 +236,12 @@ pub fn restore(
     options: &Options,
 ) -> Result<Restored> {
     let console = launch::console_for(prepared.plan.process.terminal, request.console_socket.as_deref(), terminal)?;
+    let mut record = launch::record_of(prepared);
+    // Before the folders are opened: CRIU works in one of them and mounts there, which it may only in its own namespace.
+    stand_on_mount(Path::new(&record.rootfs))?;
     let images = directory(&options.image_path, false)?;
     let work = directory(options.work_path(), true)?;
     let directory = request.root.create(&request.id)?;
-    let mut record = launch::record_of(prepared);
     let mut warnings = Vec::new();
     let made = rebuild(prepared, console, options, [&images, &work], &directory, &mut record, &mut warnings);
     let made = made.and_then(|born| {
@@ -305,7 +307,6 @@ fn rebuild(
     for (number, stream) in (0..3).zip(&streams).filter(|(_, stream)| stream.starts_with("pipe:")) {
         inherit_as(&mut message, stream, number);
     }
-    stand_on_mount(Path::new(&record.rootfs))?;
     let log = options.work_path().join(RESTORE_LOG);
     let answer = criu::ask(Kind::Restore, &message, &inherit, &log, |heard, fd| match (&console, fd) {
         (Some(socket), Some(master)) if heard.notification == "orphan-pts-master" => {

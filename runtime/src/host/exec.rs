@@ -241,6 +241,7 @@ impl Joiner<'_> {
         if process.terminal {
             self.take_terminal()?;
         }
+        super::stage::streams::own_null(procfs)?;
         become_process::join_keyring(process, self.id, procfs)?;
         become_process::part_with_the_host(self.preserved, &[self.channel.as_fd().as_raw_fd()])?;
         let program = become_process::become_user_in(process, &self.channel)?;

@@ -4,7 +4,7 @@
 //! here is opened before any container is joined, is checked to be procfs, and no lookup below it crosses a mount or
 //! follows a magic link. `self` is resolved by the kernel for the process that asks, also after a fork.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
@@ -72,6 +72,12 @@ impl Procfs {
         let operation = || format!("read /proc/{path}");
         let file = openat2(self.root.as_fd(), path.as_bytes(), libc::O_RDONLY, 0, RESOLVE).during(operation)?;
         read_all(&file).during(operation)
+    }
+
+    /// Opens a file again that this process holds by an `O_PATH` descriptor.
+    pub fn reopen(&self, fd: BorrowedFd<'_>, flags: i32) -> nix::Result<OwnedFd> {
+        // The entry is a magic link to exactly this file, whatever its name leads to by now.
+        openat2(self.root.as_fd(), format!("self/fd/{}", fd.as_raw_fd()).as_bytes(), flags, 0, 0)
     }
 
     /// Opens the namespace file `name` of process `pid`.

@@ -3,4 +3,5 @@
 pub mod become_process;
 pub mod init;
 pub mod parent;
+pub mod streams;
 pub mod tree;

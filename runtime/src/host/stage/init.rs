@@ -14,8 +14,8 @@ use super::super::procfs::Procfs;
 use super::super::sys::clone::{setns, unshare};
 use super::super::sys::process as sys;
 use super::super::{console, hooks, lacks, start};
-use super::become_process;
 use super::tree::{self, Tree};
+use super::{become_process, streams};
 use crate::container::Container;
 use crate::error::{During, Error, Result};
 use crate::handshake::{Channel, FromChild, ToChild};
@@ -191,6 +191,8 @@ fn run_hooks(init: &mut Init<'_>) -> Result<()> {
 
 fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     let process = &init.plan.process;
+    // The first look at the new root; the user who opens is still the runtime's.
+    streams::own_null(init.procfs)?;
     become_process::join_keyring(process, init.container.id.as_str(), init.procfs)?;
     become_process::prepare(process)?;
     become_process::label(process, init.procfs)?;
