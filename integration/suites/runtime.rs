@@ -1,7 +1,8 @@
 //! What an OCI runtime must do, asked of any runtime: `cargo test -p integration --test runtime -- [--runtime PATH] [--table]`.
 //!
 //! Every case passes against Debian's `runc` (and `crun`, where it starts) unless its `differs` says why not; then ours is
-//! judged by the same code. `--table` runs all three and prints one line a case.
+//! judged by the same code. `--table` runs all three and prints one line of JSON a case; `cargo xtask table runtime` makes
+//! the table of it.
 
 #[path = "runtime/bad_input.rs"]
 mod bad_input;
@@ -113,7 +114,7 @@ fn judge(case: &Case, subject: &Subject) -> Result<(), String> {
     })
 }
 
-/// One line a case: the verdict of each runtime.
+/// One line of JSON a case: why each runtime fails it (null where it passes), and the known differences.
 fn table(cases: &[Case], filter: &str) -> std::process::ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let subjects = [
@@ -122,19 +123,16 @@ fn table(cases: &[Case], filter: &str) -> std::process::ExitCode {
         Subject::new(integration::binaries::runtime()),
     ];
     let mut failed = 0;
-    println!("{:64} {:>6} {:>6} {:>6}", "case", "runc", "crun", "ours");
     for case in cases.iter().filter(|case| case.name.contains(filter)) {
-        let verdicts = subjects.each_ref().map(|subject| judge(case, subject));
-        let words = verdicts.each_ref().map(|verdict| if verdict.is_ok() { "pass" } else { "FAIL" });
-        println!("{:64} {:>6} {:>6} {:>6}", case.name, words[0], words[1], words[2]);
-        for (subject, why) in case.differs {
-            println!("    {subject}: {why}");
-        }
-        if let Err(why) = &verdicts[2] {
-            failed += 1;
-            println!("    ours: {}", why.lines().next().unwrap_or_default());
-        }
+        let verdicts = subjects.each_ref().map(|subject| judge(case, subject).err());
+        failed += usize::from(verdicts[2].is_some());
+        let differs: Vec<_> =
+            case.differs.iter().map(|(peer, why)| serde_json::json!({"peer": peer, "why": why})).collect();
+        let [runc, crun, ours] = verdicts;
+        println!(
+            "{}",
+            serde_json::json!({"case": case.name, "runc": runc, "crun": crun, "ours": ours, "differs": differs})
+        );
     }
-    println!("{} passed, {failed} failed", cases.len() - failed);
     if failed == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }

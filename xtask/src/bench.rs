@@ -4,6 +4,7 @@ pub(crate) mod bundle;
 mod figure;
 mod measured;
 mod runtime;
+mod youki;
 
 pub(crate) use measured::{MEASURED, measured};
 
@@ -11,21 +12,20 @@ use crate::shell::{self, Result};
 
 /// Runs one benchmark by name; figures it prints go to the file of `--json` too.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let json = args.iter().position(|arg| arg == "--json").and_then(|at| args.get(at + 1));
-    let mut figures = figure::Figures::default();
     match args.first().map(String::as_str) {
-        Some("runtime") => runtime::run(&mut figures)?,
+        Some("runtime") => runtime::run(&args[1..]),
         Some(name @ ("image" | "engine" | "mesh")) => {
             let script = format!("xtask/bench/{name}");
             if !shell::top().join(&script).exists() {
                 return Err(format!("there is no benchmark {name} yet"));
             }
-            return shell::run(&format!("./{script}"), &args[1..]);
+            shell::run(&format!("./{script}"), &args[1..])
         }
-        _ => return Err("bench takes one of: runtime image engine mesh".into()),
+        _ => Err("bench takes one of: runtime image engine mesh".into()),
     }
-    match json {
-        Some(path) => figures.write(path),
-        None => Ok(()),
-    }
+}
+
+/// The word after an option.
+pub(crate) fn value<'a>(args: &'a [String], option: &str) -> Option<&'a str> {
+    args.iter().position(|arg| arg == option).and_then(|at| args.get(at + 1)).map(String::as_str)
 }

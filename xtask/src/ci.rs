@@ -47,11 +47,3 @@ fn integration(filter: &[String]) -> Result<()> {
         .env("SHOAL_BIN_DIR", shell::bin_dir());
     shell::status(command)
 }
-
-/// The runtime suite for each runtime, one column each.
-pub(crate) fn table(args: &[String]) -> Result<()> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(shell::top()).args(["test", "-p", "integration", "--test"]).args(args).args(["--", "--table"]);
-    command.env("SHOAL_BIN_DIR", shell::bin_dir());
-    shell::status(command)
-}

@@ -10,6 +10,9 @@ mod counts;
 mod measure;
 mod shell;
 mod soak;
+mod suite;
+mod table;
+mod view;
 mod vm;
 
 use std::process::ExitCode;
@@ -21,11 +24,13 @@ const HELP: &str = "cargo xtask VERB
   ci                    format, lints, build, every test, the demo: what must pass before a push
   demo [--keep]         the three jobs on real input
   bench NAME [--json F] runtime | image | engine | mesh, side by side with the peers
+                        (runtime: --view v1|v2|vm, --vm adds the machine, --build-youki)
   soak NAME [--count N] the long counts: the same code as CI, other numbers
   sim --seeds N         the simulator over N seeds (--seed S replays one)
+  fuzz [NAME --seconds N --seed S]  config | mount_options | seccomp: mutates the seeds of runtime/fuzz/corpus
   vm [--systemd] -- CMD a command in a small virtual machine with pure cgroup v2
   measure               sizes of files and functions, documentation, unsafe blocks
-  table runtime         the runtime suite for runc, crun and ours, side by side
+  table runtime [CASE]  the runtime suite for runc, crun and ours on cgroup v1, hybrid and v2: docs/runtime-table.md
 ";
 
 fn main() -> ExitCode {
@@ -42,10 +47,11 @@ fn main() -> ExitCode {
         Some("demo") => shell::run("./demo", rest),
         Some("bench") => bench::run(rest),
         Some("soak") => soak::run(rest),
+        Some("fuzz") => shell::cargo(&["test", "-q", "-p", "runtime", "--test", "fuzz", "--"], rest),
         Some("sim") => shell::cargo(&["run", "--release", "--quiet", "-p", "tests", "--bin", "sim", "--"], rest),
         Some("vm") => vm::run(rest),
         Some("measure") => measure::run(),
-        Some("table") => ci::table(rest),
+        Some("table") => table::run(rest),
         _ => {
             print!("{HELP}");
             return ExitCode::from(2);

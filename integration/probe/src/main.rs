@@ -4,6 +4,7 @@
 //! It never decides whether what it saw is right: the suites do.
 
 mod attack;
+mod floor;
 mod report;
 mod syscall;
 
@@ -24,9 +25,10 @@ fn main() -> ExitCode {
         Some("write-exe") => attack::write_exe(&rest),
         Some("swap") => attack::swap(&rest),
         Some("open") => attack::open(&rest),
+        Some("floor") => floor::run(&rest),
         _ => {
             eprintln!(
-                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | swap A B | open PATH…"
+                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | swap A B | open PATH… | floor ROOTFS PROGRAM…"
             );
             ExitCode::from(2)
         }

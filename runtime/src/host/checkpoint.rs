@@ -330,8 +330,9 @@ fn external_sources(prepared: &Prepared, spec: &Spec, message: &mut Message) {
             external_mount(message, &mounts::clean(&mount.destination), path);
         }
     }
-    for path in spec.linux.iter().flat_map(|linux| &linux.masked_paths) {
-        external_mount(message, path, "/dev/null");
+    // Masked files carry this name in the checkpoint.
+    if spec.linux.iter().any(|linux| !linux.masked_paths.is_empty()) {
+        external_mount(message, "/dev/null", "/dev/null");
     }
 }
 

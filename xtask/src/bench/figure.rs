@@ -8,7 +8,7 @@ use serde::Serialize;
 pub(crate) struct Figure {
     name: String,
     unit: &'static str,
-    ours: f64,
+    ours: Option<f64>,
     peer: String,
     theirs: Option<f64>,
     goal: Option<f64>,
@@ -17,9 +17,18 @@ pub(crate) struct Figure {
 
 /// The figures of one benchmark, in the order in which they were taken.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(Vec<Figure>);
+pub(crate) struct Figures {
+    list: Vec<Figure>,
+    before: String,
+    after: String,
+}
 
 impl Figures {
+    /// Figures whose names begin with `view/`; `after` ends each line (`vm=…`).
+    pub(crate) fn of_view(view: &str, after: &str) -> Self {
+        Self { list: Vec::new(), before: format!("{view}/"), after: after.to_owned() }
+    }
+
     /// Adds and prints a figure whose goal is a ratio ours ÷ theirs of at most `goal`.
     pub(crate) fn ratio(
         &mut self,
@@ -31,43 +40,47 @@ impl Figures {
         goal: Option<f64>,
     ) {
         let ratio = ours / theirs;
-        println!(
-            "figure {name} ours={ours:.3}{unit} {peer}={theirs:.3}{unit} ratio={ratio:.3} {}",
-            verdict(ratio, goal)
+        self.line(
+            name,
+            &format!("ours={ours:.3}{unit} {peer}={theirs:.3}{unit} ratio={ratio:.3} {}", verdict(ratio, goal)),
         );
-        self.push(name, unit, ours, peer, Some(theirs), goal, None);
+        self.push(name, unit, Some(ours), peer, Some(theirs), goal, None);
     }
 
     /// Adds and prints a figure whose goal is an absolute bound.
     pub(crate) fn bound(&mut self, name: &str, unit: &'static str, ours: f64, goal: f64) {
-        println!("figure {name} ours={ours:.3}{unit} {}", verdict(ours, Some(goal)));
-        self.push(name, unit, ours, "", None, Some(goal), None);
+        self.line(name, &format!("ours={ours:.3}{unit} {}", verdict(ours, Some(goal))));
+        self.push(name, unit, Some(ours), "", None, Some(goal), None);
     }
 
     /// Says what could not be compared, and why.
     pub(crate) fn unmeasured(&mut self, name: &str, reason: &str) {
-        println!("figure {name} unmeasured: {reason}");
-        self.push(name, "", f64::NAN, "", None, None, Some(reason.to_owned()));
+        self.line(name, &format!("unmeasured: {reason}"));
+        self.push(name, "", None, "", None, None, Some(reason.to_owned()));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the members of a figure, each named at the two callers")]
+    fn line(&self, name: &str, text: &str) {
+        println!("figure {}{name} {text}{}", self.before, self.after);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the members of a figure, each named at the three callers")]
     fn push(
         &mut self,
         name: &str,
         unit: &'static str,
-        ours: f64,
+        ours: Option<f64>,
         peer: &str,
         theirs: Option<f64>,
         goal: Option<f64>,
         reason: Option<String>,
     ) {
-        self.0.push(Figure { name: name.to_owned(), unit, ours, peer: peer.to_owned(), theirs, goal, reason });
+        let name = format!("{}{name}", self.before);
+        self.list.push(Figure { name, unit, ours, peer: peer.to_owned(), theirs, goal, reason });
     }
 
-    /// Writes all figures as a JSON list.
-    pub(crate) fn write(&self, path: &str) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.0).map_err(|error| format!("figures as JSON: {error}"))?;
-        std::fs::write(path, text).map_err(|error| format!("write {path}: {error}"))
+    /// All figures as one line of JSON.
+    pub(crate) fn json(&self) -> Result<String> {
+        serde_json::to_string(&self.list).map_err(|error| format!("figures as JSON: {error}"))
     }
 }
 

@@ -4,14 +4,20 @@
 
 use crate::shell::Result;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeVal;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 /// The hidden verb under which the measuring process runs.
 pub(crate) const MEASURED: &str = "__measured";
+
+/// A command that takes longer hangs: none of those measured needs a second alone.
+const HANG: Duration = Duration::from_secs(30);
 
 /// What one run of a command cost.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -29,9 +35,21 @@ pub(crate) struct Cost {
 /// The measuring process: runs `args`, prints a [`Cost`] as JSON on its last line.
 pub(crate) fn measured(args: &[String]) -> ExitCode {
     let Some((program, rest)) = args.split_first() else { return ExitCode::from(2) };
+    let (pid, pids) = mpsc::channel::<i32>();
+    // Ends what hangs; a process that has ended in time takes this thread along.
+    let _watchdog = std::thread::spawn(move || {
+        let Ok(pid) = pids.recv() else { return };
+        std::thread::sleep(HANG);
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    });
+    let mut command = Command::new(program);
+    command.args(rest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();
-    let status =
-        Command::new(program).args(rest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let Ok(mut child) = command.spawn() else { return ExitCode::FAILURE };
+    if let Ok(number) = i32::try_from(child.id()) {
+        let _ = pid.send(number);
+    }
+    let status = child.wait();
     let wall_ms = begun.elapsed().as_secs_f64() * 1e3;
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return ExitCode::FAILURE };
     let cost = Cost {
@@ -61,6 +79,15 @@ pub(crate) fn cost(command: &[OsString]) -> Result<Cost> {
         return Err(format!("{command:?} fails"));
     }
     Ok(cost)
+}
+
+/// The last words a command has to say on standard error, one line.
+pub(crate) fn words(command: &[OsString]) -> String {
+    let Some((program, rest)) = command.split_first() else { return String::new() };
+    let output = Command::new(program).args(rest).stdin(Stdio::null()).output();
+    let text =
+        output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stderr).into_owned());
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no words").chars().take(160).collect()
 }
 
 /// Minimum and median of a list of values.

@@ -1,101 +1,136 @@
-//! The runtime against Debian's runc and crun (and youki where it is installed).
+//! The runtime against Debian's runc and crun, youki, and a floor program of ours: on cgroup v1, on v2, and in the machine.
 
 mod calls;
 mod limits;
 mod profile;
+mod tool;
 mod verbs;
 
 use super::bundle::Bundle;
 use super::figure::Figures;
-use super::measured::{Cost, cost, least_and_median};
+use super::measured::{Cost, cost, least_and_median, words};
+use super::{value, youki};
 use crate::shell::{self, Result};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-
-/// Rounds of each tool after two of warm-up: enough for a stable minimum on a shared machine.
-const ROUNDS: usize = 25;
+use crate::view::View;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use tool::{Bench, Tool, find, interleave};
 
 /// The size below which the static binary stays, bytes.
 const SIZE_MAX: f64 = 1.5e6;
 
-/// A runtime under measurement.
-#[derive(Debug)]
-struct Tool {
-    name: &'static str,
-    path: PathBuf,
-}
+/// What a view's figures end with on their line of JSON.
+const JSON: &str = "figures-json ";
 
-impl Tool {
-    /// The command `TOOL --root DIR VERB…`.
-    fn line(&self, bundle: &Bundle, args: &[&str]) -> Vec<OsString> {
-        let root = bundle.root().join(self.name);
-        let head = [self.path.clone().into(), "--root".into(), root.into_os_string()];
-        head.into_iter().chain(args.iter().map(OsString::from)).collect()
+/// Takes the figures of every view, each in a process of its own; `--view` names one, `--vm` adds the machine.
+pub(super) fn run(args: &[String]) -> Result<()> {
+    if let Some(inside) = value(args, "--inside") {
+        return inside_view(inside);
     }
-
-    /// The command that runs the bundle's container under the id `id`.
-    fn run(&self, bundle: &Bundle, verb: &str, id: &str) -> Vec<OsString> {
-        let mut line = self.line(bundle, &[verb, "--bundle"]);
-        line.extend([bundle.path().as_os_str().to_owned(), id.into()]);
-        line
+    if args.iter().any(|arg| arg == "--build-youki") {
+        youki::build()?;
     }
-}
-
-/// Takes and prints the figures.
-pub(crate) fn run(figures: &mut Figures) -> Result<()> {
-    let ours = Tool { name: "shoal", path: shell::bin_dir().join("shoal-runtime") };
-    let bundle = Bundle::make()?;
-    let mut peers = Vec::new();
-    for (name, package) in [("runc", "runc"), ("crun", "crun"), ("youki", "youki")] {
-        match find(name) {
-            None => figures.unmeasured(&format!("run-{name}"), &format!("{package} is not installed")),
-            Some(path) => {
-                let tool = Tool { name, path };
-                match cost(&run_once(&tool, &bundle, 0)) {
-                    Ok(_) => peers.push(tool),
-                    Err(_) => figures.unmeasured(
-                        &format!("run-{name}"),
-                        &format!("{name} does not start a container in this view of cgroups"),
-                    ),
-                }
-            }
+    let only = value(args, "--view");
+    let mut all: Vec<serde_json::Value> = Vec::new();
+    for view in [View::V1, View::V2] {
+        if only.is_some_and(|only| only != view.word()) {
+            continue;
+        }
+        match view.lacking() {
+            Some(why) => println!("figure {}/run unmeasured: {why}", view.word()),
+            None => all.extend(child(view.command(), view.word())?),
         }
     }
-    for tool in std::iter::once(&ours).chain(&peers) {
+    if only == Some("vm") || args.iter().any(|arg| arg == "--vm") {
+        let mut command = Command::new(std::env::current_exe().map_err(|error| format!("find xtask itself: {error}"))?);
+        command.args(["vm", "--"]);
+        all.extend(child(command, "vm")?);
+    }
+    let Some(path) = value(args, "--json") else { return Ok(()) };
+    let text = serde_json::to_string_pretty(&all).map_err(|error| format!("figures as JSON: {error}"))?;
+    std::fs::write(path, text).map_err(|error| format!("write {path}: {error}"))
+}
+
+/// Runs this benchmark again behind `command`, prints its lines and returns its figures.
+fn child(mut command: Command, view: &str) -> Result<Vec<serde_json::Value>> {
+    let me = std::env::current_exe().map_err(|error| format!("find xtask itself: {error}"))?;
+    command.arg(me).args(["bench", "runtime", "--inside", view]).env("SHOAL_BIN_DIR", shell::bin_dir());
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|error| format!("start the view {view}: {error}"))?;
+    let mut figures = Vec::new();
+    for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines().map_while(std::result::Result::ok)
+    {
+        match line.trim_end().strip_prefix(JSON) {
+            Some(json) => {
+                figures = serde_json::from_str(json).map_err(|error| format!("figures of {view}: {error}"))?
+            }
+            None => println!("{line}"),
+        }
+    }
+    let status = child.wait().map_err(|error| format!("wait for the view {view}: {error}"))?;
+    if status.success() { Ok(figures) } else { Err(format!("the view {view}: {status}")) }
+}
+
+/// The benchmark itself, in the view it is in.
+fn inside_view(view: &str) -> Result<()> {
+    let mut figures = Figures::of_view(view, if view == "vm" { " vm=user-mode-linux" } else { "" });
+    let bundle = Bundle::make()?;
+    let ours = Tool { name: "shoal", path: shell::bin_dir().join("shoal-runtime") };
+    let mut tools = vec![ours];
+    for name in ["crun", "runc", "youki"] {
+        let Some(path) = find(name).or_else(|| (name == "youki").then(youki::built).flatten()) else {
+            let hint = if name == "youki" { "; --build-youki builds it" } else { "" };
+            figures.unmeasured(&format!("run-{name}"), &format!("{name} is not in PATH{hint}"));
+            continue;
+        };
+        let tool = Tool { name, path };
+        if cost(&tool.run_once(&bundle, 0)).is_ok() {
+            tools.push(tool);
+        } else {
+            let said = words(&tool.run_once(&bundle, 1));
+            figures.unmeasured(&format!("run-{name}"), &format!("{name} starts no container in this view: {said}"));
+        }
+    }
+    for tool in &tools {
         let version = shell::output(&tool.path.to_string_lossy(), &["--version"]).unwrap_or_default();
         println!("version {} {}", tool.name, version.lines().next().unwrap_or_default());
     }
-    no_op(figures, &ours, &peers, &bundle)?;
-    verbs::take(figures, &ours, &peers, &bundle)?;
-    profile::take(figures, &ours, &peers, &bundle)?;
-    calls::take(figures, &ours, &peers, &bundle)?;
-    limits::take(figures, &ours, &peers, &bundle)?;
-    let size =
-        std::fs::metadata(&ours.path).map_err(|error| format!("size of {}: {error}", ours.path.display()))?.len();
+    let bench = Bench { tools, bundle, view: view.to_owned() };
+    no_op(&mut figures, &bench)?;
+    verbs::take(&mut figures, &bench)?;
+    profile::take(&mut figures, &bench)?;
+    calls::take(&mut figures, &bench)?;
+    limits::take(&mut figures, &bench)?;
+    let path = &bench.ours().path;
+    let size = std::fs::metadata(path).map_err(|error| format!("size of {}: {error}", path.display()))?.len();
     #[expect(clippy::cast_precision_loss, reason = "a binary's size lies far below 2^52")]
     figures.bound("binary-size", "B", size as f64, SIZE_MAX);
+    println!("{JSON}{}", figures.json()?);
     Ok(())
 }
 
-/// `run` of a static no-op, interleaved.
-fn no_op(figures: &mut Figures, ours: &Tool, peers: &[Tool], bundle: &Bundle) -> Result<()> {
-    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); peers.len() + 1];
-    for round in 0..ROUNDS + 2 {
-        for (at, tool) in std::iter::once(ours).chain(peers).enumerate() {
-            let cost = cost(&run_once(tool, bundle, round))?;
-            if round >= 2 {
-                costs[at].push(cost);
+/// `run` of a static no-op, interleaved, with the floor as one more tool.
+fn no_op(figures: &mut Figures, bench: &Bench) -> Result<()> {
+    let floor = Tool { name: "floor", path: shell::bin_dir().join("probe") };
+    let tools: Vec<&Tool> = bench.tools.iter().chain([&floor]).collect();
+    let costs = interleave(&tools, bench.rounds(25), 2, |tool, round| {
+        cost(&if tool.name == "floor" { tool.floor(&bench.bundle) } else { tool.run_once(&bench.bundle, round + 2) })
+    });
+    let mut costs = costs.into_iter();
+    let mine = summary(&costs.next().expect("ours is the first tool")?);
+    for (tool, theirs) in tools[1..].iter().zip(costs) {
+        let theirs = match theirs {
+            Ok(costs) => summary(&costs),
+            Err(why) => {
+                figures.unmeasured(&format!("run-{}", tool.name), &why);
+                continue;
             }
-        }
-    }
-    let mine = summary(&costs[0]);
-    for (tool, theirs) in peers.iter().zip(&costs[1..]) {
-        let theirs = summary(theirs);
-        // The design's goals: against crun 0.35 in CPU; where crun does not start, against runc; wall 0.9 on cgroup v1.
-        figures.ratio("run-cpu-min", "ms", mine.cpu.0, tool.name, theirs.cpu.0, Some(0.35));
-        figures.ratio("run-cpu-median", "ms", mine.cpu.1, tool.name, theirs.cpu.1, Some(0.35));
-        figures.ratio("run-wall-min", "ms", mine.wall.0, tool.name, theirs.wall.0, Some(0.4));
-        figures.ratio("run-wall-median", "ms", mine.wall.1, tool.name, theirs.wall.1, Some(0.4));
+        };
+        let (cpu, wall) = (bench.goal(tool, 0.35), bench.goal(tool, if bench.view == "v1" { 0.9 } else { 0.4 }));
+        figures.ratio("run-cpu-min", "ms", mine.cpu.0, tool.name, theirs.cpu.0, cpu);
+        figures.ratio("run-cpu-median", "ms", mine.cpu.1, tool.name, theirs.cpu.1, cpu);
+        figures.ratio("run-wall-min", "ms", mine.wall.0, tool.name, theirs.wall.0, wall);
+        figures.ratio("run-wall-median", "ms", mine.wall.1, tool.name, theirs.wall.1, wall);
         figures.ratio("run-rss", "MB", mine.rss, tool.name, theirs.rss, None);
     }
     figures.bound("run-rss", "MB", mine.rss, 1.5);
@@ -115,16 +150,4 @@ fn summary(costs: &[Cost]) -> Summary {
         wall: least_and_median(&of(|cost| cost.wall_ms)),
         rss: least_and_median(&of(|cost| cost.rss_mb)).1,
     }
-}
-
-fn run_once(tool: &Tool, bundle: &Bundle, round: usize) -> Vec<OsString> {
-    tool.run(bundle, "run", &format!("bench-{}-{}-{round}", std::process::id(), tool.name))
-}
-
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .chain([Path::new("/usr/sbin").to_owned()])
-        .map(|folder| folder.join(name))
-        .find(|path| path.exists())
 }

@@ -1,9 +1,8 @@
 //! What the engines' default seccomp profile adds to a `run`.
 
-use super::super::bundle::Bundle;
 use super::super::figure::Figures;
 use super::super::measured::{cost, least_and_median};
-use super::Tool;
+use super::tool::{Bench, Tool, interleave};
 use crate::shell::Result;
 use serde_json::{Value, json};
 use std::fs;
@@ -11,38 +10,42 @@ use std::fs;
 /// Where Debian's container tools keep the profile.
 const PROFILE: &str = "/usr/share/containers/seccomp.json";
 
-/// Rounds with and without the profile.
-const ROUNDS: usize = 11;
-
 /// The goal: extra CPU of a cold compile, ms.
 const EXTRA_MAX: f64 = 0.5;
 
-/// Takes the extra CPU of the profile for each tool.
-pub(super) fn take(figures: &mut Figures, ours: &Tool, peers: &[Tool], bundle: &Bundle) -> Result<()> {
+/// Takes the extra CPU of the profile for each tool: least with it less least without.
+pub(super) fn take(figures: &mut Figures, bench: &Bench) -> Result<()> {
     let Ok(text) = fs::read_to_string(PROFILE) else {
         figures.unmeasured("seccomp-extra-cpu", "the default profile of Debian's container tools is not installed");
         return Ok(());
     };
-    let plain = bundle.config()?;
+    let plain = bench.bundle.config()?;
     let mut filtered = plain.clone();
     filtered["linux"]["seccomp"] =
         flatten(&serde_json::from_str(&text).map_err(|error| format!("parse {PROFILE}: {error}"))?);
-    let mut medians = Vec::new();
-    for tool in std::iter::once(ours).chain(peers) {
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        for round in 0..ROUNDS {
-            for (config, costs, word) in [(&plain, &mut without, "plain"), (&filtered, &mut with, "filtered")] {
-                bundle.write(config)?;
-                let id = format!("profile-{}-{}-{word}-{round}", std::process::id(), tool.name);
-                costs.push(cost(&tool.run(bundle, "run", &id))?.cpu_ms);
-            }
+    let tools: Vec<&Tool> = bench.tools.iter().collect();
+    let pairs = interleave(&tools, bench.rounds(15), 1, |tool, round| {
+        let mut pair = [0.0; 2];
+        for (at, config) in [&plain, &filtered].into_iter().enumerate() {
+            bench.bundle.write(config)?;
+            let id = format!("profile-{}-{}-{round}-{at}", std::process::id(), tool.name);
+            pair[at] = cost(&tool.run(&bench.bundle, "run", &id))?.cpu_ms;
         }
-        medians.push(least_and_median(&with).1 - least_and_median(&without).1);
-    }
-    bundle.write(&plain)?;
-    figures.bound("seccomp-extra-cpu-median", "ms", medians[0], EXTRA_MAX);
-    for (peer, theirs) in peers.iter().zip(&medians[1..]) {
-        figures.ratio("seccomp-extra-cpu-median", "ms", medians[0], peer.name, *theirs, None);
+        Ok(pair)
+    });
+    bench.bundle.write(&plain)?;
+    let extra = |pairs: &[[f64; 2]]| {
+        let least = |at: usize| least_and_median(&pairs.iter().map(|pair| pair[at]).collect::<Vec<_>>()).0;
+        least(1) - least(0)
+    };
+    let mut pairs = pairs.into_iter();
+    let mine = extra(&pairs.next().expect("ours is the first tool")?);
+    figures.bound("seccomp-extra-cpu-min", "ms", mine, EXTRA_MAX);
+    for (tool, theirs) in tools[1..].iter().zip(pairs) {
+        match theirs {
+            Ok(theirs) => figures.ratio("seccomp-extra-cpu-min", "ms", mine, tool.name, extra(&theirs), None),
+            Err(why) => figures.unmeasured(&format!("seccomp-extra-cpu-{}", tool.name), &why),
+        }
     }
     Ok(())
 }

@@ -1,15 +1,11 @@
 //! create, start, state, exec, kill and delete, each measured alone, tools interleaved.
 
-use super::super::bundle::Bundle;
 use super::super::figure::Figures;
 use super::super::measured::{Cost, cost, least_and_median};
-use super::Tool;
+use super::tool::{Bench, Tool, interleave};
 use crate::shell::Result;
 
-/// Rounds of each tool after one of warm-up.
-const ROUNDS: usize = 15;
-
-/// The verbs in the order of a container's life, with the goal for CPU against crun (runc where crun does not start).
+/// The verbs in the order of a container's life, with the goal for CPU.
 const VERBS: [(&str, Option<f64>); 6] = [
     ("create", Some(0.35)),
     ("state", Some(0.35)),
@@ -20,66 +16,78 @@ const VERBS: [(&str, Option<f64>); 6] = [
 ];
 
 /// Takes the figures of every verb.
-pub(super) fn take(figures: &mut Figures, ours: &Tool, peers: &[Tool], bundle: &Bundle) -> Result<()> {
-    let before = bundle.config()?;
+pub(super) fn take(figures: &mut Figures, bench: &Bench) -> Result<()> {
+    let before = bench.bundle.config()?;
     let mut config = before.clone();
     config["process"]["args"] = serde_json::json!(["/bin/probe", "pause"]);
-    bundle.write(&config)?;
-    let mut costs: Vec<Vec<Vec<Cost>>> = vec![vec![Vec::new(); VERBS.len()]; peers.len() + 1];
-    for round in 0..=ROUNDS {
-        for (tool, costs) in std::iter::once(ours).chain(peers).zip(&mut costs) {
-            let id = format!("verbs-{}-{}-{round}", std::process::id(), tool.name);
-            for (verb, costs) in VERBS.iter().zip(costs) {
-                let cost = one(tool, bundle, verb.0, &id)?;
-                if round > 0 {
-                    costs.push(cost);
-                }
+    bench.bundle.write(&config)?;
+    let tools: Vec<&Tool> = bench.tools.iter().collect();
+    let costs = interleave(&tools, bench.rounds(15), 1, |tool, round| life(bench, tool, round));
+    bench.bundle.write(&before)?;
+    let mut costs = costs.into_iter();
+    let mine = costs.next().expect("ours is the first tool")?;
+    for (tool, theirs) in tools[1..].iter().zip(costs) {
+        let theirs = match theirs {
+            Ok(theirs) => theirs,
+            Err(why) => {
+                figures.unmeasured(&format!("verbs-{}", tool.name), &why);
+                continue;
             }
-        }
-    }
-    bundle.write(&before)?;
-    for (peer, theirs) in peers.iter().zip(&costs[1..]) {
+        };
         for (at, (verb, goal)) in VERBS.iter().enumerate() {
-            let cpu = |costs: &[Cost]| least_and_median(&costs.iter().map(|cost| cost.cpu_ms).collect::<Vec<_>>()).1;
-            let wall = |costs: &[Cost]| least_and_median(&costs.iter().map(|cost| cost.wall_ms).collect::<Vec<_>>()).1;
-            figures.ratio(&format!("{verb}-cpu-median"), "ms", cpu(&costs[0][at]), peer.name, cpu(&theirs[at]), *goal);
+            let goal = goal.and_then(|goal| bench.goal(tool, goal));
+            let of = |lives: &[Vec<Cost>], value: fn(&Cost) -> f64| median(lives, |life| value(&life[at]));
+            let name = |what: &str| format!("{verb}-{what}-median");
             figures.ratio(
-                &format!("{verb}-wall-median"),
+                &name("cpu"),
                 "ms",
-                wall(&costs[0][at]),
-                peer.name,
-                wall(&theirs[at]),
+                of(&mine, |cost| cost.cpu_ms),
+                tool.name,
+                of(&theirs, |cost| cost.cpu_ms),
+                goal,
+            );
+            figures.ratio(
+                &name("wall"),
+                "ms",
+                of(&mine, |cost| cost.wall_ms),
+                tool.name,
+                of(&theirs, |cost| cost.wall_ms),
                 None,
             );
         }
-        figures.ratio("create-start-delete-wall-median", "ms", life(&costs[0]), peer.name, life(theirs), Some(0.4));
+        let whole = |life: &Vec<Cost>| life[0].wall_ms + life[2].wall_ms + life[5].wall_ms;
+        let (ours, theirs) = (median(&mine, whole), median(&theirs, whole));
+        figures.ratio("create-start-delete-wall-median", "ms", ours, tool.name, theirs, bench.goal(tool, 0.4));
     }
     for (at, verb) in [(1, "state"), (2, "start"), (4, "kill")] {
-        let walls: Vec<f64> = costs[0][at].iter().map(|cost| cost.wall_ms).collect();
-        figures.bound(&format!("{verb}-wall-median"), "ms", least_and_median(&walls).1, 0.6);
+        let least = least_and_median(&mine.iter().map(|life| life[at].wall_ms).collect::<Vec<_>>()).0;
+        figures.bound(&format!("{verb}-wall-min"), "ms", least, 0.6);
     }
     Ok(())
 }
 
-fn one(tool: &Tool, bundle: &Bundle, verb: &str, id: &str) -> Result<Cost> {
-    let line = match verb {
-        "create" => tool.run(bundle, "create", id),
-        "exec" => tool.line(bundle, &["exec", id, "/bin/probe", "true"]),
-        "kill" => tool.line(bundle, &["kill", id, "KILL"]),
-        // By force: the killed init may not be gone at once, and a refusal would be a race and no figure.
-        "delete" => tool.line(bundle, &["delete", "--force", id]),
-        _ => tool.line(bundle, &[verb, id]),
-    };
-    cost(&line)
+fn median(lives: &[Vec<Cost>], value: impl Fn(&Vec<Cost>) -> f64) -> f64 {
+    least_and_median(&lives.iter().map(value).collect::<Vec<_>>()).1
 }
 
-/// Median wall time of create, start and delete together.
-fn life(costs: &[Vec<Cost>]) -> f64 {
-    let sums: Vec<f64> = costs[0]
-        .iter()
-        .zip(&costs[2])
-        .zip(&costs[5])
-        .map(|((create, start), delete)| create.wall_ms + start.wall_ms + delete.wall_ms)
-        .collect();
-    least_and_median(&sums).1
+/// One container's life, verb by verb.
+fn life(bench: &Bench, tool: &Tool, round: usize) -> Result<Vec<Cost>> {
+    let id = format!("verbs-{}-{}-{round}", std::process::id(), tool.name);
+    let bundle = &bench.bundle;
+    let lived = VERBS.iter().map(|(verb, _)| {
+        cost(&match *verb {
+            "create" => tool.run(bundle, "create", &id),
+            "exec" => tool.line(bundle, &["exec", &id, "/bin/probe", "true"]),
+            "kill" => tool.line(bundle, &["kill", &id, "KILL"]),
+            // By force: the killed init may not be gone at once, and a refusal would be a race and no figure.
+            "delete" => tool.line(bundle, &["delete", "--force", &id]),
+            _ => tool.line(bundle, &[verb, &id]),
+        })
+    });
+    let lived: Result<Vec<Cost>> = lived.collect();
+    if lived.is_err() {
+        // What a failing tool has begun is not left behind.
+        let _ = cost(&tool.line(bundle, &["delete", "--force", &id]));
+    }
+    lived
 }
