@@ -116,7 +116,7 @@ impl Random {
                 let mut donor = donor.clone();
                 nth(&mut donor, &mut self.below(count)).map_or(Value::Null, |value| value.take())
             }
-            7 => serde_json::from_str(WORDS[self.below(WORDS.len())]).unwrap_or(json!({})),
+            7 => serde_json::from_str(WORDS[self.below(WORDS.len())]).unwrap_or_else(|_| json!({})),
             8 => match place.as_array_mut() {
                 Some(list) if !list.is_empty() => {
                     let again = list[self.below(list.len())].clone();
