@@ -18,6 +18,7 @@ cases! { "lifecycle":
     force_deletes_a_running_container,
     force_deletes_what_does_not_exist,
     kill_delivers_the_signal_by_name_and_number ["crun": "1.8 knows no lower-case names"],
+    a_created_container_is_ended_by_a_signal ["crun": "its waiting process, the first of its namespace, has no handler"],
     kill_of_a_stopped_container_fails,
     list_shows_the_container_as_table_and_json,
     ps_lists_the_processes,
@@ -119,6 +120,14 @@ fn kill_delivers_the_signal_by_name_and_number(subject: &Subject) {
         let _ = container.cmd("kill").arg(word).ok();
         let text = eventually("the signal arrived", SOON, || lines(2));
         assert_eq!(text.lines().nth(1), Some(number.to_string().as_str()), "{word}");
+    }
+}
+
+fn a_created_container_is_ended_by_a_signal(subject: &Subject) {
+    for signal in ["TERM", "INT", "HUP"] {
+        let container = subject.create(&Bundle::new(&["probe", "true"]));
+        let _ = container.cmd("kill").arg(signal).ok();
+        container.await_status("stopped");
     }
 }
 

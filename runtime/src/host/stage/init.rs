@@ -189,6 +189,10 @@ fn run_hooks(init: &mut Init<'_>) -> Result<()> {
     hooks::run("createContainer", &lists.create_container, &init.state)
 }
 
+/// What `kill` may end a container with that was created and not started, as it does in runc.
+const ENDS_THE_WAIT: [nix::libc::c_int; 5] =
+    [nix::libc::SIGHUP, nix::libc::SIGINT, nix::libc::SIGQUIT, nix::libc::SIGABRT, nix::libc::SIGTERM];
+
 fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     let process = &init.plan.process;
     // The first look at the new root; the user who opens is still the runtime's.
@@ -197,6 +201,9 @@ fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     become_process::prepare(process)?;
     become_process::label(process, init.procfs)?;
     become_process::reset_signals(init.procfs)?;
+    if init.listener.is_some() {
+        sys::end_on(&ENDS_THE_WAIT);
+    }
     // The last file of procfs was written: nothing needs to be seen any more.
     sys::set_dumpable(false).during(|| "hide from the container")?;
     become_process::set_limits(process, &init.channel)?;
