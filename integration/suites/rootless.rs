@@ -208,3 +208,39 @@ fn it_runs_inside_an_unprivileged_container() {
     let lines: Vec<&str> = outcome.stdout.lines().map(str::trim).collect();
     assert_eq!(lines, ["0", "0       1000          1", "code 5"], "{}", outcome.stderr);
 }
+
+/// CVE-2023-25809: without a cgroup namespace the container sees the cgroup its caller is in, and must not write to it.
+#[test]
+fn without_a_cgroup_namespace_the_callers_cgroup_is_read_only() {
+    let user = User::new("cg");
+    let script = "for file in $(find /sys/fs/cgroup -name cgroup.procs -maxdepth 3); do echo 0 > $file && echo written $file; done; mkdir /sys/fs/cgroup/*/made && echo made; true";
+    let mut place = Place::new(&user, &["sh", "-c", script]);
+    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime"]});
+    let _ = place.bundle.mount(mount);
+    // The caller's cgroup belongs to the user, as below a user's systemd.
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups are mounted").flatten() {
+        let folder = entry.path().join(format!("shoal-user-{}", std::process::id()));
+        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        if !is_link && entry.path().join("cgroup.procs").exists() && !entry.path().ends_with("cpuset") {
+            std::fs::create_dir(&folder).expect("a new name");
+            user.own(&folder);
+            folders.push(folder);
+        }
+    }
+    let enter: Vec<String> =
+        folders.iter().map(|folder| format!("echo $$ > {}/cgroup.procs;", folder.display())).collect();
+    place.bundle.write();
+    user.own(place.bundle.path());
+    user.own(place.state.path());
+    let run = user.cmd(&["PATH=/usr/bin:/bin"], &place.runtime).arg("--root").arg(place.state.join("root"));
+    let line = run.arg("--cgroup-manager").arg("disabled").args(["run", "slice"]).line();
+    let outcome =
+        Cmd::new("sh").args(["-c", &format!("{} exec {line}", enter.join(" "))]).folder(place.bundle.path()).run();
+    for folder in &folders {
+        eventually("the cgroup is empty", SOON, || std::fs::remove_dir(folder).is_ok().then_some(()));
+    }
+    let outcome = outcome.expect_success();
+    assert!(!outcome.stdout.contains("written") && !outcome.stdout.contains("made"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("Read-only file system"), "{}", outcome.stderr);
+}

@@ -26,6 +26,8 @@ mod mounts;
 mod namespaces;
 #[path = "runtime/process.rs"]
 mod process;
+#[path = "runtime/raced.rs"]
+mod raced;
 #[path = "runtime/seccomp.rs"]
 mod seccomp;
 #[path = "runtime/security.rs"]
@@ -81,6 +83,7 @@ fn all() -> Vec<Case> {
         terminal::CASES,
         security::CASES,
         hostile::CASES,
+        raced::CASES,
         bad_input::CASES,
         extras::CASES,
     ]

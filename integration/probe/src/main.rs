@@ -23,12 +23,13 @@ fn main() -> ExitCode {
         Some("hog") => hog(rest.first().and_then(|mib| mib.parse().ok()).unwrap_or(64)),
         Some("forks") => forks(rest.first().and_then(|count| count.parse().ok()).unwrap_or(10)),
         Some("write-exe") => attack::write_exe(&rest),
+        Some("peek") => attack::peek(),
         Some("swap") => attack::swap(&rest),
         Some("open") => attack::open(&rest),
         Some("floor") => floor::run(&rest),
         _ => {
             eprintln!(
-                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | swap A B | open PATH… | floor ROOTFS PROGRAM…"
+                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | peek | swap A B | open PATH… | floor ROOTFS PROGRAM…"
             );
             ExitCode::from(2)
         }

@@ -19,6 +19,9 @@ cases! { "security":
     ghsa_g54h_without_device_rules_nodes_are_unusable ["runc": "1.1 allows by default", "crun": "1.8 allows by default"],
     standard_paths_as_links_fifos_and_files_never_reach_the_host ["runc": "1.1 makes the links of /dev on the host when /dev is a link", "crun": "1.8 is vulnerable"],
     cve_2019_5736_the_binary_cannot_be_opened_for_writing,
+    cve_2023_28642_proc_and_sys_as_symlinks_are_refused ["crun": "1.8 mounts behind the link"],
+    a_cgroup_for_exec_cannot_climb,
+    links_under_the_root_lead_nowhere,
 }
 
 /// A folder on the host that a hostile image points at, and the proof that nothing was made in it.
@@ -180,4 +183,57 @@ fn cve_2019_5736_the_binary_cannot_be_opened_for_writing(subject: &Subject) {
     }
     drop(container);
     assert!(std::fs::read(binary).expect("readable") == before, "the host's binary was changed");
+}
+
+fn cve_2023_28642_proc_and_sys_as_symlinks_are_refused(subject: &Subject) {
+    for name in ["proc", "sys"] {
+        let bundle = Bundle::new(&["/bin/probe", "true"]);
+        std::fs::remove_dir(bundle.rootfs().join(name)).expect("empty");
+        std::fs::create_dir(bundle.rootfs().join("elsewhere")).expect("writable");
+        symlink("/elsewhere", bundle.rootfs().join(name)).expect("free");
+        let _ = subject.run(&bundle).expect_failure();
+        let made = std::fs::read_dir(bundle.rootfs().join("elsewhere")).expect("it is there").count();
+        assert_eq!(made, 0, "{name}");
+    }
+}
+
+fn a_cgroup_for_exec_cannot_climb(subject: &Subject) {
+    let bundle = Bundle::new(&["probe", "pause"]);
+    let container = subject.start(&bundle);
+    for path in ["../..", "../../", "a/../../..", "../../../../../../../../", "memory:../.."] {
+        let climb = ["exec", "--cgroup", path, &container.id, "cat", "/proc/self/cgroup"];
+        let outcome = container.subject_cmd(climb).run();
+        let _ = outcome.expect_failure();
+    }
+}
+
+fn links_under_the_root_lead_nowhere(subject: &Subject) {
+    let canary = Canary::new();
+    let bundle = Bundle::new(&["probe", "true"]);
+    bundle.write();
+    let id = bundle.id();
+    std::fs::create_dir_all(subject.root()).expect("writable");
+    // The directory of a container is a link.
+    symlink(canary.path(), subject.root().join(id)).expect("free");
+    let _ = subject.cmd(["create", "--bundle"]).arg(bundle.path()).arg(id).run().expect_failure();
+    for verb in ["state", "start", "kill", "delete"] {
+        let _ = subject.cmd([verb, id]).run().expect_failure();
+    }
+    let _ = subject.cmd(["delete", "--force", id]).run();
+    canary.untouched();
+    assert!(canary.path().exists());
+    let _ = std::fs::remove_file(subject.root().join(id));
+    // The files in it are.
+    let kept = canary.path().join("kept");
+    std::fs::write(&kept, "kept").expect("writable");
+    std::fs::create_dir(subject.root().join(id)).expect("free");
+    for name in ["state.json", "state.json.new", "config.json", "config.json.new", "start", "exec.fifo", "status"] {
+        symlink(&kept, subject.root().join(id).join(name)).expect("free");
+    }
+    for args in [&["state"][..], &["start"], &["exec"], &["delete"], &["delete", "--force"]] {
+        let cmd = subject.cmd(args).arg(id);
+        let _ = if args[0] == "exec" { cmd.arg("true").run() } else { cmd.run() };
+    }
+    assert_eq!(std::fs::read_to_string(&kept).expect("it is there"), "kept");
+    let _ = std::fs::remove_dir_all(subject.root().join(id));
 }

@@ -43,7 +43,14 @@ pub fn open(room: &Room) -> Result<(OwnedFd, OwnedFd)> {
 /// Covers `/dev/console` with the terminal `other`.
 pub fn cover_dev_console(room: &Room, other: BorrowedFd<'_>) -> Result<()> {
     let operation = || "mount the terminal on /dev/console";
-    let target = room.file("/dev/console").during(operation)?;
+    // A link of the image could lead to any file of the container's procfs, which the terminal would then hide.
+    let target = match room.plain_file("/dev/console") {
+        Err(nix::Error::ELOOP) => {
+            let reason = "/dev/console of the root file system is a symbolic link; mount a tmpfs on /dev";
+            return Err(Error::refusal("process.terminal", reason));
+        }
+        found => found.during(operation)?,
+    };
     let detached = mount::clone_tree(other, b"", false).during(operation)?;
     mount::attach(detached.as_fd(), target.as_fd()).during(operation)
 }

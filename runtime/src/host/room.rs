@@ -84,6 +84,22 @@ impl Room {
         }
     }
 
+    /// Whatever is at `path`, or a new empty file there; `ELOOP` when its last part is a symbolic link.
+    pub fn plain_file(&self, path: &str) -> nix::Result<OwnedFd> {
+        let (parent, name) = self.parent(path)?;
+        let rules = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
+        let found = || openat2(parent.as_fd(), name.as_bytes(), libc::O_PATH, 0, rules);
+        match found() {
+            Err(Errno::ENOENT) => {}
+            found => return found,
+        }
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
+        match openat2(parent.as_fd(), name.as_bytes(), flags, 0o644, libc::RESOLVE_BENEATH) {
+            Ok(_) | Err(Errno::EEXIST) => found(),
+            Err(errno) => Err(errno),
+        }
+    }
+
     fn make_directory(&self, path: &str, mode: u32) -> nix::Result<OwnedFd> {
         let mut rest: Vec<String> = parts(path);
         rest.reverse();
