@@ -65,6 +65,14 @@ pub enum AdmissionError {
     /// The node was evicted or left.
     #[error("node {0} was evicted or left; it needs a new identity and a new token")]
     Revoked(NodeId),
+    /// A certificate signed by a node that was evicted, which no member holds.
+    #[error("the certificate of {subject} is by {issuer}, which was evicted or left; join again through another node")]
+    IssuerRevoked {
+        /// Whose certificate.
+        subject: NodeId,
+        /// Who signed it.
+        issuer: NodeId,
+    },
     /// The token has expired.
     #[error("the token has expired; make a new one with `shoal mesh token create`")]
     Expired,
@@ -188,6 +196,13 @@ impl Certificate {
     pub fn is_signed(&self, verify: Verify) -> bool {
         verify(&self.issuer, &self.signed_part(), &self.signature)
     }
+
+    /// Whether the holder of this certificate may have issued the other one: it is the key that signed it, it may admit, and
+    /// it gave no more than it has.
+    #[must_use]
+    pub fn may_issue(&self, other: &Self) -> bool {
+        self.subject == other.issuer && self.role >= Role::Member && self.role >= other.role
+    }
 }
 
 /// Checks a chain, leaf first: each certificate is signed by the next one's subject, which may admit, and the last by the
@@ -210,9 +225,7 @@ pub fn check_chain(chain: &[Certificate], cluster: ClusterId, verify: Verify) ->
         }
         match chain.get(at + 1) {
             Some(next) if next.subject != certificate.issuer => return Err(broken("a link is missing")),
-            Some(next) if next.role < Role::Member || next.role < certificate.role => {
-                return Err(broken("an issuer may not admit"));
-            }
+            Some(next) if !next.may_issue(certificate) => return Err(broken("an issuer may not admit")),
             Some(_) => {}
             None if ClusterId::of_root(&certificate.issuer) != cluster => {
                 return Err(broken("its end is not the root"));
@@ -537,5 +550,29 @@ mod tests {
         assert!(read.is_signed(verify_ed25519));
         read.subject = NodeId(3);
         assert!(!read.is_signed(verify_ed25519));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_and_no_text_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), text in ".{0,80}") {
+            let _ = (Certificate::from_bytes(&bytes), Revocation::from_bytes(&bytes));
+            for length in [CERTIFICATE_LEN, REVOCATION_LEN] {
+                let mut sized = bytes.clone();
+                sized.resize(length, 1);
+                sized[0] = FORMAT;
+                if let Ok(certificate) = Certificate::from_bytes(&sized) {
+                    proptest::prop_assert_eq!(&certificate.to_bytes(), &sized);
+                    proptest::prop_assert!(!certificate.is_signed(verify_ed25519));
+                }
+                if let Ok(revocation) = Revocation::from_bytes(&sized) {
+                    proptest::prop_assert!(!revocation.is_signed(verify_ed25519));
+                }
+            }
+            let sum = blake3::hash(&bytes);
+            let framed = [&bytes[..], &sum.as_bytes()[..4]].concat();
+            for text in [text.clone(), format!("{TOKEN_HEAD}{}", hex::encode(framed)), format!("{TOKEN_HEAD}{text}")] {
+                let _ = Token::from_text(&text);
+            }
+        }
     }
 }

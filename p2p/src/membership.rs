@@ -28,10 +28,10 @@ pub enum Liveness {
 pub enum Role {
     /// Reads the table, writes no shared row, admits nobody.
     Reader,
-    /// Writes, places and admits.
+    /// Writes, places, admits, evicts and revokes.
     #[default]
     Member,
-    /// A member that may also evict and revoke.
+    /// A member that may also admit operators.
     Operator,
 }
 

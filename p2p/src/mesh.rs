@@ -266,6 +266,7 @@ pub(crate) enum Command {
     Watch(Table, oneshot::Sender<mpsc::Receiver<Change>>),
     WatchMembers(oneshot::Sender<mpsc::Receiver<MemberChange>>),
     Members(oneshot::Sender<Vec<Member>>),
+    Role(NodeId, oneshot::Sender<Role>),
     Call(NodeId, String, Vec<u8>, oneshot::Sender<Result<Vec<u8>, Error>>),
     Open(NodeId, String, oneshot::Sender<Result<libp2p::Stream, Error>>),
     Serve(String, Serve, oneshot::Sender<Result<(), Error>>),
@@ -324,10 +325,11 @@ impl Mesh {
     }
 
     /// Writes a row whole. Owned tables take only this node's own keys. Returns when it is on this disk and at two peers,
-    /// or on this disk alone after two seconds ([`Durability::Local`]). Hot tables return at once.
+    /// or on this disk alone when peers do not answer in time ([`Durability::Local`]): never before it is durable here. Hot tables return at once.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a foreign owner, an oversize key or body, a table the cluster's feature level does not allow.
+    /// [`Error::Refused`] for a foreign owner, an oversize key or body, a table the cluster's feature level does not allow;
+    /// [`Error::Disk`] when this node's disk takes no more.
     pub async fn put(&self, key: Key, body: impl Into<Body>) -> Result<Written, Error> {
         let body = body.into();
         self.ask(|answer| Command::Put(key, Some(body), None, answer)).await?
@@ -397,6 +399,14 @@ impl Mesh {
     /// [`Error::Stopped`].
     pub async fn members(&self) -> Result<Vec<Member>, Error> {
         self.ask(Command::Members).await
+    }
+
+    /// What a node may do by its certificate; no more than read while that is not known.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn role(&self, node: NodeId) -> Result<Role, Error> {
+        self.ask(|answer| Command::Role(node, answer)).await
     }
 
     /// Sends `bytes` to `peer` and returns its handler's answer; connects first when no connection stands. Ten seconds.

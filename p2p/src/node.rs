@@ -27,7 +27,9 @@ pub const BATCH_MS: u64 = 10;
 /// How soon after repair brought something the other links are checked.
 pub const RIPPLE_MS: u64 = 50;
 /// How long a write waits for two peers before it is called local.
-pub const ACK_MS: u64 = 2_000;
+pub const ACK_MS: u64 = 800;
+/// Confirmations owed to peers while the disk is slow; the oldest go first, and their writers say `local`.
+pub const OWED_MAX: usize = 65_536;
 /// How often a node publishes its hot rows again, for those who missed them.
 pub const HOT_REPUBLISH_MS: u64 = 30_000;
 /// How often closed days of tombstones are looked at.
@@ -93,6 +95,8 @@ pub enum Input {
     Bad(NodeId, String),
     /// Everything up to this batch is on disk.
     Durable(u64),
+    /// The disk has failed: nothing that waits for it will be confirmed.
+    StoreFailed,
     /// This node's own addresses have changed.
     Addresses(Vec<String>),
 }
@@ -152,6 +156,7 @@ impl Dice {
 #[derive(Debug, Clone)]
 struct Pending {
     durable_at: u64,
+    /// Peers that were asked to confirm and have not yet.
     awaited: BTreeSet<NodeId>,
     confirmed: usize,
     stored: bool,
@@ -179,7 +184,11 @@ pub struct Node {
     durable: u64,
     writes: BTreeMap<u64, Pending>,
     next_write: u64,
+    next_ack: u64,
     owed: VecDeque<(u64, NodeId, u64)>,
+    early: BTreeMap<NodeId, Vec<(NodeId, Vec<u8>)>>,
+    certified: Vec<NodeId>,
+    closing: Option<(u64, Vec<(u32, rows::Sum)>)>,
     beat_at: u64,
     repair_at: u64,
     ripple_at: Option<u64>,
@@ -221,7 +230,11 @@ impl Node {
             durable: 0,
             writes: BTreeMap::new(),
             next_write: 0,
+            next_ack: 0,
             owed: VecDeque::new(),
+            early: BTreeMap::new(),
+            certified: Vec::new(),
+            closing: None,
             beat_at: now.ms,
             repair_at: now.ms,
             ripple_at: None,
@@ -235,6 +248,11 @@ impl Node {
             audits: 0,
             setup,
         };
+        for certificate in
+            node.setup.chain.iter().filter_map(|bytes| crate::admission::Certificate::from_bytes(bytes).ok())
+        {
+            node.roles.insert(certificate.node(), certificate.role);
+        }
         // Revocations first, certificates next: rows of evicted nodes must not come alive in between.
         for table in [Table::REVOKED, Table::CERTIFICATE, Table::NODE, Table::WATCH, Table::TOMBSTONES] {
             let rows: Vec<Row> = node.replica.rows().table(table).map(|(_, head)| head.to_row()).collect();
@@ -257,7 +275,8 @@ impl Node {
     /// Writes this node's certificates and its node row.
     fn introduce(&mut self, now: Now) {
         let chain = self.setup.chain.clone();
-        for bytes in chain {
+        // The root's first: whoever receives them knows each issuer before what it signed.
+        for bytes in chain.into_iter().rev() {
             let Ok(certificate) = crate::admission::Certificate::from_bytes(&bytes) else { continue };
             let key = Key::global(Table::CERTIFICATE, certificate.node().to_string());
             if self.replica.rows().get(&key).is_none_or(|row| row.body.0 != bytes) {
@@ -330,14 +349,18 @@ impl Node {
     /// The public key of a member, from its certificate.
     #[must_use]
     pub fn public_key(&self, node: NodeId) -> Option<[u8; 32]> {
-        let row = self.replica.rows().get(&Key::global(Table::CERTIFICATE, node.to_string()))?;
-        crate::admission::Certificate::from_bytes(&row.body.0).ok().map(|certificate| certificate.subject)
+        self.certificate(node).map(|certificate| certificate.subject)
     }
 
-    /// What a member may do.
+    /// What a member may do; no more than read while its certificate is not known.
     #[must_use]
     pub fn role(&self, node: NodeId) -> Role {
-        self.roles.get(&node).copied().unwrap_or(Role::Member)
+        self.roles.get(&node).copied().unwrap_or(Role::Reader)
+    }
+
+    /// Every node whose certificate is known and that was not evicted.
+    pub fn certified(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.roles.keys().copied().filter(|node| !self.replica.is_evicted(*node))
     }
 
     /// The live row under a key; owned rows of nodes that are down are there too.
@@ -481,7 +504,8 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> u64 {
         let flush = self.links.values().filter_map(|link| link.flush_at).min();
-        let write = self.writes.values().map(|pending| pending.until_ms).min();
+        // What is not on this disk yet waits for that, however late it gets.
+        let write = self.writes.values().filter(|pending| pending.stored).map(|pending| pending.until_ms).min();
         [Some(self.view.due_ms().unwrap_or(0)), flush, write, self.ripple_at, Some(self.repair_at), Some(self.beat_at)]
             .into_iter()
             .flatten()
@@ -506,6 +530,11 @@ impl Node {
             Input::Message(peer, message) => self.message(now, peer, message),
             Input::Bad(peer, reason) => self.bad(now, peer, &reason),
             Input::Durable(batch) => self.durable = self.durable.max(batch),
+            Input::StoreFailed => {
+                self.writes.clear();
+                self.owed.clear();
+                self.closing = None;
+            }
             Input::Addresses(addresses) => {
                 if self.setup.facts.addresses != addresses {
                     self.setup.facts.addresses = addresses;
@@ -620,7 +649,11 @@ impl Node {
     fn stands(&mut self, now: Now, row: &Row) {
         let at = rows::position(&row.key);
         let packed = codec::encode(row);
-        if self.is_kept(row) {
+        let owner = match row.version {
+            Version::Owned { owner, .. } => Some(owner),
+            Version::Shared { .. } => None,
+        };
+        if self.is_kept(row.key.table, owner) {
             self.unsaved.insert(at, Some(packed));
         }
         self.changes += 1;
@@ -635,14 +668,34 @@ impl Node {
     }
 
     /// Whether a row is kept on disk: shared rows, own rows, and the addresses of others.
-    fn is_kept(&self, row: &Row) -> bool {
-        if row.key.table.is_hot() || row.key.table == Table::BLOB_HOLDER {
+    fn is_kept(&self, table: Table, owner: Option<NodeId>) -> bool {
+        if table.is_hot() || table == Table::BLOB_HOLDER {
             return false;
         }
-        match row.version {
-            Version::Owned { owner, .. } => owner == self.setup.id || row.key.table == Table::NODE,
-            Version::Shared { .. } => true,
-        }
+        owner.is_none_or(|owner| owner == self.setup.id || table == Table::NODE)
+    }
+
+    /// Hands everything that belongs on disk over once more: the disk had failed and is there again with the rows at these
+    /// positions.
+    pub fn store_again(&mut self, found: &[Position]) {
+        let rows = self.replica.rows();
+        let gone: Vec<Position> = found.iter().copied().filter(|at| rows.packed(*at).is_none()).collect();
+        let kept: Vec<(Position, Option<Vec<u8>>)> = rows
+            .all()
+            .filter(|(_, packed)| {
+                codec::head(packed).is_ok_and(|head| {
+                    let owner = match head.version {
+                        codec::VersionHead::Owned(owner, ..) => Some(owner),
+                        codec::VersionHead::Shared(..) => None,
+                    };
+                    self.is_kept(head.table, owner)
+                })
+            })
+            .map(|(at, packed)| (at, Some(packed.to_vec())))
+            .collect();
+        self.unsaved.extend(gone.into_iter().map(|at| (at, None)));
+        self.unsaved.extend(kept);
+        self.flush_store();
     }
 
     fn forgotten(&mut self, keys: Vec<Key>) {
@@ -700,20 +753,27 @@ impl Node {
 
     /// Publishes closed days of tombstones and drops those everybody publishes the same.
     fn forget_tombstones(&mut self, now: Now) {
-        let closed: Vec<(u32, rows::Sum)> =
+        let held: Vec<(u32, rows::Sum)> =
             self.replica.rows().tombstone_days().filter(|(day, _)| tombstone::is_closed(*day, now.wall_ms)).collect();
+        // Only what is on this disk is told: others forget theirs because of it.
+        let batch = self.batch + u64::from(!self.unsaved.is_empty());
+        let safe = self.closing.take().filter(|(batch, _)| *batch <= self.durable).map(|(_, days)| days);
+        let closed: Vec<(u32, rows::Sum)> =
+            held.iter().copied().filter(|day| safe.as_ref().is_some_and(|days| days.contains(day))).collect();
+        self.closing = Some((batch, held.clone()));
         let mine: Vec<ClosedDay> = closed
             .iter()
             .map(|(day, sum)| ClosedDay { day: *day, print: sum.print, dropped: false })
             .chain(
                 self.dropped
                     .iter()
-                    .filter(|(day, _)| closed.iter().all(|(other, _)| other != *day))
+                    .filter(|(day, _)| held.iter().all(|(other, _)| other != *day))
                     .map(|(day, (print, _))| ClosedDay { day: *day, print: *print, dropped: true }),
             )
             .collect();
         let me = self.setup.id;
-        if self.published.get(&me).map_or(!mine.is_empty(), |old| *old != mine) {
+        let waits = safe.is_none() && !held.is_empty();
+        if !waits && self.published.get(&me).map_or(!mine.is_empty(), |old| *old != mine) {
             let body = tombstone::publish(&mine);
             let _ = self.put(now, Key::owned(Table::TOMBSTONES, me, ""), Some(body));
         }
@@ -732,3 +792,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

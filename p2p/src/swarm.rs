@@ -6,12 +6,12 @@ pub mod admit;
 pub mod behaviour;
 pub mod calls;
 pub mod commands;
+pub(crate) mod doors;
 pub mod lanes;
 pub mod start;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt as _;
@@ -19,18 +19,25 @@ use libp2p::identity::{PublicKey, ed25519};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, TransportError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as latest};
 
-use crate::disk::{ClusterFile, Folder, store::Store};
+use crate::disk::store::{Batch, Found, Store, StoreError, Told};
+use crate::disk::{ClusterFile, Folder};
 use crate::id::NodeId;
+use crate::membership::Role;
 use crate::mesh::{Command, Durability, Error, Written};
 use crate::node::{Input, Node, Now, Output};
-use crate::table::Row;
+use crate::table::{Class, Row, Sum, Table};
 use crate::wire::Message;
 use behaviour::{Behaviour, BehaviourEvent};
+use doors::Admitted;
 
 /// Things that may wait for the task from its own helpers; readers of peers wait when it is full.
 pub const EVENTS_MAX: usize = 2_048;
+/// Heartbeats and hellos that may wait for the task; they overtake everything in the other queue.
+pub const BEATS_MAX: usize = 1_024;
+/// How often a table on disk that has failed is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(2);
 /// How often a node without any link tries the addresses it remembers.
 const BOOTSTRAP_EVERY: Duration = Duration::from_secs(2);
 /// Addresses of other members kept for a start at which nobody is where it was.
@@ -39,18 +46,41 @@ const BOOTSTRAP_MAX: usize = 64;
 /// What the helpers tell the task.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Message(NodeId, Message),
     Bad(NodeId, String),
     LaneClosed(NodeId, crate::wire::Lane, u64),
-    Durable(u64),
-    StoreFailed(String),
+    StoreOpened(Result<(Store, Found), String>),
     Offer(admit::Ask, oneshot::Sender<Result<admit::Offer, String>>),
     Grant(admit::Ask, oneshot::Sender<Result<Vec<Vec<u8>>, String>>),
     Dial(DialOpts),
 }
 
-/// The nodes whose calls and streams are answered: those linked right now.
-pub(crate) type Admitted = Arc<RwLock<BTreeSet<NodeId>>>;
+/// How far the disk is. Told by the store's thread, which never waits for the task: only the latest counts.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Progress {
+    durable: u64,
+    epoch: u64,
+    failed: Option<String>,
+}
+
+impl Progress {
+    /// Takes in what the store tells.
+    pub(crate) fn told(progress: &latest::Sender<Self>, it: Told) {
+        progress.send_modify(|progress| match it {
+            Told::Batch(upto) => progress.durable = progress.durable.max(upto),
+            Told::Epoch(epoch) => progress.epoch = progress.epoch.max(epoch),
+            Told::Failed(error) => progress.failed = Some(error.to_string()),
+        });
+    }
+}
+
+/// Where the task's inputs come from.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) beats: mpsc::Receiver<(NodeId, Message)>,
+    pub(crate) messages: mpsc::Receiver<(NodeId, Message)>,
+    pub(crate) progress: latest::Receiver<Progress>,
+}
 
 /// The node a peer id stands for; `None` when its key is not Ed25519.
 #[must_use]
@@ -73,6 +103,13 @@ pub(crate) struct Task {
     pub(crate) control: libp2p_stream::Control,
     pub(crate) node: Node,
     pub(crate) store: Option<Store>,
+    pub(crate) progress: latest::Sender<Progress>,
+    /// Why the table on disk takes nothing, and when it is tried again.
+    pub(crate) broken: Option<(String, Option<Instant>)>,
+    /// What did not fit into the store's queue, rows by position.
+    pub(crate) backlog: Option<(u64, BTreeMap<crate::table::Position, Option<Vec<u8>>>)>,
+    /// The epoch nothing may be sent before: whether it is handed over, and which.
+    pub(crate) epoch_awaited: Option<(bool, u64)>,
     pub(crate) folder: Folder,
     pub(crate) cluster: ClusterFile,
     pub(crate) keypair: ed25519::Keypair,
@@ -81,6 +118,8 @@ pub(crate) struct Task {
     pub(crate) lanes: lanes::Lanes,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) admitted: Admitted,
+    /// The sum of the certificates that `admitted` was last told about.
+    pub(crate) certified: Sum,
     pub(crate) writes: BTreeMap<u64, (Row, oneshot::Sender<Result<Written, Error>>)>,
     pub(crate) watchers: watch::Watchers,
     pub(crate) advertise: Vec<String>,
@@ -115,49 +154,75 @@ impl Clock {
 
 impl Task {
     /// Runs until told to stop or until the last handle is gone.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut events: mpsc::Receiver<Event>) {
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut inbox: Inbox) {
         loop {
             self.act();
             let wake = self.clock.at(self.node.poll_timeout().max(self.clock.now().ms));
+            // What is due, what is durable and who lives come first; bulk waits.
             tokio::select! {
-                event = self.swarm.select_next_some() => self.swarm_event(event),
-                event = events.recv() => match event {
-                    Some(event) => self.event(event),
-                    None => break,
-                },
-                command = commands.recv() => match command {
-                    Some(Command::Stop(done)) => {
+                biased;
+                () = tokio::time::sleep_until(wake) => {
+                    let now = self.clock.now();
+                    self.node.handle(now, Input::Tick);
+                    self.try_bootstrap();
+                    self.try_store();
+                }
+                Ok(()) = inbox.progress.changed() => {
+                    let progress = inbox.progress.borrow_and_update().clone();
+                    self.stored(&progress);
+                }
+                Some((peer, message)) = inbox.beats.recv() => self.message(peer, message),
+                woken = next(&mut self.swarm, &mut commands, &mut inbox.messages, &mut inbox.events) => match woken {
+                    Woken::Swarm(event) => self.swarm_event(event),
+                    Woken::Message(peer, message) => self.message(peer, message),
+                    Woken::Event(event) => self.event(event),
+                    Woken::Command(Command::Stop(done)) => {
                         self.act();
-                        self.close();
+                        self.close().await;
                         let _ = done.send(());
                         return;
                     }
-                    Some(Command::Leave(actor, done)) => {
-                        let left = self.leave(&actor, &mut events).await;
+                    Woken::Command(Command::Leave(actor, done)) => {
+                        let left = self.leave(&actor, &mut inbox).await;
                         let stop = left.is_ok();
                         let _ = done.send(left);
                         if stop {
                             return;
                         }
                     }
-                    Some(command) => self.command(command),
-                    None => {
-                        self.close();
+                    Woken::Command(command) => self.command(command),
+                    Woken::Alone => {
+                        self.close().await;
                         return;
                     }
                 },
-                () = tokio::time::sleep_until(wake) => {
-                    let now = self.clock.now();
-                    self.node.handle(now, Input::Tick);
-                    self.try_bootstrap();
-                }
             }
         }
     }
 
+    pub(crate) fn message(&mut self, peer: NodeId, message: Message) {
+        let now = self.clock.now();
+        self.node.handle(now, Input::Message(peer, message));
+    }
+
+    /// Lets the store commit what was handed over, beside the task: it waits for the disk.
+    pub(crate) async fn close_store(&mut self) {
+        if let (Some(store), Some((number, rows))) = (&self.store, self.backlog.take()) {
+            let mut rest: Option<Batch> = Some(rows.into_iter().collect());
+            while let Some(rows) = rest.take() {
+                rest = store.put(number, rows).ok().flatten();
+                if rest.is_some() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+        let store = self.store.take();
+        let _ = tokio::task::spawn_blocking(move || drop(store)).await;
+    }
+
     /// Commits what was handed over and remembers where others are.
-    fn close(&mut self) {
-        self.store = None;
+    async fn close(&mut self) {
+        self.close_store().await;
         let mut known: Vec<String> = self.cluster.bootstrap.clone();
         for member in self.node.members().into_iter().filter(|member| !member.is_self) {
             known.extend(member.addresses.into_iter().take(2));
@@ -172,9 +237,103 @@ impl Task {
         }
     }
 
+    /// Hands rows to the store, or keeps them until it has room.
+    fn keep(&mut self, number: u64, rows: Batch) {
+        let Some(store) = &self.store else { return };
+        if let Some((upto, backlog)) = &mut self.backlog {
+            *upto = number;
+            backlog.extend(rows);
+            return;
+        }
+        match store.put(number, rows) {
+            Ok(None) => {}
+            Ok(Some(rows)) => self.backlog = Some((number, rows.into_iter().collect())),
+            // The store's thread has said why.
+            Err(StoreError::Stopped) => {}
+            Err(error) => self.watchers.alarm(&error.to_string()),
+        }
+    }
+
+    /// The store got further, or failed.
+    pub(crate) fn stored(&mut self, progress: &Progress) {
+        let now = self.clock.now();
+        if let Some(why) = &progress.failed
+            && self.broken.is_none()
+        {
+            self.store_failed(why.clone());
+        }
+        if self.epoch_awaited.is_some_and(|(_, epoch)| progress.epoch >= epoch) {
+            self.epoch_awaited = None;
+        }
+        if let Some((number, rows)) = self.backlog.take() {
+            self.keep(number, rows.into_iter().collect());
+        }
+        if let Some((false, epoch)) = self.epoch_awaited {
+            self.keep_epoch(epoch);
+        }
+        self.node.handle(now, Input::Durable(progress.durable));
+    }
+
+    fn keep_epoch(&mut self, epoch: u64) {
+        let handed = self.store.as_ref().and_then(|store| store.try_keep_epoch(epoch).ok());
+        // Without a disk there is nothing to wait for; the alarm of the store stands.
+        self.epoch_awaited = handed.map(|handed| (handed, epoch));
+    }
+
+    /// Nothing becomes durable any more: whoever waits is told, new writes are refused, and the disk is tried again.
+    fn store_failed(&mut self, why: String) {
+        let reason = format!("{why}; the node goes on without a disk and takes no writes until there is room again");
+        self.watchers.alarm(&reason);
+        for (_, (row, done)) in std::mem::take(&mut self.writes) {
+            let error = Error::Disk {
+                step: "keep",
+                path: row.key.to_string(),
+                reason: format!("{why}; it is not durable here, peers may have it: look again before it is repeated"),
+            };
+            let _ = done.send(Err(error));
+        }
+        self.broken = Some((why, Some(Instant::now() + STORE_AGAIN)));
+        (self.backlog, self.epoch_awaited) = (None, None);
+        let store = self.store.take();
+        tokio::task::spawn_blocking(move || drop(store));
+        self.node.handle(self.clock.now(), Input::StoreFailed);
+    }
+
+    /// Opens a failed store anew when its time has come.
+    fn try_store(&mut self) {
+        let Some((_, at)) = &mut self.broken else { return };
+        if at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        *at = None;
+        self.progress.send_modify(|progress| progress.failed = None);
+        let (path, events, progress) = (self.folder.table(), self.events.clone(), self.progress.clone());
+        tokio::task::spawn_blocking(move || {
+            let opened = Store::open(&path, move |it| Progress::told(&progress, it)).map_err(|error| error.to_string());
+            // The task may be gone already: then nobody waits.
+            let _ = events.blocking_send(Event::StoreOpened(opened));
+        });
+    }
+
+    fn store_opened(&mut self, opened: Result<(Store, Found), String>) {
+        match opened {
+            Ok((store, found)) => {
+                self.store = Some(store);
+                self.broken = None;
+                self.watchers.calm();
+                self.node.store_again(&found.positions);
+                self.keep_epoch(self.node.replica().epoch().max(found.epoch));
+            }
+            Err(why) => self.broken = Some((why, Some(Instant::now() + STORE_AGAIN))),
+        }
+    }
+
     /// Does what the core wants done.
     pub(crate) fn act(&mut self) {
-        while let Some(output) = self.node.poll_output() {
+        // A later epoch is on disk before anything is sent under it.
+        while self.epoch_awaited.is_none()
+            && let Some(output) = self.node.poll_output()
+        {
             match output {
                 Output::Send(to, message) => self.send(to, &message),
                 Output::Dial(peer, addresses) => self.dial(peer, &addresses),
@@ -184,17 +343,8 @@ impl Task {
                     }
                     self.lanes.close(peer);
                 }
-                Output::Store(batch, rows) => {
-                    let failed = self.store.as_ref().and_then(|store| store.put(batch, rows).err());
-                    if let Some(error) = failed {
-                        self.watchers.alarm(&error.to_string());
-                    }
-                }
-                Output::Epoch(epoch) => {
-                    if let Some(store) = &self.store {
-                        let _ = store.keep_epoch(epoch);
-                    }
-                }
+                Output::Store(batch, rows) => self.keep(batch, rows),
+                Output::Epoch(epoch) => self.keep_epoch(epoch),
                 Output::Changed(row) => self.watchers.changed(row),
                 Output::Gone(key) => self.watchers.gone(key),
                 Output::Turned(node, liveness) => self.watchers.turned(node, liveness, self.clock.now().wall_ms),
@@ -217,10 +367,14 @@ impl Task {
                 }
             }
         }
-        let linked: BTreeSet<NodeId> = self.node.linked().collect();
-        let differs = *self.admitted.read().expect("nobody panics while holding it") != linked;
-        if differs {
-            *self.admitted.write().expect("nobody panics while holding it") = linked;
+        let linked: BTreeMap<NodeId, Role> = self.node.linked().map(|node| (node, self.node.role(node))).collect();
+        let certified = self.node.replica().rows().sum(Class::of(Table::CERTIFICATE, false));
+        let told = self.admitted.read().expect("nobody panics while holding it").linked == linked;
+        if !told || certified != self.certified {
+            let mut standing = self.admitted.write().expect("nobody panics while holding it");
+            standing.linked = linked;
+            standing.certified = self.node.certified().collect();
+            self.certified = certified;
         }
     }
 
@@ -271,14 +425,9 @@ impl Task {
     fn event(&mut self, event: Event) {
         let now = self.clock.now();
         match event {
-            Event::Message(peer, message) => self.node.handle(now, Input::Message(peer, message)),
             Event::Bad(peer, reason) => self.node.handle(now, Input::Bad(peer, reason)),
             Event::LaneClosed(peer, lane, number) => self.lanes.closed(peer, lane, number),
-            Event::Durable(upto) => self.node.handle(now, Input::Durable(upto)),
-            Event::StoreFailed(why) => {
-                self.store = None;
-                self.watchers.alarm(&why);
-            }
+            Event::StoreOpened(opened) => self.store_opened(opened),
             Event::Offer(ask, answer) => {
                 let _ = answer.send(self.offer(&ask));
             }
@@ -354,6 +503,31 @@ impl Task {
         let addresses = address::told(&self.advertise, &self.listening);
         let now = self.clock.now();
         self.node.handle(now, Input::Addresses(addresses));
+    }
+}
+
+/// What wakes the task beside what is urgent.
+enum Woken {
+    Swarm(SwarmEvent<BehaviourEvent>),
+    Message(NodeId, Message),
+    Event(Event),
+    Command(Command),
+    /// Every handle is gone.
+    Alone,
+}
+
+/// Waits for whichever comes next; each has its turn. Dropping it loses nothing.
+async fn next(
+    swarm: &mut Swarm<Behaviour>,
+    commands: &mut mpsc::Receiver<Command>,
+    messages: &mut mpsc::Receiver<(NodeId, Message)>,
+    events: &mut mpsc::Receiver<Event>,
+) -> Woken {
+    tokio::select! {
+        event = swarm.select_next_some() => Woken::Swarm(event),
+        Some((peer, message)) = messages.recv() => Woken::Message(peer, message),
+        Some(event) = events.recv() => Woken::Event(event),
+        command = commands.recv() => command.map_or(Woken::Alone, Woken::Command),
     }
 }
 

@@ -10,6 +10,14 @@ use crate::wire::{BATCH_MAX, Claim, FRAME_MAX, Message, Span, WireSum};
 const LIST_MAX: usize = 24;
 /// A span is split so that a part has about this many rows.
 const PART_ROWS: u32 = 8;
+/// Rows a listing names at most, when the other side has next to nothing there: beyond it sums cost less.
+const LISTED_MAX: usize = 512;
+/// Claims one message of the other side makes us answer with at most: about 400 KiB; the next round goes on.
+pub const CLAIMS_MAX: usize = 16_384;
+/// Classes of the other side that are looked at: tables of newer builds in both scopes included.
+const CLASSES_MAX: usize = 512;
+/// Rows one message of the other side makes us walk over at most: a few milliseconds. An honest message is far below it.
+pub const WALK_MAX: usize = 500_000;
 /// Parts a span is split into at most, in bits: 1,024 parts of about 25 bytes.
 const SPLIT_BITS_MAX: u8 = 10;
 /// Bytes of rows one message of the other side makes us send at most; the next round brings the rest.
@@ -55,7 +63,7 @@ pub fn on_sums(rows: &Rows, theirs: &[(u16, WireSum)], same_site: bool) -> Vec<M
         let theirs = theirs.iter().find(|(other, _)| *other == class.0).map(|(_, sum)| *sum).unwrap_or_default();
         differ(class, mine, theirs);
     }
-    for (class, sum) in theirs {
+    for (class, sum) in theirs.iter().take(CLASSES_MAX) {
         let class = Class(*class);
         if rows.sum(class).count == 0 && !class.table().is_hot() && (same_site || !class.sited()) {
             differ(class, Sum::default(), *sum);
@@ -87,8 +95,11 @@ fn half(print: u64) -> u32 {
 /// Says what we have of a span: its rows when they are few on either side, else the sums of its parts.
 fn claim(rows: &Rows, span: Span, their_count: u32, out: &mut Vec<(Span, Claim)>) {
     let Some((first, last)) = bounds(span) else { return };
-    let items: Vec<(Position, u64)> = rows.range(first, last).collect();
-    if items.len() <= LIST_MAX || their_count as usize <= LIST_MAX / 4 || span.bits > 52 {
+    let mut items: Vec<(Position, u64)> = rows.range(first, last).collect();
+    let few = their_count as usize <= LIST_MAX / 4 && items.len() <= LISTED_MAX;
+    if items.len() <= LIST_MAX || few || span.bits > 52 {
+        // Keys so alike that a part cannot be split further are listed as far as a listing goes.
+        items.truncate(LISTED_MAX);
         let list = items.iter().map(|(at, print)| (short(*at), half(*print))).collect();
         out.push((span, Claim::Items(list)));
         return;
@@ -135,7 +146,11 @@ fn spans(claims: Vec<(Span, Claim)>) -> Vec<Message> {
 #[must_use]
 pub fn on_spans(rows: &Rows, theirs: &[(Span, Claim)], same_site: bool) -> Vec<Message> {
     let (mut claims, mut send, mut want) = (Vec::new(), Vec::new(), Vec::new());
+    let mut walked = 0;
     for (span, claimed) in theirs {
+        if walked > WALK_MAX || claims.len() > CLAIMS_MAX {
+            break;
+        }
         let class = Class(span.class);
         if class.table().is_hot() || (class.sited() && !same_site) {
             continue;
@@ -147,6 +162,7 @@ pub fn on_spans(rows: &Rows, theirs: &[(Span, Claim)], same_site: bool) -> Vec<M
                 for (_, print) in rows.range(first, last) {
                     mine = WireSum { count: mine.count + 1, print: mine.print.wrapping_add(print) };
                 }
+                walked += mine.count as usize;
                 if mine != *sum {
                     claim(rows, *span, sum.count, &mut claims);
                 }
@@ -154,6 +170,10 @@ pub fn on_spans(rows: &Rows, theirs: &[(Span, Claim)], same_site: bool) -> Vec<M
             Claim::Items(items) => {
                 let mut items: std::collections::BTreeMap<u64, u32> = items.iter().copied().collect();
                 for (at, print) in rows.range(first, last) {
+                    walked += 1;
+                    if walked > WALK_MAX {
+                        break;
+                    }
                     match items.remove(&short(at)) {
                         Some(theirs) if theirs == half(print) => {}
                         Some(_) => {
@@ -291,6 +311,40 @@ mod tests {
         assert!(hops <= 8, "{hops} half round trips");
         // Scattered changes are the worst case of ranges; the recent changes a node remembers per peer spare it (see `node`).
         assert!(bytes < changed * 8, "{bytes} bytes for {changed} changed");
+    }
+
+    #[test]
+    fn a_node_with_next_to_nothing_catches_up_in_frames_that_fit() {
+        let (mut a, mut b) = (filled(1, 30_000), filled(1, 0));
+        b.write(Key::global(Table::KV, "own"), Some(Body(vec![1])), 2, 90_000, 1).unwrap();
+        for message in on_sums(a.rows(), &sums_of(b.rows()), true) {
+            assert!(message.framed_len() <= FRAME_MAX, "{} bytes", message.framed_len());
+        }
+        let mut rounds = 0;
+        while a.rows().root() != b.rows().root() {
+            let (_, hops) = run(&mut a, &mut b);
+            rounds += 1;
+            assert!(rounds <= 4 && hops <= 10, "round {rounds}, {hops} half round trips");
+        }
+    }
+
+    fn sums_of(rows: &Rows) -> Vec<(u16, WireSum)> {
+        rows.sums().map(|(class, sum)| (class.0, sum.into())).collect()
+    }
+
+    #[test]
+    fn what_one_message_costs_is_bounded_whatever_it_claims() {
+        let a = filled(1, 20_000);
+        let class = Class::of(Table::KV, false).0;
+        let whole = Span { class, bits: 0, prefix: 0 };
+        let claims = vec![(whole, Claim::Sum(WireSum { count: 9, print: 9 })); 20_000];
+        let start = std::time::Instant::now();
+        let answers = on_spans(a.rows(), &claims, true);
+        assert!(answers.iter().map(Message::framed_len).sum::<usize>() < 4 * ANSWER_MAX);
+        assert!(answers.iter().all(|message| message.framed_len() <= FRAME_MAX));
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+        let sums = vec![(900u16, WireSum { count: 1, print: 1 }); 60_000];
+        assert!(on_sums(a.rows(), &sums, true).iter().map(Message::framed_len).sum::<usize>() < FRAME_MAX);
     }
 
     #[test]

@@ -134,12 +134,12 @@ pub enum Message {
     Push {
         /// Where the receiver's part of the ring ends (not included).
         until: NodeId,
-        /// When not 0: tell the sender when they are on disk.
+        /// When not 0: tell the sender when these rows are on disk.
         ack: u64,
         /// Packed rows.
         rows: Vec<Vec<u8>>,
     },
-    /// Everything pushed with an `ack` up to this one is on the sender's disk.
+    /// The rows pushed with this `ack` are on the sender's disk.
     Stored(u64),
     /// The sums of all rows: everywhere, within the site.
     Root(WireSum, WireSum),

@@ -7,4 +7,4 @@ pub mod net;
 pub mod random;
 pub mod world;
 
-pub use world::{Fault, World};
+pub use world::{Bug, Fault, World};

@@ -3,6 +3,7 @@
 pub(crate) mod bundle;
 mod figure;
 mod measured;
+mod mesh;
 mod runtime;
 mod youki;
 
@@ -14,7 +15,8 @@ use crate::shell::{self, Result};
 pub(crate) fn run(args: &[String]) -> Result<()> {
     match args.first().map(String::as_str) {
         Some("runtime") => runtime::run(&args[1..]),
-        Some(name @ ("image" | "engine" | "mesh")) => {
+        Some("mesh") => mesh::run(&args[1..]),
+        Some(name @ ("image" | "engine")) => {
             let script = format!("xtask/bench/{name}");
             if !shell::top().join(&script).exists() {
                 return Err(format!("there is no benchmark {name} yet"));

@@ -2,7 +2,7 @@
 //! A commit is fsynced; a cut at any write leaves the last commit. Format `table.redb/1`.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
@@ -12,7 +12,7 @@ use crate::table::Position;
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("rows");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT: u64 = 1;
-/// Batches that may wait for the disk; the next one makes its sender wait.
+/// Batches that may wait for the disk; the next one is given back to its sender.
 pub const BATCHES_MAX: usize = 1_024;
 /// Memory redb may use for pages: the table is in our own memory already.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
@@ -34,9 +34,20 @@ pub enum StoreError {
     Stopped,
 }
 
+/// What the store tells of itself, in order.
+#[derive(Debug)]
+pub enum Told {
+    /// Everything up to this batch is durable.
+    Batch(u64),
+    /// This epoch is durable.
+    Epoch(u64),
+    /// The store has stopped: nothing more becomes durable.
+    Failed(StoreError),
+}
+
 enum Job {
     Batch(u64, Batch),
-    Epoch(u64, SyncSender<()>),
+    Epoch(u64),
 }
 
 /// The store's handle.
@@ -50,7 +61,7 @@ impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Batch(number, rows) => write!(f, "Batch({number}, {} rows)", rows.len()),
-            Self::Epoch(epoch, _) => write!(f, "Epoch({epoch})"),
+            Self::Epoch(epoch) => write!(f, "Epoch({epoch})"),
         }
     }
 }
@@ -62,6 +73,8 @@ pub struct Found {
     pub epoch: u64,
     /// Packed rows.
     pub rows: Vec<Vec<u8>>,
+    /// Where they lie, in the same order.
+    pub positions: Vec<Position>,
 }
 
 fn any<E: Into<redb::Error>>(error: E) -> StoreError {
@@ -83,11 +96,13 @@ fn load(db: &Database) -> Result<Found, StoreError> {
     write.commit().map_err(any)?;
     let read = db.begin_read().map_err(any)?;
     let epoch = read.open_table(META).map_err(any)?.get("epoch").map_err(any)?.map_or(0, |value| value.value());
-    let mut rows = Vec::new();
+    let (mut rows, mut positions) = (Vec::new(), Vec::new());
     for entry in read.open_table(ROWS).map_err(any)?.iter().map_err(any)? {
-        rows.push(entry.map_err(any)?.1.value().to_vec());
+        let (at, packed) = entry.map_err(any)?;
+        positions.push(at.value());
+        rows.push(packed.value().to_vec());
     }
-    Ok(Found { epoch, rows })
+    Ok(Found { epoch, rows, positions })
 }
 
 /// One commit of batches and perhaps an epoch.
@@ -110,9 +125,9 @@ fn commit(db: &Database, batches: &[Batch], epoch: Option<u64>) -> Result<(), St
     write.commit().map_err(any)
 }
 
-fn run(db: &Database, jobs: &Receiver<Job>, durable: &dyn Fn(Result<u64, StoreError>)) {
+fn run(db: &Database, jobs: &Receiver<Job>, tell: &dyn Fn(Told)) {
     while let Ok(first) = jobs.recv() {
-        let (mut batches, mut upto, mut epoch, mut waiting) = (Vec::new(), None, None, Vec::new());
+        let (mut batches, mut upto, mut epoch) = (Vec::new(), None, None);
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
@@ -120,26 +135,18 @@ fn run(db: &Database, jobs: &Receiver<Job>, durable: &dyn Fn(Result<u64, StoreEr
                     batches.push(rows);
                     upto = Some(number);
                 }
-                Job::Epoch(number, done) => {
-                    epoch = Some(number);
-                    waiting.push(done);
-                }
+                Job::Epoch(number) => epoch = Some(number),
             }
             next = if batches.len() < BATCHES_MAX { jobs.try_recv().ok() } else { None };
         }
         let empty = batches.iter().all(Vec::is_empty) && epoch.is_none();
         match if empty { Ok(()) } else { commit(db, &batches, epoch) } {
             Ok(()) => {
-                if let Some(upto) = upto {
-                    durable(Ok(upto));
-                }
-                for done in waiting {
-                    // The waiter may have gone; the epoch is kept all the same.
-                    let _ = done.send(());
-                }
+                epoch.into_iter().for_each(|epoch| tell(Told::Epoch(epoch)));
+                upto.into_iter().for_each(|upto| tell(Told::Batch(upto)));
             }
             Err(error) => {
-                durable(Err(error));
+                tell(Told::Failed(error));
                 return;
             }
         }
@@ -147,16 +154,14 @@ fn run(db: &Database, jobs: &Receiver<Job>, durable: &dyn Fn(Result<u64, StoreEr
 }
 
 impl Store {
-    /// Opens the database at `path` and reads it. `durable` is called from the store's thread.
+    /// Opens the database at `path` and reads it. `tell` is called from the store's thread and must not wait for whoever
+    /// hands over batches.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn open(
-        path: &Path,
-        durable: impl Fn(Result<u64, StoreError>) + Send + 'static,
-    ) -> Result<(Self, Found), StoreError> {
+    pub fn open(path: &Path, tell: impl Fn(Told) + Send + 'static) -> Result<(Self, Found), StoreError> {
         let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(any)?;
-        Self::with(db, durable)
+        Self::with(db, tell)
     }
 
     /// The same over any backend: the place where tests tear writes.
@@ -165,43 +170,56 @@ impl Store {
     /// See [`StoreError`].
     pub fn open_backend(
         backend: impl StorageBackend,
-        durable: impl Fn(Result<u64, StoreError>) + Send + 'static,
+        tell: impl Fn(Told) + Send + 'static,
     ) -> Result<(Self, Found), StoreError> {
         let db = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(any)?;
-        Self::with(db, durable)
+        Self::with(db, tell)
     }
 
-    fn with(
-        db: Database,
-        durable: impl Fn(Result<u64, StoreError>) + Send + 'static,
-    ) -> Result<(Self, Found), StoreError> {
+    fn with(db: Database, tell: impl Fn(Told) + Send + 'static) -> Result<(Self, Found), StoreError> {
         let found = load(&db)?;
         let (jobs, inbox) = sync_channel(BATCHES_MAX);
         let thread = std::thread::Builder::new()
             .name("mesh-store".into())
-            .spawn(move || run(&db, &inbox, &durable))
+            .spawn(move || run(&db, &inbox, &tell))
             .map_err(|error| StoreError::Redb(redb::Error::Io(error)))?;
         Ok((Self { jobs: Some(jobs), thread: Some(thread) }, found))
     }
 
-    /// Hands over a batch; waits only when [`BATCHES_MAX`] are waiting already.
+    /// Hands over a batch without waiting; gives it back when [`BATCHES_MAX`] are waiting already.
     ///
     /// # Errors
     /// [`StoreError::Stopped`].
-    pub fn put(&self, number: u64, rows: Batch) -> Result<(), StoreError> {
+    pub fn put(&self, number: u64, rows: Batch) -> Result<Option<Batch>, StoreError> {
         let jobs = self.jobs.as_ref().ok_or(StoreError::Stopped)?;
-        jobs.send(Job::Batch(number, rows)).map_err(|_| StoreError::Stopped)
+        match jobs.try_send(Job::Batch(number, rows)) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(Job::Batch(_, rows))) => Ok(Some(rows)),
+            Err(TrySendError::Full(Job::Epoch(_)) | TrySendError::Disconnected(_)) => Err(StoreError::Stopped),
+        }
     }
 
-    /// Persists an epoch and returns when it is durable, with everything handed over before.
+    /// Persists an epoch, with everything handed over before; [`Told::Epoch`] says when. Waits while [`BATCHES_MAX`] batches
+    /// are waiting: for the start and for threads that may wait.
     ///
     /// # Errors
     /// [`StoreError::Stopped`].
     pub fn keep_epoch(&self, epoch: u64) -> Result<(), StoreError> {
-        let (done, wait) = sync_channel(1);
         let jobs = self.jobs.as_ref().ok_or(StoreError::Stopped)?;
-        jobs.send(Job::Epoch(epoch, done)).map_err(|_| StoreError::Stopped)?;
-        wait.recv().map_err(|_| StoreError::Stopped)
+        jobs.send(Job::Epoch(epoch)).map_err(|_| StoreError::Stopped)
+    }
+
+    /// As [`Store::keep_epoch`] without waiting; `false` when there was no room.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`].
+    pub fn try_keep_epoch(&self, epoch: u64) -> Result<bool, StoreError> {
+        let jobs = self.jobs.as_ref().ok_or(StoreError::Stopped)?;
+        match jobs.try_send(Job::Epoch(epoch)) {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(_)) => Ok(false),
+            Err(TrySendError::Disconnected(_)) => Err(StoreError::Stopped),
+        }
     }
 }
 

@@ -263,6 +263,13 @@ impl View {
         self.evaluate(node, wall_ms)
     }
 
+    /// A member's certificate came after its row, or changed.
+    pub fn set_role(&mut self, node: NodeId, role: Role) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.role = role;
+        }
+    }
+
     /// A watch row stands. Returns a change of liveness, and whether the verdict is about this node and wants refuting.
     pub fn set_watch(
         &mut self,
@@ -544,5 +551,17 @@ mod tests {
         assert_eq!(read_watch(&body.0), Some((Verdict::Missing, (3, 700))));
         assert_eq!(read_watch(&[9, 1, 1]), None);
         assert_eq!(read_watch(&[]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_of_a_verdict_or_of_facts_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
+            if let Some((verdict, of)) = read_watch(&bytes) {
+                proptest::prop_assert_eq!(read_watch(&watch_body(verdict, of).0), Some((verdict, of)));
+            }
+            let _ = serde_json::from_slice::<Facts>(&bytes);
+            let _ = crate::table::tombstone::published(&bytes);
+            let _ = crate::table::tombstone::day_of(&bytes);
+        }
     }
 }

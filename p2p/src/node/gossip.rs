@@ -1,8 +1,9 @@
 //! What travels on admitted links: pushes along the trees, repair, acknowledgements. In: messages. Out: messages, rows that
 //! stand. Every row goes through [`Node::absorb`], wherever it comes from.
 
-use super::links::{EARLY_MAX, MARKS_MAX};
-use super::{BATCH_MS, Node, Now, Output, RIPPLE_MS};
+use super::links::{ASKED_MAX, EARLY_MAX, MARKS_MAX, Part};
+use super::rules::Fit;
+use super::{BATCH_MS, Node, Now, OWED_MAX, Output, RIPPLE_MS};
 use crate::id::NodeId;
 use crate::membership::ring;
 use crate::sync;
@@ -19,6 +20,17 @@ pub const CATCH_UP_MAX: usize = 4_096;
 pub const HOT_WELCOME_MAX: usize = 4_096;
 /// Gates tried into each other site.
 const GATES: usize = 4;
+
+/// What came of a row of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Something stands because of it.
+    New,
+    /// It is held already, or something newer.
+    Known,
+    /// It waits for its issuer's certificate.
+    Early,
+}
 
 impl Node {
     pub(super) fn message(&mut self, now: Now, peer: NodeId, message: Message) {
@@ -47,8 +59,12 @@ impl Node {
             Message::Ask => self.send_beat(now, peer, true),
             Message::Push { until, ack, rows } => self.pushed(now, peer, until, ack, &rows),
             Message::Stored(ack) => {
-                for (_, pending) in self.writes.range_mut(..=ack) {
-                    pending.confirmed += usize::from(pending.awaited.remove(&peer));
+                // Of this push alone: one before it may have been dropped on the way.
+                let writes = self.links.get_mut(&peer).and_then(|link| link.asked.remove(&ack)).unwrap_or_default();
+                for write in writes {
+                    if let Some(pending) = self.writes.get_mut(&write) {
+                        pending.confirmed += usize::from(pending.awaited.remove(&peer));
+                    }
                 }
             }
             Message::Root(global, site) => self.root_arrived(now, peer, global, site, same_site),
@@ -67,7 +83,7 @@ impl Node {
             Message::Rows(rows) => {
                 let mut news = false;
                 for packed in &rows {
-                    news |= self.absorb(now, peer, packed).unwrap_or(false);
+                    news |= self.absorb(now, peer, packed) == Ok(Taken::New);
                 }
                 if news {
                     self.count("rows_repaired", rows.len() as u64);
@@ -85,18 +101,35 @@ impl Node {
         }
     }
 
-    /// Takes in a packed row of a peer. `Ok(true)` when something stands because of it.
-    pub(super) fn absorb(&mut self, now: Now, peer: NodeId, packed: &[u8]) -> Result<bool, Refusal> {
-        let taken = self
-            .admissible(now, packed)
-            .and_then(|fine| if fine { self.replica.merge(packed) } else { Ok(Vec::new()) });
+    /// Takes in a packed row of a peer, and the rows that waited for it.
+    pub(super) fn absorb(&mut self, now: Now, peer: NodeId, packed: &[u8]) -> Result<Taken, Refusal> {
+        let taken = self.absorb_one(now, peer, packed);
+        while let Some(node) = self.certified.pop() {
+            for (peer, packed) in self.early.remove(&node).unwrap_or_default() {
+                // Refusals have their alarm; the row that came now is not to blame.
+                let _ = self.absorb_one(now, peer, &packed);
+            }
+        }
+        taken
+    }
+
+    fn absorb_one(&mut self, now: Now, peer: NodeId, packed: &[u8]) -> Result<Taken, Refusal> {
+        let taken = match self.admissible(now, packed) {
+            Ok(Fit::Yes) => self.replica.merge(packed),
+            Ok(Fit::Ignored) => Ok(Vec::new()),
+            Ok(Fit::Early(issuer)) => {
+                self.keep_early(issuer, peer, packed);
+                return Ok(Taken::Early);
+            }
+            Err(refusal) => Err(refusal),
+        };
         match taken {
             Ok(stand) => {
                 for row in &stand {
                     self.stands(now, row);
                 }
                 self.count("merges", 1);
-                Ok(!stand.is_empty())
+                Ok(if stand.is_empty() { Taken::Known } else { Taken::New })
             }
             Err(refusal) => {
                 self.count("rows_refused", 1);
@@ -113,16 +146,23 @@ impl Node {
         let me = self.setup.id;
         let arc = self.view.rings().arc(&self.setup.facts.site, me, until);
         let parts = ring::split(&arc, until, |node| self.is_linked(node));
+        let mut whole = true;
         for packed in rows {
-            if self.absorb(now, peer, packed).is_err() {
+            let taken = self.absorb(now, peer, packed);
+            whole &= matches!(taken, Ok(Taken::New | Taken::Known));
+            if taken.is_err() {
                 continue;
             }
             for (child, until) in &parts {
                 self.queue_push(now, *child, *until, packed.clone(), 0);
             }
         }
-        if ack > 0 {
+        // Confirmed is only what was taken in whole.
+        if ack > 0 && whole {
             let batch = self.batch + u64::from(!self.unsaved.is_empty());
+            if self.owed.len() >= OWED_MAX {
+                self.owed.pop_front();
+            }
             self.owed.push_back((batch, peer, ack));
         }
     }
@@ -150,10 +190,19 @@ impl Node {
     }
 
     fn queue_push(&mut self, now: Now, child: NodeId, until: NodeId, packed: Vec<u8>, ack: u64) {
+        let Some(link) = self.links.get(&child) else { return };
+        let bytes = packed.len() + 8;
+        // A large row travels alone: together with what waits it could be more than a frame takes.
+        if link.push_bytes > 0 && link.push_bytes + bytes > BATCH_MAX {
+            self.flush_link(child);
+        }
         let Some(link) = self.links.get_mut(&child) else { return };
-        link.push_bytes += packed.len() + 8;
-        link.push_ack = link.push_ack.max(ack);
-        link.pushes.entry(until).or_default().push(packed);
+        link.push_bytes += bytes;
+        let part = link.pushes.entry(until).or_default();
+        part.rows.push(packed);
+        if ack > 0 {
+            part.writes.push(ack);
+        }
         link.flush_at.get_or_insert(now.ms + BATCH_MS);
         if link.push_bytes >= BATCH_MAX {
             self.flush_link(child);
@@ -165,12 +214,16 @@ impl Node {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.flush_at = None;
         link.push_bytes = 0;
-        let ack = std::mem::take(&mut link.push_ack);
-        let pushes = std::mem::take(&mut link.pushes);
-        let last = pushes.len();
-        for (at, (until, rows)) in pushes.into_iter().enumerate() {
-            // Confirmation covers everything before it, so only the last message asks.
-            let ack = if at + 1 == last { ack } else { 0 };
+        for (until, Part { rows, writes }) in std::mem::take(&mut link.pushes) {
+            let mut ack = 0;
+            if !writes.is_empty() {
+                self.next_ack += 1;
+                ack = self.next_ack;
+                if link.asked.len() >= ASKED_MAX {
+                    link.asked.pop_first();
+                }
+                link.asked.insert(ack, writes);
+            }
             self.out.push_back(Output::Send(peer, Message::Push { until, ack, rows }));
         }
     }

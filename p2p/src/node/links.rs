@@ -36,6 +36,16 @@ pub const SILENT_MS: u64 = 3_000;
 /// Messages kept for a moment when they overtake the hello.
 pub const EARLY_MAX: usize = 32;
 
+/// Pushes of one link that may wait for their confirmation; the oldest are given up, and their writers say `local`.
+pub const ASKED_MAX: usize = 4_096;
+
+/// Rows of one part of the tree that wait to be pushed, and the writes to confirm with them.
+#[derive(Debug, Clone, Default)]
+pub struct Part {
+    pub(super) rows: Vec<Vec<u8>>,
+    pub(super) writes: Vec<u64>,
+}
+
 /// One standing connection to a peer.
 #[derive(Debug, Clone, Default)]
 pub struct Link {
@@ -51,9 +61,10 @@ pub struct Link {
     pub(super) their_ms: Option<(u64, u64)>,
     pub(super) rtt_ms: Option<u64>,
     pub(super) offset_ms: Option<i64>,
-    pub(super) pushes: BTreeMap<NodeId, Vec<Vec<u8>>>,
+    pub(super) pushes: BTreeMap<NodeId, Part>,
     pub(super) push_bytes: usize,
-    pub(super) push_ack: u64,
+    /// Writes whose confirmation each push asked for.
+    pub(super) asked: BTreeMap<u64, Vec<u64>>,
     pub(super) flush_at: Option<u64>,
     /// After a reconnect: from which change on the peer may lack rows, until that was tried.
     pub(super) catch_up: Option<u64>,
@@ -115,7 +126,9 @@ impl Node {
     }
 
     pub(super) fn hello(&mut self, now: Now, peer: NodeId, hello: Hello) {
-        let Some(link) = self.links.get_mut(&peer) else { return };
+        if !self.links.contains_key(&peer) {
+            return;
+        }
         let refuse = |reason: String| Output::Hangup(peer, reason);
         let chain: Result<Vec<Certificate>, _> =
             hello.chain.iter().map(|bytes| Certificate::from_bytes(bytes)).collect();
@@ -127,11 +140,24 @@ impl Node {
                     ours: self.setup.cluster,
                 });
             }
-            if leaf.node() == peer {
-                Ok(leaf)
-            } else {
-                Err(crate::admission::AdmissionError::NotYours { subject: leaf.node(), peer })
+            if leaf.node() != peer {
+                return Err(crate::admission::AdmissionError::NotYours { subject: leaf.node(), peer });
             }
+            // Whoever was evicted admits nobody any more: what it signed before is in the table, and nothing else counts.
+            for certificate in &chain {
+                let issuer = NodeId::of_key(&certificate.issuer);
+                if self.replica.is_evicted(certificate.node()) && certificate.node() == peer {
+                    return Err(crate::admission::AdmissionError::Revoked(peer));
+                }
+                if self.replica.is_evicted(issuer) && self.certificate(certificate.node()).as_ref() != Some(certificate)
+                {
+                    return Err(crate::admission::AdmissionError::IssuerRevoked {
+                        subject: certificate.node(),
+                        issuer,
+                    });
+                }
+            }
+            Ok(leaf)
         });
         let leaf = match checked {
             Ok(leaf) => leaf,
@@ -142,6 +168,7 @@ impl Node {
                 return;
             }
         };
+        let Some(link) = self.links.get_mut(&peer) else { return };
         if link.admitted && link.instance != hello.instance {
             link.former = Some(link.instance);
             link.beaten = false;

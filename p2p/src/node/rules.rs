@@ -7,17 +7,67 @@ use crate::id::NodeId;
 use crate::membership::Role;
 use crate::membership::view::{Facts, read_watch};
 use crate::table::row::Version;
-use crate::table::{Refusal, Row, Table, codec, rows, tombstone};
+use crate::table::{Key, Refusal, Row, Table, codec, rows, tombstone};
 
 /// For how long a dropped day's tombstones are not taken back from nodes that have not dropped it yet.
 const DROPPED_DEAF_MS: u64 = 3_600_000;
 
+/// Signed rows that wait for their issuer's certificate; about 300 bytes each. More come again by repair.
+pub const EARLY_SIGNED_MAX: usize = 1_024;
+
+/// Whether a row may be merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// It may.
+    Yes,
+    /// It is rightly ignored.
+    Ignored,
+    /// It is signed by a node whose own certificate has not arrived yet.
+    Early(NodeId),
+}
+
 impl Node {
-    /// Whether a row may be merged: signatures of the signed tables, and tombstones that everybody has agreed to forget.
-    /// `Ok(false)` means "rightly ignored".
-    pub(super) fn admissible(&mut self, now: Now, packed: &[u8]) -> Result<bool, Refusal> {
+    /// The certificate of a member, as the table has it.
+    pub(super) fn certificate(&self, node: NodeId) -> Option<Certificate> {
+        let row = self.replica.rows().get(&Key::global(Table::CERTIFICATE, node.to_string()))?;
+        Certificate::from_bytes(&row.body.0).ok()
+    }
+
+    /// Whether the signer of a certificate has the right to give it. An issuer that was evicted since counts for what it
+    /// signed before: such rows come from members that hold them; a stranger that shows one is refused at its hello.
+    fn may_certify(&self, certificate: &Certificate) -> Result<Fit, Refusal> {
+        if crate::id::ClusterId::of_root(&certificate.issuer) == self.setup.cluster {
+            return Ok(Fit::Yes);
+        }
+        let issuer = NodeId::of_key(&certificate.issuer);
+        match self.certificate(issuer) {
+            None => Ok(Fit::Early(issuer)),
+            Some(by) if by.may_issue(certificate) => Ok(Fit::Yes),
+            Some(_) => Err(Refusal::Row(codec::RowError::Malformed("certificate: its issuer may not admit; it"))),
+        }
+    }
+
+    /// Keeps a signed row until its issuer's certificate comes.
+    pub(super) fn keep_early(&mut self, issuer: NodeId, peer: NodeId, packed: &[u8]) {
+        let kept: usize = self.early.values().map(Vec::len).sum();
+        let rows = self.early.entry(issuer).or_default();
+        if kept < EARLY_SIGNED_MAX && !rows.iter().any(|(_, row)| row == packed) {
+            rows.push((peer, packed.to_vec()));
+        }
+        self.count("rows_early", 1);
+    }
+
+    /// Whether a row may be merged: signatures and rights of the signed tables, and tombstones that everybody has agreed to
+    /// forget.
+    pub(super) fn admissible(&mut self, now: Now, packed: &[u8]) -> Result<Fit, Refusal> {
         let head = codec::head(packed)?;
         let forged = |what: &'static str| Err(Refusal::Row(codec::RowError::Malformed(what)));
+        if matches!(head.table, Table::CERTIFICATE | Table::REVOKED)
+            && self.replica.rows().packed(rows::position(&head.to_row().key)) == Some(packed)
+        {
+            // Held already: its signature was looked at then.
+            return Ok(Fit::Ignored);
+        }
         match head.table {
             Table::CERTIFICATE => {
                 let Ok(certificate) = Certificate::from_bytes(head.body) else { return forged("certificate") };
@@ -32,16 +82,24 @@ impl Node {
                 if held.is_some_and(|held| held.subject != certificate.subject) {
                     return forged("certificate: its key has the id of another");
                 }
+                return self.may_certify(&certificate);
             }
             Table::REVOKED => {
                 let Ok(revocation) = Revocation::from_bytes(head.body) else { return forged("revocation") };
                 let named = head.id.parse() == Ok(revocation.subject);
                 let ours = revocation.cluster == self.setup.cluster;
-                let issuer = NodeId::of_key(&revocation.issuer);
-                let may = issuer == revocation.subject || self.role(issuer) >= Role::Member;
-                if head.deleted || !named || !ours || !may || !revocation.is_signed(self.setup.verify) {
+                if head.deleted || !named || !ours || !revocation.is_signed(self.setup.verify) {
                     return forged("revocation");
                 }
+                let issuer = NodeId::of_key(&revocation.issuer);
+                if issuer == revocation.subject {
+                    return Ok(Fit::Yes);
+                }
+                return match self.certificate(issuer) {
+                    None => Ok(Fit::Early(issuer)),
+                    Some(by) if by.subject == revocation.issuer && by.role >= Role::Member => Ok(Fit::Yes),
+                    Some(_) => forged("revocation: its issuer may only read; it"),
+                };
             }
             Table::NODE if !head.deleted => {
                 let Ok(facts) = serde_json::from_slice::<Facts>(head.body) else { return forged("node facts") };
@@ -53,12 +111,12 @@ impl Node {
                 let day = tombstone::day_of(head.body);
                 let deaf = self.dropped.get(&day).is_some_and(|(_, at)| now.ms < at + DROPPED_DEAF_MS);
                 if deaf && self.replica.rows().packed(rows::position(&head.to_row().key)).is_none() {
-                    return Ok(false);
+                    return Ok(Fit::Ignored);
                 }
             }
             _ => {}
         }
-        Ok(true)
+        Ok(Fit::Yes)
     }
 
     /// Acts on a row that stands.
@@ -77,10 +135,11 @@ impl Node {
         match row.key.table {
             Table::CERTIFICATE => {
                 if let Ok(certificate) = Certificate::from_bytes(&row.body.0) {
-                    self.roles.insert(certificate.node(), certificate.role);
-                    if certificate.role == Role::Reader {
-                        self.replica.mark_reader(certificate.node());
-                    }
+                    let node = certificate.node();
+                    self.roles.insert(node, certificate.role);
+                    self.replica.mark_reader(node, certificate.role == Role::Reader);
+                    self.view.set_role(node, certificate.role);
+                    self.certified.push(node);
                 }
             }
             Table::REVOKED => {

@@ -236,3 +236,20 @@ impl Task {
         Ok(chain)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_words_of_a_stranger_panic(kind in 0u8..6, bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let bytes = [&[kind][..], &bytes].concat();
+            if let Ok(words) = postcard::from_bytes::<Words>(&bytes)
+                && let Words::Offer { chain, .. } | Words::Granted(chain) = words
+            {
+                proptest::prop_assert!(check(&chain, ClusterId(1), &[1; 32]).is_err());
+            }
+        }
+    }
+}

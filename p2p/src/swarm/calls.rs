@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
+use super::doors::{Admitted, Door};
 use super::lanes::read_frame;
-use super::{Admitted, node_of};
+use super::node_of;
 use crate::id::NodeId;
 use crate::mesh::{CALL_MAX, Handler, Serve};
 use crate::wire;
@@ -18,6 +19,8 @@ use crate::wire;
 pub const CALL_TIME: Duration = Duration::from_secs(10);
 /// Requests of one protocol worked on at once; more wait in their streams.
 pub const CALLS_MAX: usize = 64;
+/// Requests of one member that wait or are worked on: one that asks for more leaves room for the others.
+const CALLS_EACH_MAX: usize = 48;
 /// How long a call waits for its peer's hello, which travels on another stream of the same new connection.
 const HELLO_TIME: Duration = Duration::from_secs(3);
 
@@ -51,7 +54,7 @@ pub(crate) async fn call(
 pub(crate) async fn is_member(admitted: &Admitted, node: NodeId) -> bool {
     let until = tokio::time::Instant::now() + HELLO_TIME;
     loop {
-        if admitted.read().expect("nobody panics while holding it").contains(&node) {
+        if admitted.read().expect("nobody panics while holding it").linked.contains_key(&node) {
             return true;
         }
         if tokio::time::Instant::now() >= until {
@@ -70,35 +73,38 @@ pub(crate) fn serve(
 ) -> Result<(), String> {
     let name = protocol.to_string();
     let mut streams = control.accept(protocol).map_err(|_| format!("protocol {name} is served already"))?;
+    let door = Door::new(admitted.clone(), CALLS_EACH_MAX);
+    let serve = Arc::new(serve);
     tokio::spawn(async move {
         let slots = Arc::new(Semaphore::new(CALLS_MAX));
         while let Some((peer, stream)) = streams.next().await {
             let Some((node, _)) = node_of(&peer) else { continue };
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let admitted = admitted.clone();
-            match &serve {
-                Serve::Calls(handler) => {
-                    let handler = Arc::clone(handler);
-                    tokio::spawn(async move {
-                        if is_member(&admitted, node).await {
-                            let _ = tokio::time::timeout(CALL_TIME * 2, answer(stream, node, handler)).await;
+            if let Serve::Streams(sender) = &*serve
+                && sender.is_closed()
+            {
+                return;
+            }
+            // Whoever is not let in finds its stream closed; nobody is waited for here.
+            let Some(pass) = door.enter(node) else { continue };
+            let (admitted, slots, serve) = (admitted.clone(), Arc::clone(&slots), Arc::clone(&serve));
+            tokio::spawn(async move {
+                // A slot is taken only for members: a stranger waits for its hello in the strangers' own room.
+                if is_member(&admitted, node).await
+                    && let Ok(slot) = slots.acquire_owned().await
+                {
+                    match &*serve {
+                        Serve::Calls(handler) => {
+                            let work = answer(stream, node, Arc::clone(handler));
+                            let _ = tokio::time::timeout(CALL_TIME * 2, work).await;
                         }
-                        drop(slot);
-                    });
-                }
-                Serve::Streams(sender) => {
-                    let sender: mpsc::Sender<(NodeId, Stream)> = sender.clone();
-                    if sender.is_closed() {
-                        return;
-                    }
-                    tokio::spawn(async move {
-                        if is_member(&admitted, node).await {
+                        Serve::Streams(sender) => {
                             let _ = sender.send((node, stream)).await;
                         }
-                        drop(slot);
-                    });
+                    }
+                    drop(slot);
                 }
-            }
+                drop(pass);
+            });
         }
     });
     Ok(())

@@ -37,6 +37,7 @@ impl Task {
             }
             Command::Watch(table, answer) => drop(answer.send(self.watchers.watch(table))),
             Command::WatchMembers(answer) => drop(answer.send(self.watchers.watch_members())),
+            Command::Role(node, answer) => drop(answer.send(self.node.role(node))),
             Command::Members(answer) => drop(answer.send(self.node.members())),
             Command::Call(peer, protocol, bytes, answer) => self.call(peer, protocol, bytes, answer),
             Command::Open(peer, protocol, answer) => self.open(peer, protocol, answer),
@@ -64,6 +65,9 @@ impl Task {
     fn write(&mut self, key: &Key, body: Option<Body>) -> Result<(Row, Option<u64>), Error> {
         if let Some(why) = &self.expelled {
             return Err(refused(key, why));
+        }
+        if let Some((why, _)) = &self.broken {
+            return Err(Error::Disk { step: "keep", path: key.to_string(), reason: why.clone() });
         }
         if matches!(
             key.table,
@@ -254,6 +258,7 @@ impl Task {
         let mut counters: std::collections::BTreeMap<String, u64> =
             self.node.counters().iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         counters.extend(self.lanes.bytes.iter().map(|(protocol, bytes)| (format!("bytes_sent{protocol}"), *bytes)));
+        counters.insert("frames_sent".into(), self.lanes.frames);
         counters.insert("messages_dropped".into(), self.lanes.dropped);
         let mut alarms: Vec<_> = self.node.alarms().cloned().chain(self.watchers.alarms.iter().cloned()).collect();
         alarms.sort_by_key(|alarm| alarm.at_ms);
@@ -357,11 +362,7 @@ impl Task {
     }
 
     /// Tells the others that this node leaves, then forgets the cluster.
-    pub(crate) async fn leave(
-        &mut self,
-        actor: &Actor,
-        events: &mut tokio::sync::mpsc::Receiver<super::Event>,
-    ) -> Result<(), Error> {
+    pub(crate) async fn leave(&mut self, actor: &Actor, inbox: &mut super::Inbox) -> Result<(), Error> {
         self.audit(actor, "leave");
         let now = self.clock.now();
         let revocation = Revocation::issue(self.cluster.cluster, self.node.id(), true, now.wall_ms, &self.keypair);
@@ -371,11 +372,13 @@ impl Task {
             self.act();
             tokio::select! {
                 event = futures::StreamExt::select_next_some(&mut self.swarm) => self.swarm_event(event),
-                event = events.recv() => if let Some(event) = event { self.event(event) },
+                Some(event) = inbox.events.recv() => self.event(event),
+                Some((peer, message)) = inbox.beats.recv() => self.message(peer, message),
+                Some((peer, message)) = inbox.messages.recv() => self.message(peer, message),
                 () = tokio::time::sleep_until(until) => break,
             }
         }
-        self.store = None;
+        self.close_store().await;
         self.folder.forget()
     }
 }

@@ -2,24 +2,31 @@
 //! A peer that does not read loses messages of its own lane (repair brings rows back); nobody waits for it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::sync::mpsc;
 
+use super::doors::{Admitted, Door, Pass};
 use super::{Event, node_of};
 use crate::id::NodeId;
 use crate::wire::{self, FRAME_MAX, Lane, Message};
 
 /// Frames that may wait for a slow peer in one lane: a full repair answer (4 MiB in 16 KiB frames) and a little more.
 pub const QUEUE_MAX: usize = 320;
-/// Streams one peer may hold open towards us in one lane: its own one and one that is being replaced.
-const INBOUND_MAX: usize = 256;
+/// Bytes that may wait for a slow peer in one lane: one full repair answer and the frames of some rows.
+pub const QUEUE_BYTES_MAX: usize = crate::sync::ANSWER_MAX + 8 * FRAME_MAX;
+/// Streams one member may hold open towards us in one lane: its own one, and those of connections that are just dying.
+const INBOUND_MAX: usize = 4;
 
 #[derive(Debug)]
 struct Outlet {
     number: u64,
     queue: mpsc::Sender<Vec<u8>>,
+    /// Bytes that wait in it.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// The outgoing streams.
@@ -29,6 +36,8 @@ pub(crate) struct Lanes {
     next: u64,
     /// Bytes sent, by lane, for metrics.
     pub(crate) bytes: BTreeMap<&'static str, u64>,
+    /// Frames sent.
+    pub(crate) frames: u64,
     /// Messages dropped because a peer does not read.
     pub(crate) dropped: u64,
 }
@@ -50,10 +59,17 @@ impl Lanes {
         let outlet = self.outlets.entry((to, lane)).or_insert_with(|| {
             *next += 1;
             let (queue, frames) = mpsc::channel(QUEUE_MAX);
-            tokio::spawn(write(control.clone(), peer, to, lane, *next, frames, events.clone()));
-            Outlet { number: *next, queue }
+            let waiting = Arc::new(AtomicUsize::new(0));
+            let outlet = Outlet { number: *next, queue, waiting: Arc::clone(&waiting) };
+            tokio::spawn(write(control.clone(), peer, to, lane, *next, (frames, waiting), events.clone()));
+            outlet
         });
-        if outlet.queue.try_send(frame).is_err() {
+        let length = frame.len();
+        let fits = outlet.waiting.load(Ordering::Relaxed) + length <= QUEUE_BYTES_MAX;
+        if fits && outlet.queue.try_send(frame).is_ok() {
+            outlet.waiting.fetch_add(length, Ordering::Relaxed);
+            self.frames += 1;
+        } else {
             self.dropped += 1;
         }
     }
@@ -79,7 +95,7 @@ async fn write(
     to: NodeId,
     lane: Lane,
     number: u64,
-    mut frames: mpsc::Receiver<Vec<u8>>,
+    (mut frames, waiting): (mpsc::Receiver<Vec<u8>>, Arc<AtomicUsize>),
     events: mpsc::Sender<Event>,
 ) {
     if let Ok(mut stream) = control.open_stream(peer, StreamProtocol::new(lane.protocol())).await {
@@ -89,6 +105,8 @@ async fn write(
                 let Ok(more) = frames.try_recv() else { break };
                 frame.extend_from_slice(&more);
             }
+            // Counted as waiting until it is on its way; the sender adds after it has queued, so the count may lag, not leak.
+            waiting.fetch_sub(frame.len().min(waiting.load(Ordering::Relaxed)), Ordering::Relaxed);
             if stream.write_all(&frame).await.is_err() || stream.flush().await.is_err() {
                 break;
             }
@@ -101,38 +119,43 @@ async fn write(
 pub(crate) fn listen(
     control: &mut libp2p_stream::Control,
     lane: Lane,
-    events: mpsc::Sender<Event>,
+    admitted: Admitted,
+    (messages, events): (mpsc::Sender<(NodeId, Message)>, mpsc::Sender<Event>),
 ) -> Result<(), String> {
     let mut streams = control
         .accept(StreamProtocol::new(lane.protocol()))
         .map_err(|_| format!("protocol {} is served already", lane.protocol()))?;
+    let door = Door::new(admitted, INBOUND_MAX);
     tokio::spawn(async move {
-        let open = std::sync::Arc::new(tokio::sync::Semaphore::new(INBOUND_MAX * 16));
         while let Some((peer, stream)) = streams.next().await {
-            let (Some((node, _)), Ok(permit)) = (node_of(&peer), std::sync::Arc::clone(&open).try_acquire_owned())
-            else {
-                continue;
-            };
-            let events = events.clone();
+            let Some((node, _)) = node_of(&peer) else { continue };
+            let Some(pass) = door.enter(node) else { continue };
+            let (messages, events) = (messages.clone(), events.clone());
             tokio::spawn(async move {
-                if let Err(reason) = read(stream, node, lane, &events).await {
+                if let Err(reason) = read(stream, node, lane, pass, &messages).await {
                     let _ = events.send(Event::Bad(node, reason)).await;
                 }
-                drop(permit);
             });
         }
     });
     Ok(())
 }
 
-async fn read(mut stream: Stream, node: NodeId, lane: Lane, events: &mpsc::Sender<Event>) -> Result<(), String> {
+async fn read(
+    mut stream: Stream,
+    node: NodeId,
+    lane: Lane,
+    mut pass: Pass,
+    messages: &mpsc::Sender<(NodeId, Message)>,
+) -> Result<(), String> {
     loop {
         let Some(frame) = read_frame(&mut stream, FRAME_MAX).await? else { return Ok(()) };
+        pass.look_again();
         let message = Message::decode(&frame).map_err(|error| error.to_string())?;
         if message.lane() != lane && !matches!(message, Message::Unknown(_)) {
             return Err(format!("a message that does not belong on {}", lane.protocol()));
         }
-        if events.send(Event::Message(node, message)).await.is_err() {
+        if messages.send((node, message)).await.is_err() {
             return Ok(());
         }
     }

@@ -1,7 +1,6 @@
 //! How a node starts: resume, create or join. In: the configuration and what is on disk. Out: the running task's handle.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -9,18 +8,20 @@ use libp2p::identity::{Keypair, ed25519};
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, Swarm};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as latest};
 
 use super::behaviour::{self, Behaviour};
-use super::{Clock, Event, Task, address, admit, lanes, node_of, watch};
+use super::doors::Admitted;
+use super::{Clock, Inbox, Progress, Task, address, admit, lanes, node_of, watch};
 use crate::admission::{Certificate, Token, verify_ed25519};
-use crate::disk::store::Store;
+use crate::disk::store::{Store, StoreError};
 use crate::disk::{CLUSTER_FORMAT, ClusterFile, Folder};
 use crate::id::{ClusterId, NodeId};
 use crate::membership::Role;
 use crate::membership::view::Facts;
 use crate::mesh::{COMMANDS_MAX, Command, Config, Error, Intent};
 use crate::node::{Node, Setup};
+use crate::table::Sum;
 use crate::table::schema::FEATURE_LEVEL;
 use crate::wire;
 
@@ -74,8 +75,7 @@ pub(crate) async fn start(config: Config) -> Result<(mpsc::Sender<Command>, Node
             file
         }
     };
-    let (events, inbox) = mpsc::channel(super::EVENTS_MAX);
-    let task = task(config, folder, cluster, keypair, swarm, listening, events).await?;
+    let (task, inbox) = task(config, folder, cluster, keypair, swarm, listening).await?;
     let cluster = task.cluster.cluster;
     let (commands, command_inbox) = mpsc::channel(COMMANDS_MAX);
     tokio::spawn(task.run(command_inbox, inbox));
@@ -198,22 +198,16 @@ async fn task(
     keypair: ed25519::Keypair,
     swarm: Swarm<Behaviour>,
     listening: BTreeSet<Multiaddr>,
-    events: mpsc::Sender<Event>,
-) -> Result<Task, Error> {
+) -> Result<(Task, Inbox), Error> {
     let path = folder.table();
     let disk = |reason: String| Error::Disk { step: "open", path: path.display().to_string(), reason };
-    let told = events.clone();
+    let (progress, stored) = latest::channel(Progress::default());
     let open = {
-        let path = path.clone();
+        let (path, progress) = (path.clone(), progress.clone());
         move || {
-            Store::open(&path, move |upto| {
-                let event = match upto {
-                    Ok(upto) => Event::Durable(upto),
-                    Err(error) => Event::StoreFailed(error.to_string()),
-                };
-                // The task may be gone already: then nobody waits.
-                let _ = told.blocking_send(event);
-            })
+            let (store, found) = Store::open(&path, move |it| Progress::told(&progress, it))?;
+            store.keep_epoch(found.epoch + 1)?;
+            Ok::<_, StoreError>((store, found))
         }
     };
     let (store, found) = tokio::task::spawn_blocking(open)
@@ -221,7 +215,12 @@ async fn task(
         .map_err(|error| disk(error.to_string()))?
         .map_err(|error| disk(error.to_string()))?;
     let epoch = found.epoch + 1;
-    store.keep_epoch(epoch).map_err(|error| disk(error.to_string()))?;
+    // Durable before the first packet.
+    let mut epoch_kept = stored.clone();
+    let kept = epoch_kept.wait_for(|progress| progress.epoch >= epoch || progress.failed.is_some()).await;
+    if let Some(why) = kept.map_err(|error| disk(error.to_string()))?.failed.clone() {
+        return Err(disk(why));
+    }
     let chain: Option<Vec<Vec<u8>>> = cluster.chain.iter().map(|text| hex::decode(text).ok()).collect();
     let chain = chain.ok_or_else(|| wrong("cluster.json holds a certificate that cannot be read"))?;
     let public = keypair.public().to_bytes();
@@ -263,8 +262,13 @@ async fn task(
     };
     let node = Node::new(setup, found.rows, clock.now());
     let mut control = swarm.behaviour().streams.new_control();
+    let admitted = Admitted::default();
+    let (events, event_inbox) = mpsc::channel(super::EVENTS_MAX);
+    let (beats, beat_inbox) = mpsc::channel(super::BEATS_MAX);
+    let (messages, message_inbox) = mpsc::channel(super::EVENTS_MAX);
     for lane in wire::LANES {
-        lanes::listen(&mut control, lane, events.clone()).map_err(wrong)?;
+        let messages = if lane == wire::Lane::Member { &beats } else { &messages };
+        lanes::listen(&mut control, lane, admitted.clone(), (messages.clone(), events.clone())).map_err(wrong)?;
     }
     admit::listen(&mut control, events.clone(), rand::random).map_err(wrong)?;
     // Peers that are connected already are linked as if they had just come.
@@ -272,6 +276,10 @@ async fn task(
         control,
         node,
         store: Some(store),
+        progress,
+        broken: None,
+        backlog: None,
+        epoch_awaited: None,
         folder,
         bootstrap: cluster.bootstrap.clone(),
         cluster,
@@ -280,7 +288,8 @@ async fn task(
         peers: BTreeMap::new(),
         lanes: lanes::Lanes::default(),
         events,
-        admitted: Arc::new(RwLock::new(BTreeSet::new())),
+        admitted,
+        certified: Sum::default(),
         writes: BTreeMap::new(),
         watchers: watch::Watchers::default(),
         advertise: config.advertise,
@@ -295,5 +304,6 @@ async fn task(
             let _ = task.swarm.disconnect_peer_id(peer);
         }
     }
-    Ok(task)
+    let inbox = Inbox { events: event_inbox, beats: beat_inbox, messages: message_inbox, progress: stored };
+    Ok((task, inbox))
 }

@@ -73,6 +73,11 @@ impl Watchers {
         self.members.retain(|sender| sender.try_send(MemberChange { id, liveness, at_ms }).is_ok());
     }
 
+    /// The disk takes writes again: its alarm is over.
+    pub(crate) fn calm(&mut self) {
+        self.alarms.retain(|alarm| alarm.kind != "store");
+    }
+
     /// Something of the shell for the operator.
     pub(crate) fn alarm(&mut self, text: &str) {
         if self.alarms.iter().any(|alarm| alarm.text == text) {

@@ -3,7 +3,7 @@
 //!
 //! `format|flags · table · [site] · id · version · body`, integers as LEB128, strings and bodies with their length in front.
 
-use super::row::{ANCESTORS_MAX, BODY_MAX, Body, KEY_ID_MAX, Key, Row, SITE_MAX, Scope, Table, Version};
+use super::row::{ANCESTORS_MAX, Body, KEY_ID_MAX, Key, Row, SITE_MAX, Scope, Table, Version};
 use crate::id::NodeId;
 
 /// The format's version, in the high nibble of the first byte.
@@ -240,8 +240,9 @@ fn read_head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, RowError> {
         let ancestors = reader.take(usize::try_from(count).expect("at most sixteen") * 8)?;
         VersionHead::Shared(generation, time, NodeId(writer), id, ancestors)
     };
-    let body = reader.sized("body", BODY_MAX)?;
-    Ok(Head { deleted: first & DELETED != 0, table: Table(table), site, id, version, body })
+    let table = Table(table);
+    let body = reader.sized("body", table.body_max())?;
+    Ok(Head { deleted: first & DELETED != 0, table, site, id, version, body })
 }
 
 /// Reads one row that fills `bytes` exactly.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::codec::{self, Head, RowError, VersionHead};
-use super::row::{ANCESTORS_MAX, BODY_MAX, Body, KEY_ID_MAX, Key, Row, SITE_MAX, Scope, Table, Version};
+use super::row::{ANCESTORS_MAX, Body, KEY_ID_MAX, Key, Row, SITE_MAX, Scope, Table, Version};
 use super::rows::{Merged, Position, Rows, position};
 use super::tombstone;
 use crate::id::NodeId;
@@ -184,9 +184,9 @@ impl Replica {
             return Err(over("site", site.len(), SITE_MAX));
         }
         if let Some(body) = body
-            && body.0.len() > BODY_MAX
+            && body.0.len() > key.table.body_max()
         {
-            return Err(over("body", body.0.len(), BODY_MAX));
+            return Err(over("body", body.0.len(), key.table.body_max()));
         }
         match key.table.schema() {
             Some(schema) if schema.since_level <= level => Ok(()),
@@ -280,8 +280,9 @@ impl Replica {
             body: Body(loser.to_vec()),
         };
         let packed = codec::encode(&row);
-        let head = codec::head(&packed).expect("it was just written");
-        if head.body.len() <= BODY_MAX && matches!(self.rows.merge(&head, &packed).1, Merged::Replaced) {
+        // A packed row always fits: see CONFLICT_BODY_MAX. Were it not so, nothing is kept here, as nowhere else.
+        let Ok(head) = codec::head(&packed) else { return };
+        if matches!(self.rows.merge(&head, &packed).1, Merged::Replaced) {
             stand.push(row);
         }
     }
@@ -336,9 +337,18 @@ impl Replica {
         &self.evicted
     }
 
-    /// Marks a node whose certificate lets it only read.
-    pub fn mark_reader(&mut self, node: NodeId) {
-        self.readers.insert(node);
+    /// Marks whether a node's certificate lets it only read.
+    pub fn mark_reader(&mut self, node: NodeId, only_reads: bool) {
+        if only_reads {
+            self.readers.insert(node);
+        } else {
+            self.readers.remove(&node);
+        }
+    }
+
+    /// Forgets one row without a trace, because what it rests on is gone. Returns its key.
+    pub fn forget(&mut self, key: &Key) -> Option<Key> {
+        self.rows.remove(position(key)).map(|row| row.key)
     }
 
     /// Drops one day's tombstones. Returns their keys.

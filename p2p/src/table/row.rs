@@ -12,6 +12,9 @@ pub const KEY_ID_MAX: usize = 512;
 pub const SITE_MAX: usize = 64;
 /// Largest body in bytes: a service with many secrets by name fits; content belongs in blobs.
 pub const BODY_MAX: usize = 256 * 1024;
+/// Largest body of a conflict row: a whole packed row with the largest body, its key, site and version included. A value
+/// that lost is kept whole, however large it is.
+pub const CONFLICT_BODY_MAX: usize = BODY_MAX + 1_024;
 /// How many ancestors a shared version names; beyond it a false conflict, never a loss.
 pub const ANCESTORS_MAX: usize = 16;
 
@@ -82,6 +85,14 @@ pub struct Row {
     pub deleted: bool,
     /// The content; of a tombstone, the day it was written (see `table::tombstone`).
     pub body: Body,
+}
+
+impl Table {
+    /// The largest body of this table's rows.
+    #[must_use]
+    pub fn body_max(self) -> usize {
+        if self == Self::CONFLICT { CONFLICT_BODY_MAX } else { BODY_MAX }
+    }
 }
 
 impl Key {

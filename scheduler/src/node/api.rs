@@ -32,8 +32,9 @@ use tokio::sync::{Semaphore, oneshot};
 const BODY_BYTES_MAX: usize = 64 << 20;
 /// Connections at a time; watchers hold one each.
 const CONNECTIONS_MAX: usize = 512;
-/// The longest a write waits for peers before it answers `local`; the row is safe here by then.
-pub(super) const WRITE_WAIT_MS: u64 = 800;
+/// The longest a write waits for this node's own disk before its outcome is called unknown. For peers the mesh waits far
+/// shorter, and answers `local`.
+pub(super) const WRITE_WAIT_MS: u64 = 10_000;
 
 /// What a caller may do. Later ones may do what earlier ones may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

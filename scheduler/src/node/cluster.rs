@@ -6,6 +6,7 @@ use crate::model::{
     Answer, InstanceRow, Liveness, NodeFacts, NodeId, NodePolicy, Release, Reserve, RolloutRow, ServiceRow,
 };
 use p2p::Mesh;
+use p2p::membership::Role;
 use p2p::mesh::{Change, Error};
 use p2p::table::{Body, Key, Row, Table};
 use serde::de::DeserializeOwned;
@@ -41,13 +42,18 @@ pub enum Ask {
 
 /// Answers the calls of other nodes.
 pub(crate) async fn serve(mesh: &Mesh, handle: &Handle, worker: &Worker) -> Result<(), Error> {
-    let (handle, worker) = (handle.clone(), worker.clone());
+    let (handle, worker, asked) = (handle.clone(), worker.clone(), mesh.clone());
     mesh.serve(
         PROTOCOL,
-        Arc::new(move |_peer, bytes| {
-            let (handle, worker) = (handle.clone(), worker.clone());
+        Arc::new(move |peer, bytes| {
+            let (handle, worker, mesh) = (handle.clone(), worker.clone(), asked.clone());
             Box::pin(async move {
                 let ask: Ask = serde_json::from_slice(&bytes).map_err(|error| format!("not understood: {error}"))?;
+                if !matches!(ask, Ask::Logs { .. })
+                    && mesh.role(peer).await.map_err(|error| error.to_string())? < Role::Member
+                {
+                    return Err(format!("node {peer} may only read"));
+                }
                 let answer = match ask {
                     Ask::Reserve(reserve) => serde_json::to_vec(&reserve_here(&handle, reserve).await),
                     Ask::Release(release) => serde_json::to_vec(&release_here(&handle, release).await),
@@ -134,10 +140,11 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
     let (sender, mut changes) = mpsc::channel::<(Table, Change)>(WRITES_MAX);
     let Ok(mut members) = mesh.watch_members().await else { return };
     let mut known = BTreeSet::new();
+    let mut told = Told::default();
     read_members(&mesh, &handle, &mut known).await;
     for table in TABLES {
         let Ok(mut receiver) = mesh.watch(table).await else { return };
-        read_table(&mesh, &handle, table).await;
+        read_table(&mesh, &handle, &mut told, table).await;
         let sender = sender.clone();
         tokio::spawn(async move {
             while let Some(change) = receiver.recv().await {
@@ -162,13 +169,17 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
                 None => return,
             },
             change = changes.recv() => match change {
-                Some((table, Change::Row(row))) => deliver(&mesh, &handle, table, row).await,
+                Some((table, Change::Row(row))) => {
+                    told.saw(&row);
+                    deliver(&mesh, &handle, table, row).await;
+                }
                 Some((table, Change::Gone(key))) => {
+                    told.gone(&key);
                     if let Some(event) = gone(table, &key) {
                         handle.event(event).await;
                     }
                 }
-                Some((table, Change::Lagged)) => read_table(&mesh, &handle, table).await,
+                Some((table, Change::Lagged)) => read_table(&mesh, &handle, &mut told, table).await,
                 None => return,
             },
             _ = every.tick() => read_members(&mesh, &handle, &mut known).await,
@@ -190,8 +201,44 @@ async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeSet<NodeId>
     *known = present;
 }
 
-async fn read_table(mesh: &Mesh, handle: &Handle, table: Table) {
+/// The keys the core has been told of. A watcher that fell behind learns from it what was deleted meanwhile: what is no
+/// longer there sends no change.
+#[derive(Debug, Default)]
+pub(crate) struct Told(BTreeSet<Key>);
+
+impl Told {
+    /// A row came, or the tombstone of one.
+    pub(crate) fn saw(&mut self, row: &Row) {
+        if row.deleted {
+            self.0.remove(&row.key);
+        } else {
+            self.0.insert(row.key.clone());
+        }
+    }
+
+    /// A row was forgotten.
+    pub(crate) fn gone(&mut self, key: &Key) {
+        self.0.remove(key);
+    }
+
+    /// The whole table was read: returns what is missing from it.
+    pub(crate) fn missing(&mut self, table: Table, rows: &[Row]) -> Vec<Key> {
+        let present: BTreeSet<&Key> = rows.iter().filter(|row| !row.deleted).map(|row| &row.key).collect();
+        let missing: Vec<Key> =
+            self.0.iter().filter(|key| key.table == table && !present.contains(key)).cloned().collect();
+        for key in &missing {
+            self.0.remove(key);
+        }
+        self.0.extend(present.into_iter().cloned());
+        missing
+    }
+}
+
+async fn read_table(mesh: &Mesh, handle: &Handle, told: &mut Told, table: Table) {
     let Ok(rows) = mesh.rows_with(table, "", true).await else { return };
+    for event in told.missing(table, &rows).iter().filter_map(|key| gone(table, key)) {
+        handle.event(event).await;
+    }
     for row in rows {
         deliver(mesh, handle, table, row).await;
     }
@@ -310,5 +357,33 @@ impl Writer {
 
     pub(crate) async fn put_service(&self, row: &ServiceRow) {
         self.put(Key::global(Table::SERVICE, &row.spec.name), row).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2p::table::Version;
+
+    fn row(table: Table, id: &str, deleted: bool) -> Row {
+        let writer = p2p::NodeId(1);
+        let version = Version::Shared { generation: 1, time_ms: 1, writer, id: 1, ancestors: vec![] };
+        Row { key: Key::global(table, id), version, deleted, body: Body(vec![]) }
+    }
+
+    #[test]
+    fn a_watcher_that_fell_behind_learns_what_was_deleted_meanwhile() {
+        let mut told = Told::default();
+        let services = [row(Table::SERVICE, "a", false), row(Table::SERVICE, "b", false)];
+        assert!(told.missing(Table::SERVICE, &services).is_empty());
+        told.saw(&row(Table::SERVICE, "c", false));
+        told.saw(&row(Table::ROLLOUT, "a", false));
+        told.saw(&row(Table::SERVICE, "b", true));
+        // Then a thousand changes were missed, among them the end of `a` and `c` and the beginning of `d`.
+        let now = [row(Table::SERVICE, "d", false), row(Table::SERVICE, "a", true)];
+        let missing: Vec<String> = told.missing(Table::SERVICE, &now).into_iter().map(|key| key.id).collect();
+        assert_eq!(missing, ["a", "c"]);
+        assert!(told.missing(Table::SERVICE, &now).is_empty(), "told once");
+        assert_eq!(told.missing(Table::ROLLOUT, &[]).len(), 1, "tables are apart");
     }
 }

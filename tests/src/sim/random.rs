@@ -10,7 +10,7 @@ use p2p::table::{Body, Key, Row, Table};
 
 use super::checks;
 use super::net::Profile;
-use super::world::{Fault, WALL_START, World};
+use super::world::{Bug, Fault, WALL_START, World};
 
 /// How long everything is left alone before the checkers look, in ms.
 const QUIET_MS: u64 = 60_000;
@@ -20,7 +20,15 @@ const QUIET_MS: u64 = 60_000;
 /// # Errors
 /// The broken promise, and how to replay it.
 pub fn seed(seed: u64) -> Result<(), String> {
-    run(seed).map_err(|broken| format!("seed {seed}: {broken}\nreplay with: cargo xtask sim --seed {seed}"))
+    run(seed, None).map_err(|broken| format!("seed {seed}: {broken}\nreplay with: cargo xtask sim --seed {seed}"))
+}
+
+/// Runs one seed with a bug put in, to see that it is caught.
+///
+/// # Errors
+/// The promise it broke.
+pub fn seed_with(seed: u64, bug: Bug) -> Result<(), String> {
+    run(seed, Some(bug))
 }
 
 fn unknown_row(writer: NodeId) -> Row {
@@ -32,11 +40,12 @@ fn unknown_row(writer: NodeId) -> Row {
     }
 }
 
-fn run(seed: u64) -> Result<(), String> {
+fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
     let mut dice = Dice(seed ^ 0x5eed);
     let count = 3 + dice.index(5);
     let profile = if dice.below(2) == 0 { Profile::LAN } else { Profile::WAN };
     let mut world = World::new(seed, count, 1 + dice.index(3), profile);
+    world.bug = bug;
     let unknown = unknown_row(world.machines[0].id);
     world.seed_row(0, &unknown);
     world.start_all();

@@ -50,6 +50,52 @@ pub enum Fault {
     Loss(u64),
 }
 
+/// A bug put into the world on purpose, to see that a checker catches it: what a faulty build would do to its disk or to
+/// what it receives. The cores themselves are the shipped ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// Tombstones are not there after a start.
+    ForgetsTombstones,
+    /// Losers of concurrent writings are not there after a start, nor taken from others.
+    ForgetsConflicts,
+    /// The first machine keeps what it has written, whatever others say.
+    KeepsItsOwn,
+    /// Rows of tables that are not known are not there after a start, nor taken from others.
+    ForgetsUnknown,
+    /// The disk says "durable" and keeps no keys and values.
+    LiesAboutDurability,
+    /// A row of a node that never was is on the first machine's disk.
+    ForgesOwner,
+    /// Pushed and repaired keys of others never reach the first machine.
+    Deaf,
+}
+
+impl Bug {
+    /// Whether a row is still on the disk at a start.
+    fn keeps(self, packed: &[u8]) -> bool {
+        codec::head(packed).is_ok_and(|head| match self {
+            Self::ForgetsTombstones => !head.deleted,
+            Self::ForgetsConflicts => head.table != Table::CONFLICT,
+            Self::ForgetsUnknown => head.table.schema().is_some(),
+            Self::LiesAboutDurability => head.table != Table::KV,
+            Self::KeepsItsOwn | Self::ForgesOwner | Self::Deaf => true,
+        })
+    }
+
+    /// Whether a machine takes a row from others.
+    fn takes(self, at: usize, own: NodeId, packed: &[u8]) -> bool {
+        let Ok(head) = codec::head(packed) else { return true };
+        let writer = head.to_row().version.writer();
+        match self {
+            Self::ForgetsConflicts => head.table != Table::CONFLICT,
+            Self::ForgetsUnknown => head.table.schema().is_some(),
+            Self::KeepsItsOwn => at != 0 || head.table != Table::KV || writer == own,
+            Self::Deaf => at != 0 || head.table != Table::KV,
+            Self::ForgetsTombstones | Self::LiesAboutDurability | Self::ForgesOwner => true,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Wake(usize, u64),
@@ -156,6 +202,8 @@ pub struct World {
     pub writes: Vec<Written>,
     /// Every change of liveness.
     pub seen: Vec<Seen>,
+    /// What is wrong with this world's build, if anything.
+    pub bug: Option<Bug>,
     /// Alarms by machine.
     pub alarms: Vec<(usize, String)>,
     /// When each machine first had a row with this text as its key's id, in ms, for the keys that are watched.
@@ -252,6 +300,7 @@ impl World {
             counts: Counts::default(),
             writes: Vec::new(),
             seen: Vec::new(),
+            bug: None,
             alarms: Vec::new(),
             arrivals: BTreeMap::new(),
             now: 1_000_000,
@@ -383,7 +432,12 @@ impl World {
             Event::Deliver { from, to, connection, message } => {
                 if self.machines[to].links.get(&from) == Some(&connection) {
                     let id = self.machines[from].id;
-                    self.handle(to, Input::Message(id, Arc::unwrap_or_clone(message)));
+                    let mut message = Arc::unwrap_or_clone(message);
+                    if let (Some(bug), Message::Push { rows, .. } | Message::Rows(rows)) = (self.bug, &mut message) {
+                        let own = self.machines[to].id;
+                        rows.retain(|packed| bug.takes(to, own, packed));
+                    }
+                    self.handle(to, Input::Message(id, message));
                 }
             }
             Event::Up { a, b, starts } => self.connect(a, b, starts),
@@ -598,7 +652,18 @@ impl World {
             verify: accept_all,
             seed: self.seed ^ machine.start,
         };
-        let rows: Vec<Vec<u8>> = machine.disk.values().cloned().collect();
+        let bug = self.bug;
+        let whole = |packed: &&Vec<u8>| bug.is_none_or(|bug| bug.keeps(packed));
+        let mut rows: Vec<Vec<u8>> = machine.disk.values().filter(whole).cloned().collect();
+        if bug == Some(Bug::ForgesOwner) && at == 0 {
+            let nobody = NodeId(1);
+            rows.push(codec::encode(&Row {
+                key: Key::owned(Table::INSTANCE, nobody, "forged"),
+                version: Version::Owned { owner: nobody, epoch: 1, seq: 1 },
+                deleted: false,
+                body: Body(vec![1]),
+            }));
+        }
         let now = self.clock(at);
         self.machines[at].node = Some(Node::new(setup, rows, now));
         self.drain(at);

@@ -47,9 +47,9 @@ struct Create {
 enum RoleName {
     /// Looks only
     Reader,
-    /// Takes part and admits others
+    /// Takes part, admits and evicts
     Member,
-    /// Evicts and revokes too
+    /// Admits operators too
     Operator,
 }
 

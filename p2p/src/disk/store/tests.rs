@@ -13,6 +13,16 @@ struct Torn {
     now: Arc<Mutex<Vec<u8>>>,
     synced: Arc<Mutex<Vec<u8>>>,
     pending: Arc<Mutex<Vec<Write>>>,
+    full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// Passes on which batches are durable.
+fn tell(told: &mpsc::Sender<u64>, it: Told) {
+    match it {
+        Told::Batch(upto) => told.send(upto).unwrap(),
+        Told::Epoch(_) => {}
+        Told::Failed(error) => panic!("{error}"),
+    }
 }
 
 impl Torn {
@@ -64,6 +74,9 @@ impl StorageBackend for Torn {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        if self.full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        }
         let at = usize::try_from(offset).unwrap();
         self.now.lock().unwrap()[at..at + data.len()].copy_from_slice(data);
         self.pending.lock().unwrap().push((at, data.to_vec()));
@@ -76,9 +89,11 @@ fn what_was_said_to_be_durable_survives_a_cut_at_any_write() {
     for seed in 0..40 {
         let disk = Torn::default();
         let (told, durable) = mpsc::channel();
-        let (store, found) = Store::open_backend(disk.clone(), move |upto| told.send(upto.unwrap()).unwrap()).unwrap();
+        let (store, found) = Store::open_backend(disk.clone(), move |it| tell(&told, it)).unwrap();
         assert_eq!((found.epoch, found.rows.len()), (0, 0));
         store.keep_epoch(seed + 1).unwrap();
+        store.put(0, vec![]).unwrap();
+        assert_eq!(durable.recv().unwrap(), 0, "and with it the epoch before it");
         let mut said = 0;
         let last = 3 + seed % 7;
         for number in 1..=last {
@@ -116,11 +131,46 @@ fn a_store_reads_back_what_it_kept_and_forgets_what_it_was_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.redb");
     let (told, durable) = mpsc::channel();
-    let (store, _) = Store::open(&path, move |upto| told.send(upto.unwrap()).unwrap()).unwrap();
+    let (store, _) = Store::open(&path, move |it| tell(&told, it)).unwrap();
     store.put(1, vec![(1, Some(vec![1])), (2, Some(vec![2]))]).unwrap();
     store.put(2, vec![(1, None)]).unwrap();
     while durable.recv().unwrap() < 2 {}
     drop(store);
     let (_, found) = Store::open(&path, |_| ()).unwrap();
     assert_eq!(found.rows, [vec![2]]);
+}
+
+#[test]
+fn a_full_disk_is_told_and_the_same_disk_opens_again_with_what_was_durable() {
+    let disk = Torn::default();
+    let (told, heard) = mpsc::channel();
+    let (store, _) = Store::open_backend(disk.clone(), move |it| told.send(it).unwrap()).unwrap();
+    store.put(1, vec![(1, Some(vec![1; 300]))]).unwrap();
+    assert!(matches!(heard.recv().unwrap(), Told::Batch(1)));
+    disk.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    store.put(2, vec![(2, Some(vec![2; 300]))]).unwrap();
+    assert!(matches!(heard.recv().unwrap(), Told::Failed(_)), "nothing after it is called durable");
+    drop(store);
+    disk.full.store(false, std::sync::atomic::Ordering::Relaxed);
+    let (told, heard) = mpsc::channel();
+    let (store, found) = Store::open_backend(disk, move |it| told.send(it).unwrap()).unwrap();
+    assert!(found.positions.contains(&1));
+    store.put(3, vec![(2, Some(vec![2; 300]))]).unwrap();
+    assert!(matches!(heard.recv().unwrap(), Told::Batch(3)));
+}
+
+#[test]
+fn a_store_whose_listener_waits_makes_nobody_wait_who_hands_over_batches() {
+    let (gate, opened) = mpsc::channel::<()>();
+    let opened = Mutex::new(opened);
+    let (store, _) = Store::open_backend(Torn::default(), move |_| {
+        let _ = opened.lock().unwrap().recv();
+    })
+    .unwrap();
+    let mut given_back = 0;
+    for number in 1..=3 * BATCHES_MAX as u64 {
+        given_back += usize::from(store.put(number, vec![(1, Some(vec![0]))]).unwrap().is_some());
+    }
+    assert!(given_back > 0, "a full queue gives batches back");
+    drop(gate);
 }

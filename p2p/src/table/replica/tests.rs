@@ -50,6 +50,38 @@ fn concurrent_writings_choose_the_same_winner_and_keep_the_loser() {
 }
 
 #[test]
+fn two_values_of_the_greatest_size_written_at_once_are_both_kept_and_all_agree() {
+    use super::super::row::{ANCESTORS_MAX, BODY_MAX};
+    let site = "s".repeat(SITE_MAX);
+    let key = Key::site(site.clone(), Table::KV, "k".repeat(KEY_ID_MAX));
+    let node = |n| Replica::new(NodeId(n), site.clone(), 1);
+    let (mut a, mut b, mut c) = (node(1), node(2), node(3));
+    let mut last = Vec::new();
+    for (side, at) in [(&mut a, 1u64), (&mut b, 2)] {
+        // Many writings first, so that the loser names as many ancestors as a row can.
+        for n in 0..=ANCESTORS_MAX as u64 {
+            let size = if n == ANCESTORS_MAX as u64 { BODY_MAX } else { 1 };
+            let body = Body(vec![u8::try_from(at).unwrap(); size]);
+            let stand = side.write(key.clone(), Some(body), u64::MAX - 9, at << 60 | n, 1).unwrap();
+            if size == BODY_MAX {
+                last.push(codec::encode(&stand[0]));
+            }
+        }
+    }
+    a.merge(&last[1]).unwrap();
+    b.merge(&last[0]).unwrap();
+    c.merge(&last[0]).unwrap();
+    let stand = c.merge(&last[1]).unwrap();
+    assert_eq!(a.rows().root(), b.rows().root());
+    assert_eq!(a.rows().root(), c.rows().root());
+    let lost = stand.iter().find(|row| row.key.table == Table::CONFLICT).expect("the loser is kept");
+    let packed = codec::encode(lost);
+    assert!(packed.len() + 64 <= crate::wire::FRAME_MAX, "it travels: {} bytes", packed.len());
+    assert_eq!(codec::decode(&lost.body.0).unwrap().body.0.len(), BODY_MAX);
+    assert!(node(4).merge(&packed).is_ok(), "and is taken in from the wire");
+}
+
+#[test]
 fn an_ancestor_that_lost_on_the_way_is_no_conflict_in_the_end() {
     let (mut a, mut b, mut c) = (replica(1), replica(2), replica(3));
     let x = put(&mut a, "k", "x", 1);
@@ -122,7 +154,7 @@ fn a_row_of_another_site_or_of_a_reader_is_refused() {
     let (mut a, mut b) = (replica(1), Replica::new(NodeId(2), "eu".into(), 1));
     let row = b.write(Key::site("eu", Table::KV, "x"), Some(Body::default()), WALL, 1, 1).unwrap();
     assert!(matches!(a.merge(&codec::encode(&row[0])), Err(Refusal::WrongSite { .. })));
-    a.mark_reader(NodeId(2));
+    a.mark_reader(NodeId(2), true);
     let row = b.write(kv("x"), Some(Body::default()), WALL, 2, 1).unwrap();
     assert!(matches!(a.merge(&codec::encode(&row[0])), Err(Refusal::Writer { .. })));
 }

@@ -63,14 +63,8 @@ pub(super) async fn put(context: &Context, call: &Call) -> Answer {
     let (mesh, actor) = (context.mesh.clone(), call.actor.clone());
     let key = Key::global(Table::KV, call.part("key"));
     let body = call.body.clone();
-    match soon(async move { mesh.put_as(actor, key, body).await }).await? {
-        Some(written) => Ok(json(200, &view(&written.row, Some(word(written.durability))))),
-        None => {
-            let row = context.mesh.get(Key::global(Table::KV, call.part("key"))).await?;
-            let row = row.ok_or_else(Problem::ending)?;
-            Ok(json(200, &view(&row, Some("local".to_owned()))))
-        }
-    }
+    let written = soon(async move { mesh.put_as(actor, key, body).await }).await?;
+    Ok(json(200, &view(&written.row, Some(word(written.durability)))))
 }
 
 pub(super) async fn delete(context: &Context, call: &Call) -> Answer {
@@ -79,19 +73,26 @@ pub(super) async fn delete(context: &Context, call: &Call) -> Answer {
         return Err(Problem::not_found(format!("there is no key {}", call.part("key"))));
     }
     let written = soon(async move { mesh.delete(key, Some(actor)).await }).await?;
-    let durability = Some(written.map_or_else(|| "local".to_owned(), |written| word(written.durability)));
+    let durability = Some(word(written.durability));
     Ok(json(200, &Done { subject: call.part("key").to_owned(), durability, count: None }))
 }
 
-/// Waits for a write, but not for peers that do not answer: `None` when it is safe here alone so far. The write goes on.
+/// Waits until a write is durable here, and for as long for peers as the mesh does. The write goes on when the caller goes.
+/// A disk that does not answer is an error and never `local`.
 pub(super) async fn soon(
     write: impl Future<Output = Result<Written, Error>> + Send + 'static,
-) -> Result<Option<Written>, Problem> {
+) -> Result<Written, Problem> {
     let task = tokio::spawn(write);
     match tokio::time::timeout(Duration::from_millis(WRITE_WAIT_MS), task).await {
-        Ok(Ok(written)) => Ok(Some(written?)),
+        Ok(Ok(written)) => Ok(written?),
         Ok(Err(_)) => Err(Problem::ending()),
-        Err(_) => Ok(None),
+        Err(_) => Err(Problem::new(
+            503,
+            "the disk is slow",
+            format!(
+                "this node's disk has not confirmed the write within {WRITE_WAIT_MS} ms; it may still be kept: look again before it is repeated"
+            ),
+        )),
     }
 }
 

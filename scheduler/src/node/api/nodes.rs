@@ -59,7 +59,7 @@ async fn write(context: &Context, call: &Call, id: &str, policy: &NodePolicy) ->
     let key = Key::global(Table::NODE_POLICY, id);
     let written = soon(async move { mesh.put_as(actor, key, body).await }).await?;
     context.handle.event(Event::Policy(id.to_owned(), Some(policy.clone()))).await;
-    Ok(written.map_or_else(|| "local".to_owned(), |written| word(written.durability)))
+    Ok(word(written.durability))
 }
 
 /// Returns the node with this id, beginning of an id (four digits at least), or name; `self` is the one that was asked.

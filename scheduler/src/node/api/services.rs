@@ -156,7 +156,7 @@ pub(super) async fn remove(context: &Context, call: &Call) -> Answer {
         let mesh = context.mesh.clone();
         soon(async move { mesh.delete(rollout, None).await }).await?;
     }
-    let durability = Some(written.map_or_else(|| "local".to_owned(), |written| word(written.durability)));
+    let durability = Some(word(written.durability));
     Ok(json(200, &Done { subject: name, durability, count: None }))
 }
 
@@ -266,7 +266,7 @@ async fn write(context: &Context, call: &Call, row: &ServiceRow) -> Result<Strin
     // This node acts at once; whether peers have the row by then changes nothing of what it does.
     context.handle.event(Event::Service(Box::new(row.clone()))).await;
     let written = soon(async move { mesh.put_as(actor, key, body).await }).await?;
-    Ok(written.map_or_else(|| "local".to_owned(), |written| word(written.durability)))
+    Ok(word(written.durability))
 }
 
 async fn answer(context: &Context, status: u16, name: &str, durability: String) -> Answer {

@@ -3,6 +3,7 @@
 
 use super::reply::{Body, Problem, events as respond};
 use super::{Call, Context};
+use crate::node::cluster::Told;
 use hyper::Response;
 use p2p::mesh::Change;
 use p2p::table::{Row, Table};
@@ -60,10 +61,15 @@ pub(super) async fn table(
     tokio::spawn(async move {
         let mut serial = 0u64;
         let mut again = true;
+        let mut told = Told::default();
         loop {
             if std::mem::take(&mut again) {
                 let Ok(rows) = mesh.rows_with(table, &prefix, true).await else { return };
-                let texts = rows.iter().map(|row| ("row", show(row)));
+                // After a gap: first what went meanwhile.
+                let missing = told.missing(table, &rows).into_iter();
+                let gone =
+                    missing.map(|key| ("gone", serde_json::json!({"key": key.id, "id": key.id, "deleted": true})));
+                let texts = gone.chain(rows.iter().map(|row| ("row", show(row))));
                 let synced = std::iter::once(("synced", serde_json::json!({"rows": rows.len()})));
                 for (kind, value) in texts.chain(synced) {
                     serial += 1;
@@ -75,11 +81,13 @@ pub(super) async fn table(
             let text = match tokio::time::timeout(KEEP_ALIVE, changes.recv()).await {
                 Ok(Some(Change::Row(row))) if row.key.id.starts_with(&prefix) => {
                     serial += 1;
+                    told.saw(&row);
                     let kind = if row.deleted { "gone" } else { "row" };
                     format!("id: {serial}\nevent: {kind}\ndata: {}\n\n", show(&row))
                 }
                 Ok(Some(Change::Gone(key))) if key.id.starts_with(&prefix) => {
                     serial += 1;
+                    told.gone(&key);
                     format!("id: {serial}\nevent: gone\ndata: {}\n\n", serde_json::json!({"id": key.id}))
                 }
                 Ok(Some(Change::Lagged)) => {
