@@ -119,6 +119,9 @@ pub struct Actor {
 pub struct Status {
     /// This node.
     pub id: NodeId,
+    /// Its name as addresses through a relay need it: `/p2p/PEER/p2p-circuit`.
+    #[serde(default)]
+    pub peer: String,
     /// Its name.
     pub name: String,
     /// Its site.

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt as _;
+use libp2p::core::transport::ListenerId;
 use libp2p::identity::{PublicKey, ed25519};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
@@ -97,6 +98,9 @@ pub fn peer_of(key: &[u8; 32]) -> Option<PeerId> {
     Some(PeerId::from_public_key(&PublicKey::from(key)))
 }
 
+/// Rows that wait for the store, the latest of each position; `None` deletes.
+type Backlog = BTreeMap<crate::table::Position, Option<Vec<u8>>>;
+
 /// Everything the task owns.
 pub(crate) struct Task {
     pub(crate) swarm: Swarm<Behaviour>,
@@ -107,7 +111,7 @@ pub(crate) struct Task {
     /// Why the table on disk takes nothing, and when it is tried again.
     pub(crate) broken: Option<(String, Option<Instant>)>,
     /// What did not fit into the store's queue, rows by position.
-    pub(crate) backlog: Option<(u64, BTreeMap<crate::table::Position, Option<Vec<u8>>>)>,
+    pub(crate) backlog: Option<(u64, Backlog)>,
     /// The epoch nothing may be sent before: whether it is handed over, and which.
     pub(crate) epoch_awaited: Option<(bool, u64)>,
     pub(crate) folder: Folder,
@@ -127,6 +131,8 @@ pub(crate) struct Task {
     pub(crate) bootstrap: Vec<String>,
     pub(crate) bootstrap_at: Instant,
     pub(crate) expelled: Option<String>,
+    /// Relays this node wants to be reached through, and the listener of each that stands.
+    pub(crate) circuits: Vec<(Multiaddr, Option<ListenerId>)>,
 }
 
 /// The two clocks, from one start.
@@ -407,6 +413,10 @@ impl Task {
             return;
         }
         self.bootstrap_at = now + BOOTSTRAP_EVERY;
+        for (address, listener) in self.circuits.iter_mut().filter(|(_, listener)| listener.is_none()) {
+            // A relay that is not there now is asked again.
+            *listener = self.swarm.listen_on(address.clone()).ok();
+        }
         if self.node.linked().next().is_some() {
             return;
         }
@@ -475,7 +485,19 @@ impl Task {
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => self.dial_failed(peer_id, &error),
             SwarmEvent::NewListenAddr { address, .. } => {
+                self.tell_relayed(&address);
                 self.listening.insert(address);
+                self.readdress();
+            }
+            SwarmEvent::ListenerClosed { listener_id, addresses, .. } => {
+                for (_, listener) in &mut self.circuits {
+                    if *listener == Some(listener_id) {
+                        *listener = None;
+                    }
+                }
+                for address in &addresses {
+                    self.listening.remove(address);
+                }
                 self.readdress();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
@@ -496,6 +518,13 @@ impl Task {
             for address in info.listen_addrs.into_iter().take(8) {
                 self.swarm.add_peer_address(peer_id, address);
             }
+        }
+    }
+
+    /// What this node tells those it relays for: where others find it.
+    pub(crate) fn tell_relayed(&mut self, address: &Multiaddr) {
+        if !address::is_circuit(address) && !address::is_local(address) {
+            self.swarm.add_external_address(address.clone());
         }
     }
 

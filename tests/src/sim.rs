@@ -5,6 +5,7 @@ pub mod checks;
 pub mod figures;
 pub mod net;
 pub mod random;
+pub mod swim;
 pub mod world;
 
 pub use world::{Bug, Fault, World};

@@ -56,8 +56,8 @@ pub struct Link {
     pub(super) since_ms: u64,
     pub(super) heard_ms: u64,
     pub(super) instance: u64,
-    pub(super) former: Option<u64>,
-    pub(super) beaten: bool,
+    /// The process that held this key before, and our wall clock when another said hello under it.
+    pub(super) former: Option<(u64, u64)>,
     pub(super) their_ms: Option<(u64, u64)>,
     pub(super) rtt_ms: Option<u64>,
     pub(super) offset_ms: Option<i64>,
@@ -91,6 +91,10 @@ impl Node {
     pub(super) fn connected(&mut self, now: Now, peer: NodeId) {
         if self.replica.is_evicted(peer) {
             self.out.push_back(Output::Hangup(peer, "it was evicted".into()));
+            return;
+        }
+        if self.cloned.get(&peer).is_some_and(|until| now.ms < *until) {
+            self.out.push_back(Output::Hangup(peer, "its key is in use on two machines".into()));
             return;
         }
         self.links.insert(peer, Link { since_ms: now.ms, heard_ms: now.ms, ..Link::default() });
@@ -169,9 +173,9 @@ impl Node {
             }
         };
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if link.admitted && link.instance != hello.instance {
-            link.former = Some(link.instance);
-            link.beaten = false;
+        let anew = link.admitted && link.instance != hello.instance;
+        if anew {
+            link.former = Some((link.instance, now.wall_ms));
         }
         link.admitted = true;
         link.instance = hello.instance;
@@ -188,6 +192,10 @@ impl Node {
         let early = self.links.get_mut(&peer).map(|link| std::mem::take(&mut link.early)).unwrap_or_default();
         self.send_root(peer);
         self.send_beat(now, peer, true);
+        if anew {
+            // Does the process before it still answer? Then two run at once.
+            self.send_linked(peer, Message::Ask);
+        }
         for message in early {
             self.message(now, peer, message);
         }
@@ -214,18 +222,22 @@ impl Node {
 
     pub(super) fn beat_arrived(&mut self, now: Now, peer: NodeId, beat: Beat) {
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if Some(beat.instance) == link.former.map(short) && link.beaten {
-            // An earlier process of this key speaks after a later one has: two run at once.
+        // What the former process sent before it died may come late; an echo of what we said since cannot.
+        let lives = |(former, since): (u64, u64)| beat.instance == short(former) && beat.echo_ms >= since;
+        if beat.echo_ms > 0 && link.former.is_some_and(lives) {
             let why = format!(
                 "the key of node {peer} is in use on two machines at once; refused on both; evict it and join again with a new identity"
             );
             self.alarm(now, "cloned-key", why.clone());
             self.links.remove(&peer);
             self.tries.insert(peer, Try { at_ms: now.ms + CLONE_WINDOW_MS, wait_ms: DIAL_MAX_MS });
+            if self.cloned.len() >= MARKS_MAX {
+                self.cloned.pop_first();
+            }
+            self.cloned.insert(peer, now.ms + CLONE_WINDOW_MS);
             self.out.push_back(Output::Hangup(peer, why));
             return;
         }
-        link.beaten |= beat.instance == short(link.instance);
         if beat.sent_ms > 0 {
             link.their_ms = Some((beat.sent_ms, now.ms));
         }

@@ -336,6 +336,64 @@ fn rows_that_are_poison_are_named_and_stop_nobody() {
     assert_eq!(lab.of(1).replica().quarantined().count(), 1);
 }
 
+#[test]
+fn a_key_in_use_twice_is_refused_on_both_and_a_restart_is_not_mistaken_for_it() {
+    let mut lab = Lab::new(&[1, 2, 3]);
+    // A restart: another instance says hello, the one before is gone.
+    let chain = vec![certificate(3, Role::Operator, 200)];
+    let now = lab.now;
+    lab.of(2).handle(now, Input::Message(id(3), hello(chain.clone())));
+    for _ in 0..30 {
+        lab.pass(100, |_, to, message| !(to == id(3) && matches!(message, Message::Ask | Message::Beat(_))));
+    }
+    assert!(lab.of(2).alarms().all(|alarm| alarm.kind != "cloned-key"));
+    // A copied key: another instance says hello, and the one before goes on answering.
+    let now = lab.now;
+    lab.of(1).handle(now, Input::Message(id(3), hello(chain)));
+    lab.pass(100, |_, _, _| true);
+    lab.pass(100, |_, _, _| true);
+    assert!(lab.of(1).alarms().any(|alarm| alarm.kind == "cloned-key"));
+    assert!(!lab.of(1).is_linked(id(3)));
+    let now = lab.now;
+    lab.of(1).handle(now, Input::Connected(id(3)));
+    assert!(!lab.of(1).links.contains_key(&id(3)), "neither of them gets in for a while");
+}
+
+#[test]
+fn a_newer_build_lives_among_older_ones_and_nothing_of_it_is_lost_on_the_way() {
+    let mut lab = Lab::new(&[1, 2, 3]);
+    let now = lab.now;
+    // What a newer build says: a kind nobody knows, bytes behind a known body, facts and tables of its own.
+    let facts = serde_json::json!({
+        "name": "new", "site": "s", "instance": 2, "level": 7, "orbit": {"height": [1, 2]}, "version": "9.9",
+    });
+    let mut rows = vec![codec::encode(&Row {
+        key: Key::owned(Table::NODE, id(2), ""),
+        version: Version::Owned { owner: id(2), epoch: 1, seq: 1 << 20 },
+        deleted: false,
+        body: Body::json(&facts).unwrap(),
+    })];
+    rows.push(shared(Table(900), "of-tomorrow", 2, vec![0xff; 40]));
+    rows.push(shared(Table::SERVICE, "web", 2, b"{\"v\":1,\"hull\":3}".to_vec()));
+    let mut frame = Message::Push { until: id(1), ack: 0, rows: rows.clone() }.encode();
+    frame.extend_from_slice(&[1, 2, 3, 4]);
+    lab.of(1).handle(now, Input::Message(id(2), Message::decode(&[99, 1, 2, 3]).unwrap()));
+    lab.of(1).handle(now, Input::Message(id(2), Message::decode(&frame).unwrap()));
+    for _ in 0..60 {
+        // The third hears it from the first alone.
+        lab.pass(100, |from, to, _| (from, to) != (id(2), id(3)));
+    }
+    for packed in &rows {
+        let at = rows::position(&codec::decode(packed).unwrap().key);
+        for n in [1, 3] {
+            assert_eq!(lab.of(n).replica().rows().packed(at), Some(&packed[..]), "byte for byte at {n}");
+        }
+    }
+    assert_eq!(lab.of(3).view().level(), 1, "the oldest member decides what may be written");
+    assert_eq!(lab.of(3).facts(id(2)).unwrap().other["orbit"]["height"][1], 2);
+    assert_eq!(lab.of(1).counters()["unknown_messages"], 1);
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, ..Default::default() })]
 

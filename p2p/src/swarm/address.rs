@@ -27,6 +27,22 @@ pub fn parse(text: &str) -> Result<Multiaddr, String> {
     Ok(Multiaddr::empty().with(Protocol::Dns(host.into())).with(Protocol::Tcp(port)))
 }
 
+/// Whether an address leads through a relay.
+#[must_use]
+pub fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// Whether an address means this host alone.
+#[must_use]
+pub fn is_local(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback() || (ip.segments()[0] & 0xffc0) == 0xfe80,
+        _ => false,
+    }
+}
+
 fn from_socket(socket: SocketAddr) -> Multiaddr {
     Multiaddr::from(socket.ip()).with(Protocol::Tcp(socket.port()))
 }
@@ -63,12 +79,7 @@ pub fn told(advertise: &[String], listening: &BTreeSet<Multiaddr>) -> Vec<String
     if !advertise.is_empty() {
         return advertise.to_vec();
     }
-    let local = |address: &Multiaddr| match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback() || (ip.segments()[0] & 0xffc0) == 0xfe80,
-        _ => false,
-    };
-    let (near, far): (Vec<_>, Vec<_>) = listening.iter().partition(|address| local(address));
+    let (near, far): (Vec<_>, Vec<_>) = listening.iter().partition(|address| is_local(address));
     far.into_iter().chain(near).take(8).map(ToString::to_string).collect()
 }
 

@@ -68,6 +68,24 @@ const NEVER_IDLE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Identify tells both ends' addresses once at connect; this is how often it may repeat them.
 const IDENTIFY_EVERY: Duration = Duration::from_secs(3_600);
 
+/// How long one relayed connection may stand; then both ends make another.
+const CIRCUIT_TIME: Duration = Duration::from_secs(86_400);
+/// Relayed connections at once, and those of one peer: every two nodes behind routers need one.
+const CIRCUITS_MAX: usize = 1_024;
+const CIRCUITS_EACH_MAX: usize = 256;
+
+/// Members are relayed for as long and as much as they need; strangers are hung up on before it matters.
+fn relaying() -> relay::Config {
+    relay::Config {
+        max_circuit_duration: CIRCUIT_TIME,
+        max_circuit_bytes: 0,
+        max_circuits: CIRCUITS_MAX,
+        max_circuits_per_peer: CIRCUITS_EACH_MAX,
+        max_reservations: CIRCUITS_MAX,
+        ..relay::Config::default()
+    }
+}
+
 /// A swarm with this key.
 ///
 /// # Errors
@@ -87,7 +105,7 @@ pub fn swarm(key: Keypair) -> Result<Swarm<Behaviour>, String> {
                     identify::Config::new("/shoal/1".into(), key.public()).with_interval(IDENTIFY_EVERY),
                 ),
                 relay_client,
-                relay: relay::Behaviour::new(peer, relay::Config::default()),
+                relay: relay::Behaviour::new(peer, relaying()),
                 dcutr: dcutr::Behaviour::new(peer),
             }
         })

@@ -265,6 +265,7 @@ impl Task {
         let facts = &self.node.setup().facts;
         Status {
             id: self.node.id(),
+            peer: self.swarm.local_peer_id().to_string(),
             name: facts.name.clone(),
             site: facts.site.clone(),
             cluster: self.cluster.cluster,
@@ -299,8 +300,21 @@ impl Task {
     }
 
     fn resolve_conflict(&mut self, id: &str, how: Resolve, actor: &Actor) -> Result<(), Error> {
-        let found = self.conflicts().into_iter().find(|conflict| conflict.id == id);
-        let conflict = found.ok_or_else(|| Error::NoConflict(id.to_owned()))?;
+        // The beginning of an id will do when only one begins so.
+        let mut fits: Vec<Conflict> = self.conflicts();
+        fits.retain(|conflict| conflict.id.starts_with(id));
+        if let Some(exact) = fits.iter().position(|conflict| conflict.id == id) {
+            fits = vec![fits.swap_remove(exact)];
+        }
+        let conflict = match (fits.pop(), fits.is_empty()) {
+            (Some(conflict), true) => conflict,
+            (None, _) => return Err(Error::NoConflict(id.to_owned())),
+            (Some(_), false) => {
+                let reason = format!("{} conflicts begin so; give more of the id", fits.len() + 1);
+                return Err(Error::Refused { key: format!("conflict {id}"), reason });
+            }
+        };
+        let id = conflict.id.as_str();
         if how == Resolve::TakeLost {
             let body = (!conflict.lost.deleted).then(|| conflict.lost.body.clone());
             if body.is_some() || conflict.stands.is_some() {

@@ -61,7 +61,8 @@ pub(crate) async fn start(config: Config) -> Result<(mpsc::Sender<Command>, Node
     let public = keypair.public().to_bytes();
     let id = NodeId::of_key(&public);
     let mut swarm = behaviour::swarm(Keypair::from(keypair.clone())).map_err(wrong)?;
-    let listening = listen(&mut swarm, &config.listen).await?;
+    let (wanted, circuits) = circuits_apart(&config.listen)?;
+    let listening = listen(&mut swarm, &wanted).await?;
     let cluster = match (known, token) {
         (Some(known), _) => known,
         (None, Some(token)) => {
@@ -75,7 +76,8 @@ pub(crate) async fn start(config: Config) -> Result<(mpsc::Sender<Command>, Node
             file
         }
     };
-    let (task, inbox) = task(config, folder, cluster, keypair, swarm, listening).await?;
+    let (mut task, inbox) = task(config, folder, cluster, keypair, swarm, listening).await?;
+    task.circuits = circuits.into_iter().map(|address| (address, None)).collect();
     let cluster = task.cluster.cluster;
     let (commands, command_inbox) = mpsc::channel(COMMANDS_MAX);
     tokio::spawn(task.run(command_inbox, inbox));
@@ -96,6 +98,21 @@ fn create(public: [u8; 32]) -> ClusterFile {
         bootstrap: Vec::new(),
         other: serde_json::Map::new(),
     }
+}
+
+/// Takes circuits through relays out of where to listen: they are asked for once this node is a member, and again whenever
+/// they are lost.
+fn circuits_apart(wanted: &[String]) -> Result<(Vec<String>, Vec<Multiaddr>), Error> {
+    let (mut plain, mut circuits) = (Vec::new(), Vec::new());
+    for text in wanted {
+        let address = address::parse(text).map_err(wrong)?;
+        if address::is_circuit(&address) {
+            circuits.push(address);
+        } else {
+            plain.push(text.clone());
+        }
+    }
+    Ok((plain, circuits))
 }
 
 async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTreeSet<Multiaddr>, Error> {
@@ -124,7 +141,6 @@ async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTree
                 _ => {}
             },
             () = tokio::time::sleep_until(until) => {
-                // A circuit of a relay may take longer; the others are up.
                 if listening.is_empty() {
                     let text: Vec<_> = waiting.into_values().collect();
                     return Err(wrong(format!("listen on {}: nothing happened in time", text.join(", "))));
@@ -295,9 +311,14 @@ async fn task(
         advertise: config.advertise,
         listening,
         bootstrap_at: Instant::now(),
+        circuits: Vec::new(),
         expelled: None,
         swarm,
     };
+    let told = task.advertise.iter().filter_map(|text| address::parse(text).ok());
+    for address in task.listening.iter().cloned().chain(told).collect::<Vec<_>>() {
+        task.tell_relayed(&address);
+    }
     let connected: Vec<_> = task.swarm.connected_peers().copied().collect();
     for peer in connected {
         if node_of(&peer).is_some() {

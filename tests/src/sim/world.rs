@@ -163,6 +163,8 @@ pub struct Counts {
     pub lane_bytes: BTreeMap<Lane, u64>,
     /// Rows pushed, each sending counted.
     pub payload_sends: u64,
+    /// How often the direction of repair changed: twice the round trips when two machines talk.
+    pub turns: u64,
     /// Events worked on.
     pub events: u64,
 }
@@ -216,6 +218,8 @@ pub struct World {
     dice: Dice,
     index: BTreeMap<NodeId, usize>,
     pending: BTreeMap<(usize, u64), usize>,
+    /// Who sent the last message of repair.
+    spoke: usize,
     seed: u64,
 }
 
@@ -311,6 +315,7 @@ impl World {
             dice: Dice(seed),
             index,
             pending: BTreeMap::new(),
+            spoke: usize::MAX,
             seed,
         }
     }
@@ -554,6 +559,9 @@ impl World {
         self.counts.messages += 1;
         self.counts.bytes += bytes;
         *self.counts.lane_bytes.entry(message.lane()).or_default() += bytes;
+        if message.lane() == Lane::Repair && std::mem::replace(&mut self.spoke, from) != from {
+            self.counts.turns += 1;
+        }
         if let Message::Push { rows, .. } = &message {
             self.counts.payload_sends += rows.len() as u64;
         }

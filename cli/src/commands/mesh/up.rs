@@ -148,6 +148,11 @@ fn options(global: &Global, up: &Up) -> Result<scheduler::node::Options, Error> 
 
 /// Starts the same command without `--detach` and waits until it serves.
 fn detach(global: &Global, options: &scheduler::node::Options) -> Result<ExitCode, Error> {
+    let client = Client::new(global, &super::client::At::default())?;
+    if client.send("GET", "/v1/health", &[]).is_ok() {
+        let text = format!("a node already runs here: {} answers", options.socket.display());
+        return Err(Error::new(text).hint("look at it: shoal mesh status; end it: shoal mesh down"));
+    }
     let folder = &options.mesh.dir;
     std::fs::create_dir_all(folder)?;
     let log_path = folder.join("node.log");
@@ -162,7 +167,6 @@ fn detach(global: &Global, options: &scheduler::node::Options) -> Result<ExitCod
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()?;
-    let client = Client::new(global, &super::client::At::default())?;
     let deadline = Instant::now() + READY_WITHIN;
     loop {
         if client.send("GET", "/v1/health", &[]).and_then(super::client::Answer::ok).is_ok() {
