@@ -635,9 +635,21 @@ fn two_nodes_behind_masquerading_routers_reach_each_other_through_a_relay() {
         let _ = host.cmd("ip").args(["link", "set", "eth0", "up"]).ok();
         let _ = host.cmd("ip").args(["route", "add", "default", "via", &format!("{subnet}.1")]).ok();
         let _ = router.cmd("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).ok();
-        let rules = "table ip nat { chain post { type nat hook postrouting priority 100; oifname eth0 masquerade; } }
-            table ip filter { chain fwd { type filter hook forward priority 0; policy drop;
-            iifname in0 accept; ct state established,related accept; } }";
+        let rules = "
+            table ip nat {
+                chain outward {
+                    type nat hook postrouting priority 100;
+                    oifname \"eth0\" masquerade;
+                }
+            }
+            table ip filter {
+                chain passing {
+                    type filter hook forward priority 0; policy drop;
+                    iifname \"in0\" accept;
+                    ct state established,related accept;
+                }
+            }
+        ";
         let _ = router.cmd("nft").args(["-f", "-"]).input(rules).ok();
         let node = Node { host, name: format!("n{number}"), address: format!("{subnet}.2:4700"), plug: 0 };
         let _ = node.up_with(&["--listen", &circuit, "--join", &token]).ok();

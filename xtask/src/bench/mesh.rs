@@ -92,7 +92,11 @@ fn joins(rig: &mut Rig, figures: &mut Figures) -> Result<()> {
     let placeable = rig::until(LONGEST, || rig.nodes[0].count("/v1/nodes", "arch") >= count);
     let all = rig::until(LONGEST, || rig.nodes.iter().all(|node| node.alive() == Some(count)));
     if !placeable || !all {
-        return Err(format!("{count} nodes did not find each other in {LONGEST:?}"));
+        let seen: Vec<_> = rig.nodes.iter().map(|node| node.alive().unwrap_or(0)).collect();
+        let told = rig.nodes[0].count("/v1/nodes", "arch");
+        return Err(format!(
+            "{count} nodes did not find each other in {LONGEST:?}: each sees {seen:?}, {told} placeable"
+        ));
     }
     figures.bound(&format!("g15_joins_at_once_ms_{}", count - 2), "ms", ms(began.elapsed()), 10_000.0);
     Ok(())

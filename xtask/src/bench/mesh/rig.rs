@@ -196,9 +196,14 @@ impl Node {
         text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).ok_or_else(|| "no answer".to_owned())
     }
 
-    /// Writes a key through this node; returns once it is sent.
+    /// Writes a key through this node; returns once it is sent, while the answer is read beside.
     pub(super) fn put(&self, key: &str) -> Result<()> {
-        self.request("PUT", &format!("/v1/kv/{key}"), "value").map(drop)
+        let mut stream = self.request("PUT", &format!("/v1/kv/{key}"), "value")?;
+        std::thread::spawn(move || {
+            // A client that hangs up early may take its request back.
+            let _ = stream.read_to_string(&mut String::new());
+        });
+        Ok(())
     }
 
     fn json(&self, path: &str) -> Option<Value> {
