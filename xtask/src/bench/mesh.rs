@@ -23,10 +23,19 @@ const PACKET_OVERHEAD: u64 = 14 + 20 + 32;
 /// No step takes longer, or it counts as this long.
 const LONGEST: Duration = Duration::from_secs(90);
 
-/// Runs the benchmark: `[--nodes N]`, 50 by default; `--no-serf` leaves the compared side out.
-pub(crate) fn run(args: &[String], figures: &mut Figures) -> Result<()> {
-    let value = args.iter().position(|arg| arg == "--nodes").and_then(|at| args.get(at + 1));
-    let count: usize = value.map_or(Ok(50), |text| text.parse().map_err(|_| format!("--nodes {text:?}")))?;
+/// Runs the benchmark: `[--nodes N]`, 50 by default; `--no-serf` leaves the compared side out; `--json FILE` keeps the figures.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let mut figures = Figures::default();
+    let measured = measure(args, &mut figures);
+    if let Some(path) = super::value(args, "--json") {
+        std::fs::write(path, figures.json()?).map_err(|error| format!("write {path}: {error}"))?;
+    }
+    measured
+}
+
+fn measure(args: &[String], figures: &mut Figures) -> Result<()> {
+    let count = super::value(args, "--nodes");
+    let count: usize = count.map_or(Ok(50), |text| text.parse().map_err(|_| format!("--nodes {text:?}")))?;
     if !(5..=200).contains(&count) {
         return Err("--nodes takes 5 to 200".into());
     }
