@@ -9,7 +9,7 @@ mod save;
 
 pub use import::{ImportOptions, import};
 pub use load::{Loaded, load, load_layout};
-pub use save::{Format, save, save_layout};
+pub use save::{Format, save, save_labelled, save_layout};
 
 use crate::store::StoreError;
 

@@ -28,6 +28,8 @@ use std::str::FromStr;
 const DEPTH_MAX: usize = 4;
 /// Manifests in one copy.
 const MANIFESTS_MAX: usize = 10_000;
+/// Bytes of the manifests of one copy, which are held until it ends.
+const MANIFESTS_BYTES_MAX: usize = 256 << 20;
 /// Referrers of referrers of …: a signature of an SBOM of an image.
 const REFERRERS_DEPTH_MAX: usize = 3;
 
@@ -258,24 +260,32 @@ async fn gather(source: &Source, top: Manifest, options: &CopyOptions) -> Result
     let mut all = Vec::new();
     let mut seen = HashSet::from([*top.digest()]);
     let mut queue = VecDeque::from([(top, 0)]);
+    let mut bytes = 0;
+    let too_many = || too_many(source, "its indexes are nested too deep or name too many manifests");
     while let Some((manifest, depth)) = queue.pop_front() {
-        if depth > DEPTH_MAX || all.len() >= MANIFESTS_MAX {
-            let reason = "its indexes are nested too deep or name too many manifests".to_owned();
-            return Err(CopyError::Place { place: source.to_string(), reason });
+        if depth > DEPTH_MAX {
+            return Err(too_many());
         }
         if manifest.index().is_some() {
             for child in manifest.children() {
-                if seen.insert(child.digest) {
-                    queue.push_back((
-                        source.manifest(&child.digest.to_string(), Some(&child.media_type)).await?,
-                        depth + 1,
-                    ));
+                if !seen.insert(child.digest) {
+                    continue;
                 }
+                if seen.len() > MANIFESTS_MAX || bytes > MANIFESTS_BYTES_MAX {
+                    return Err(too_many());
+                }
+                let fetched = source.manifest(&child.digest.to_string(), Some(&child.media_type)).await?;
+                bytes += fetched.raw().len();
+                queue.push_back((fetched, depth + 1));
             }
         }
         all.push(manifest);
     }
     Ok(all)
+}
+
+fn too_many(source: &Source, reason: &str) -> CopyError {
+    CopyError::Place { place: source.to_string(), reason: reason.to_owned() }
 }
 
 fn blobs_of(manifests: &[Manifest]) -> Vec<(&Descriptor, Content)> {
@@ -338,9 +348,11 @@ async fn move_referrers(
         for referrer in level {
             if !(media::is_manifest(&referrer.media_type) || media::is_index(&referrer.media_type))
                 || !seen.insert(referrer.digest)
-                || seen.len() > MANIFESTS_MAX
             {
                 continue;
+            }
+            if seen.len() > MANIFESTS_MAX {
+                return Err(too_many(source, "too many manifests refer to it"));
             }
             let manifest = source.manifest(&referrer.digest.to_string(), Some(&referrer.media_type)).await?;
             move_blobs(source, sink, std::slice::from_ref(&manifest), progress, copied).await?;

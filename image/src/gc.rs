@@ -108,6 +108,7 @@ fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError>
     let mut needed = HashSet::new();
     let mut todo: Vec<Descriptor> = store.layout().index()?.manifests;
     for (_, used) in rootfs::uses(store, true)? {
+        needed.extend(oci::config::chain_ids(&used.diff_ids));
         needed.extend(used.diff_ids);
         todo.push(Descriptor::new("", used.manifest, 0));
         todo.push(Descriptor::new(media::OCI_CONFIG, used.config, 0));
@@ -122,7 +123,9 @@ fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError>
         if is_document && documents.insert(target.digest) {
             todo.extend(known.children(store, &target)?.iter().cloned());
         } else if media::is_image_config(&target.media_type) && configs.insert(target.digest) {
-            needed.extend(known.diff_ids(store, &target.digest)?);
+            let diff_ids = known.diff_ids(store, &target.digest)?;
+            needed.extend(oci::config::chain_ids(&diff_ids));
+            needed.extend(diff_ids);
         }
     }
     let registry = store.path().join("registry");

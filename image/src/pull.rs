@@ -35,6 +35,8 @@ const LAYERS_IN_WORK_MAX: usize = 2;
 const DEPTH_MAX: usize = 4;
 /// Manifests in one image (platforms and their attestations).
 const MANIFESTS_MAX: usize = 1000;
+/// Bytes of the manifests of one image, which are held until it is here; one has some kilobytes.
+const MANIFESTS_BYTES_MAX: usize = 64 << 20;
 
 /// What may be said about a pull.
 #[derive(Debug, Clone, Default)]
@@ -203,13 +205,13 @@ pub(crate) async fn collect(
     reference: &Reference,
     platform: Option<&Platform>,
 ) -> Result<Vec<Manifest>, PullError> {
-    let mut all = Vec::new();
+    let (mut all, mut bytes) = (Vec::new(), 0);
     let mut seen = HashSet::new();
     let mut queue = VecDeque::from([(top, 0)]);
     let unusable = |reason: &str| PullError::Image { reference: reference.to_string(), reason: reason.to_owned() };
     while let Some((manifest, depth)) = queue.pop_front() {
-        if depth > DEPTH_MAX || all.len() >= MANIFESTS_MAX {
-            return Err(unusable("its indexes are nested too deep or name too many manifests"));
+        if depth > DEPTH_MAX {
+            return Err(unusable("its indexes are nested too deep"));
         }
         if let Some(index) = manifest.index() {
             let chosen: Vec<&Descriptor> = match platform {
@@ -227,12 +229,16 @@ pub(crate) async fn collect(
                 if !seen.insert(child.digest) {
                     continue;
                 }
+                if seen.len() > MANIFESTS_MAX || bytes > MANIFESTS_BYTES_MAX {
+                    return Err(unusable("its indexes name too many manifests"));
+                }
                 let fetched = repository.manifest(&child.digest.to_string()).await;
                 let fetched =
                     fetched.map_err(|source| PullError::Remote { reference: reference.to_string(), source })?;
                 if fetched.raw().len() as u64 != child.size || fetched.media_type() != child.media_type {
                     return Err(unusable("a manifest is not what its index says about its size or type"));
                 }
+                bytes += fetched.raw().len();
                 queue.push_back((fetched, depth + 1));
             }
         }

@@ -25,6 +25,7 @@ mod mounts;
 pub mod names;
 mod partial;
 pub mod rootfs;
+mod stack;
 pub(crate) mod sys;
 mod unpack;
 

@@ -554,3 +554,136 @@ async fn an_unsigned_image_is_refused_where_the_policy_wants_a_signature() {
     }
     nothing_usable(&store, &image);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_do_not_come_back_with_a_redirect_that_left() {
+    let image = Image::new(50_000);
+    // The registry sends the client away, and that place sends it back to a path of its own choice.
+    let home = Arc::new(Mutex::new(String::new()));
+    let away = Liar::start({
+        let home = Arc::clone(&home);
+        move |seen| {
+            let back = seen.path.replace("/a/", "/back/");
+            Act::new(307, "").header("location", format!("{}{back}", home.lock().unwrap()))
+        }
+    });
+    let other = format!("http://localhost:{}", away.address.port());
+    let liar = Liar::start({
+        let image = image.clone();
+        move |seen| {
+            if seen.path.contains("/back/") {
+                return image.answer(seen);
+            }
+            if !seen.headers.contains_key("authorization") {
+                return Act::new(401, "{}").header("www-authenticate", "Basic realm=\"x\"");
+            }
+            if seen.path.contains("/blobs/") {
+                return Act::new(307, "").header("location", format!("{other}{}", seen.path));
+            }
+            image.answer(seen)
+        }
+    });
+    *home.lock().unwrap() = format!("http://{}", liar.address);
+    let explicit = Some(Credentials::from_pair("me:secret"));
+    let options = PullOptions { identity: Identity { explicit, files: Vec::new() }, ..options() };
+    let (_folder, store) = store();
+    pull(&store, &liar.reference("a/b:1"), &options, &Silent).await.unwrap();
+    let back: Vec<_> = liar.seen().into_iter().filter(|seen| seen.path.contains("/back/")).collect();
+    assert!(back.len() >= 2 && back.iter().all(|seen| !seen.headers.contains_key("authorization")), "{back:?}");
+    assert!(away.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_repository_gets_the_user_that_the_file_names_for_it() {
+    use image::remote::client::Repository;
+    use image::remote::transport::Transport;
+    let liar = Liar::start(|seen| {
+        let wanted = if seen.path.starts_with("/v2/one/") { "Basic b25lOnBhc3M=" } else { "Basic dHdvOnBhc3M=" };
+        match seen.headers.get("authorization") {
+            Some(given) if given == wanted => Act::new(200, r#"{"tags":["1"]}"#),
+            Some(_) => Act::new(403, "{}"),
+            None => Act::new(401, "{}").header("www-authenticate", "Basic realm=\"x\""),
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth.json");
+    let auths = json!({"auths": {
+        (format!("{}/one", liar.address)): {"auth": "b25lOnBhc3M="},
+        (format!("{}/two", liar.address)): {"auth": "dHdvOnBhc3M="},
+    }});
+    std::fs::write(&file, auths.to_string()).unwrap();
+    let identity = Identity { explicit: None, files: vec![file] };
+    let transport = Arc::new(Transport::new(options().config, identity, options().limits));
+    for name in ["one/a", "two/a", "one/a"] {
+        let repository = Repository::open(Arc::clone(&transport), &liar.address.to_string(), name, false).unwrap();
+        assert_eq!(repository.tags().await.unwrap(), ["1"], "{name}");
+    }
+    let mixed = |path: &str, user: &str| {
+        liar.seen().iter().any(|seen| {
+            seen.path.starts_with(path) && seen.headers.get("authorization").is_some_and(|given| given.ends_with(user))
+        })
+    };
+    assert!(!mixed("/v2/one/", "dHdvOnBhc3M=") && !mixed("/v2/two/", "b25lOnBhc3M="));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_without_end_is_given_up() {
+    use image::remote::client::Repository;
+    use image::remote::transport::Transport;
+    let tags: Vec<String> = (0..20_000).map(|n| format!("t{n}")).collect();
+    let subject = Digest::sha256(b"subject");
+    let referrers: Vec<_> = (0..1000)
+        .map(|n: u32| json!({"mediaType": media::OCI_MANIFEST, "digest": Digest::sha256(&n.to_le_bytes()), "size": 3}))
+        .collect();
+    let (tags, index) = (
+        json!({ "tags": tags }).to_string(),
+        json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": referrers}).to_string(),
+    );
+    let liar = Liar::start(move |seen| {
+        let (body, kind) =
+            if seen.path.contains("/tags/") { (&tags, "application/json") } else { (&index, media::OCI_INDEX) };
+        let next = format!("<{}>; rel=\"next\"", seen.path);
+        Act::new(200, body.clone()).header("link", next).header("content-type", kind)
+    });
+    let transport = Arc::new(Transport::new(options().config, Identity::default(), options().limits));
+    let repository = Repository::open(transport, &liar.address.to_string(), "a", false).unwrap();
+    let error = repository.tags().await.unwrap_err().to_string();
+    assert!(error.contains("more than"), "{error}");
+    let error = repository.referrers(&subject).await.unwrap_err().to_string();
+    assert!(error.contains("more than"), "{error}");
+    assert!(liar.seen().len() < 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_of_too_many_manifests_is_given_up_early() {
+    let image = Image::new(1000);
+    let manifests: Vec<_> = (0..5000)
+        .map(|n: u32| {
+            json!({"mediaType": media::OCI_MANIFEST, "digest": Digest::sha256(many(n).as_bytes()), "size": many(n).len()})
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": manifests}).to_string();
+    let by_digest: HashMap<String, String> =
+        (0..5000).map(|n| (Digest::sha256(many(n).as_bytes()).to_string(), many(n))).collect();
+    let liar = Liar::start(move |seen| {
+        let name = seen.path.rsplit('/').next().unwrap_or_default();
+        match by_digest.get(name) {
+            Some(body) => Act::new(200, body.clone()).header("content-type", media::OCI_MANIFEST),
+            None => Act::new(200, index.clone()).header("content-type", media::OCI_INDEX),
+        }
+    });
+    let (_folder, store) = store();
+    let all = PullOptions { platform: None, all_platforms: true, ..options() };
+    let error = pull(&store, &liar.reference("a:1"), &all, &Silent).await.unwrap_err();
+    assert!(text(&error).contains("too many manifests"), "{}", text(&error));
+    assert!(liar.seen().len() <= 1010, "{}", liar.seen().len());
+    nothing_usable(&store, &image);
+}
+
+/// A small valid manifest, another for each number.
+fn many(number: u32) -> String {
+    let blob = json!({"mediaType": media::OCI_CONFIG, "digest": Digest::sha256(b"{}"), "size": 2});
+    json!({"schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": blob, "layers": [],
+        "annotations": {"number": number.to_string()}})
+    .to_string()
+}

@@ -163,6 +163,135 @@ fn whiteouts_hide_in_every_form_what_they_remove_when_unpacked() {
     }
 }
 
+/// A tar of what `script` makes in an empty folder; `names` are its entries, in order.
+fn archive(scratch: &Scratch, name: &str, script: &str, names: &str) -> Vec<u8> {
+    let folder = scratch.join(name);
+    std::fs::create_dir(&folder).expect("a scratch folder");
+    sh(&folder, script);
+    sh(&folder, &format!("tar --format=pax --no-recursion -cf ../{name}.tar {names}"));
+    std::fs::read(scratch.join(&format!("{name}.tar"))).expect("tar wrote it")
+}
+
+#[test]
+fn layers_that_rely_on_those_below_are_shown_as_umoci_unpacks_them() {
+    let scratch = Scratch::new("rely");
+    let base = archive(
+        &scratch,
+        "base",
+        "mkdir -p usr/lib tmp d/e own plain; echo old > usr/lib/old; ln -s usr/lib lib; chmod 1777 tmp; echo f > file; \
+         chmod 700 d; chown 7:8 own; setfattr -n user.x -v y d/e; echo p > plain/p; echo t > d/e/t",
+        "usr usr/lib usr/lib/old lib tmp file d d/e d/e/t own plain plain/p",
+    );
+    // Its directories are not mentioned: one is a link below, others have attributes there, one is new.
+    let implied = archive(
+        &scratch,
+        "implied",
+        "mkdir -p lib tmp d/e own plain new/dir; echo new > lib/new; echo n > tmp/n; echo n > d/e/n; echo n > own/n; \
+         echo n > plain/n; echo n > new/dir/n; touch lib/.wh.old",
+        "lib/new lib/.wh.old tmp/n d/e/n own/n plain/n new/dir/n",
+    );
+    // Hard links to files of lower layers, one of them removed by the same layer.
+    let links = {
+        let folder = scratch.join("links");
+        std::fs::create_dir(&folder).expect("a scratch folder");
+        sh(
+            &folder,
+            "echo f > file; mkdir -p usr/lib d/e plain; ln file hard; ln file d/e/hard; echo p > plain/p; ln plain/p kept; \
+             tar --format=pax -cf ../all.tar file hard d/e/hard plain/p kept; cp ../all.tar ../links.tar; \
+             tar --delete -f ../links.tar file plain/p; mkdir w; cd w; mkdir plain; touch plain/.wh.p; \
+             tar --format=pax -rf ../../links.tar plain/.wh.p",
+        );
+        std::fs::read(scratch.join("links.tar")).expect("tar wrote it")
+    };
+    let top = archive(&scratch, "top", "mkdir -p d; chmod 750 d; echo top > d/top", "d d/top");
+    load(&scratch, &[base, implied, links, top]);
+    let umoci = integration::binaries::tool("umoci", "umoci");
+    let layout = scratch.join("layout");
+    let skopeo = integration::binaries::tool("skopeo", "skopeo");
+    let from = format!("oci-archive:{}", scratch.join("image.tar").display());
+    Cmd::new(&skopeo).args(["copy", &from, &format!("oci:{}:1", layout.display())]).ok();
+    let theirs = scratch.join("theirs");
+    let image = format!("{}:1", layout.display());
+    Cmd::new(&umoci).args(["unpack", "--image", &image, &theirs.display().to_string()]).ok();
+    let theirs = theirs.join("rootfs");
+    // The times of directories into which a later layer put something are the time of unpacking.
+    let facts = |root: &Path| -> BTreeMap<String, String> {
+        let clean = |name: &String, facts: &String| {
+            let directory = facts.starts_with("d ");
+            let words = facts.split_whitespace().enumerate();
+            let words = words.filter(|(at, word)| !directory || *at < 4 || word.contains('=')).map(|(_, word)| word);
+            let facts: Vec<&str> = words.collect();
+            (name.clone(), facts.join(" "))
+        };
+        listing(root).iter().map(|(name, facts)| clean(name, facts)).collect()
+    };
+    let expected = facts(&theirs);
+    assert!(expected.contains_key("usr/lib/new") && expected["lib"].starts_with('l'), "{expected:#?}");
+    for form in ["directory", "index"] {
+        for turn in ["made", "found"] {
+            let mounted = scratch.join(form);
+            let path = mounted.display().to_string();
+            shoal(&scratch, &["image", "mount", "layers:1", &path]).env("SHOAL_LAYER_FORM", form).ok();
+            assert_eq!(facts(&mounted), expected, "{form}, {turn}");
+            shoal(&scratch, &["image", "unmount", &path]).env("SHOAL_LAYER_FORM", form).ok();
+            // What is merged is kept for the next time by the image's name.
+            let before = std::fs::read_dir(scratch.join("root/data/images/layers")).expect("a store").count();
+            shoal(&scratch, &["image", "gc"]).ok();
+            assert_eq!(std::fs::read_dir(scratch.join("root/data/images/layers")).expect("a store").count(), before);
+        }
+    }
+    let flat = scratch.join("flat");
+    shoal(&scratch, &["image", "unpack", "-q", "--rootfs-only", "layers:1", &flat.display().to_string()]).ok();
+    assert_eq!(facts(&flat), expected);
+    shoal(&scratch, &["rmi", "layers:1"]).ok();
+    shoal(&scratch, &["image", "gc"]).ok();
+    let left = std::fs::read_dir(scratch.join("root/data/images/layers")).expect("a store").count();
+    assert_eq!(left, 0, "nothing is kept for an image that is gone");
+}
+
+#[test]
+fn a_hard_link_to_nothing_is_refused_in_every_form() {
+    let scratch = Scratch::new("nothing");
+    let folder = scratch.join("links");
+    std::fs::create_dir(&folder).expect("a scratch folder");
+    sh(
+        &folder,
+        "echo f > file; ln file hard; tar --format=pax -cf ../links.tar file hard; tar --delete -f ../links.tar file",
+    );
+    load(&scratch, &[std::fs::read(scratch.join("links.tar")).expect("tar wrote it")]);
+    for form in ["directory", "index"] {
+        let path = scratch.join(form).display().to_string();
+        let refused = shoal(&scratch, &["image", "mount", "layers:1", &path]).env("SHOAL_LAYER_FORM", form).run();
+        let refused = refused.expect_failure();
+        assert!(refused.stderr.contains("which is not there"), "{refused:?}");
+    }
+    assert!(integration::scratch::mounts_below(scratch.path()).is_empty(), "nothing stays mounted");
+}
+
+#[test]
+fn one_image_mounted_and_unmounted_by_many_at_once_always_shows_its_files() {
+    let scratch = Scratch::new("many");
+    let layer = |n: usize| archive(&scratch, &format!("l{n}"), &format!("echo {n} > f{n}"), &format!("f{n}"));
+    load(&scratch, &(0..4).map(layer).collect::<Vec<_>>());
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let scratch = &scratch;
+            scope.spawn(move || {
+                let path = scratch.join(&format!("m{thread}")).display().to_string();
+                for _ in 0..15 {
+                    shoal(scratch, &["image", "mount", "layers:1", &path]).ok();
+                    for n in 0..4 {
+                        let text = std::fs::read_to_string(format!("{path}/f{n}")).expect("the layer is mounted");
+                        assert_eq!(text, format!("{n}\n"));
+                    }
+                    shoal(scratch, &["image", "unmount", &path]).ok();
+                }
+            });
+        }
+    });
+    assert!(integration::scratch::mounts_below(scratch.path()).is_empty(), "nothing stays mounted");
+}
+
 #[test]
 fn other_tools_read_the_store_in_place_and_archives_keep_digests() {
     let scratch = Scratch::new("inplace");

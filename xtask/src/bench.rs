@@ -2,6 +2,7 @@
 
 pub(crate) mod bundle;
 mod figure;
+mod image;
 mod measured;
 mod mesh;
 mod runtime;
@@ -15,8 +16,9 @@ use crate::shell::{self, Result};
 pub(crate) fn run(args: &[String]) -> Result<()> {
     match args.first().map(String::as_str) {
         Some("runtime") => runtime::run(&args[1..]),
+        Some("image") => image::run(&args[1..]),
         Some("mesh") => mesh::run(&args[1..]),
-        Some(name @ ("image" | "engine")) => {
+        Some(name @ "engine") => {
             let script = format!("xtask/bench/{name}");
             if !shell::top().join(&script).exists() {
                 return Err(format!("there is no benchmark {name} yet"));

@@ -29,6 +29,8 @@ pub struct Loaded {
     pub id: Option<Digest>,
     /// The names it was given; none when the archive has none.
     pub names: Vec<Reference>,
+    /// The names in the archive's index as they stand there, which need not be image names.
+    pub labels: BTreeSet<String>,
 }
 
 /// The files of an archive, by path.
@@ -208,17 +210,24 @@ impl Files {
 
 /// Names every entry of an index; entries of one target become one result.
 fn name_all(store: &Store, index: &ImageIndex) -> Result<Vec<Loaded>, StoreError> {
-    let mut targets: Vec<(Descriptor, BTreeSet<Reference>)> = Vec::new();
+    let mut targets: Vec<(Descriptor, BTreeSet<Reference>, BTreeSet<String>)> = Vec::new();
     for entry in &index.manifests {
         let mut target = Descriptor::new(entry.media_type.clone(), entry.digest, entry.size);
         target.platform.clone_from(&entry.platform);
         let names = entry_name(entry);
-        match targets.iter_mut().find(|(other, _)| other.digest == target.digest) {
-            Some((_, all)) => all.extend(names),
-            None => targets.push((target, names.into_iter().collect())),
+        let label = entry.ref_name().map(str::to_owned);
+        match targets.iter_mut().find(|(other, ..)| other.digest == target.digest) {
+            Some((_, all, labels)) => {
+                all.extend(names);
+                labels.extend(label);
+            }
+            None => targets.push((target, names.into_iter().collect(), label.into_iter().collect())),
         }
     }
-    targets.into_iter().map(|(target, names)| finish(store, target, names.into_iter().collect())).collect()
+    let finish = |(target, names, labels): (Descriptor, BTreeSet<Reference>, BTreeSet<String>)| {
+        Ok(Loaded { labels, ..finish(store, target, names.into_iter().collect())? })
+    };
+    targets.into_iter().map(finish).collect()
 }
 
 /// The full name of an entry: containerd's annotation, or a reference in the standard one. A bare word there is a tag of
@@ -244,7 +253,7 @@ fn finish(store: &Store, target: Descriptor, names: Vec<Reference>) -> Result<Lo
         store.tag(name, &target)?;
     }
     let id = store.record(&target, &oci::Platform::host()).ok().map(|record| record.id);
-    Ok(Loaded { target, id, names })
+    Ok(Loaded { target, id, names, labels: BTreeSet::new() })
 }
 
 fn name_the_only(store: &Store, mut loaded: Vec<Loaded>, name: Option<&Reference>) -> Result<Vec<Loaded>, StoreError> {

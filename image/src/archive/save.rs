@@ -33,15 +33,42 @@ pub fn save<W: Write>(
     out: W,
 ) -> Result<W, StoreError> {
     let (index, blobs) = collect(store, images)?;
+    let docker = (format == Format::Docker)
+        .then(|| images.iter().map(|(image, names)| docker_image(image, names)).collect::<Vec<_>>());
+    write_archive(store, &index, docker.as_deref(), &blobs, out)
+}
+
+/// Writes one image as an oci-archive in which its name is just `label`, as `oci-archive:FILE:LABEL` means it.
+pub fn save_labelled<W: Write>(
+    store: &Store,
+    image: &ImageRecord,
+    label: Option<&str>,
+    out: W,
+) -> Result<W, StoreError> {
+    let mut blobs = Vec::new();
+    walk(store, &image.target, &mut blobs)?;
+    let mut entry = image.target.clone();
+    if let Some(label) = label {
+        entry.annotations.insert(ANNOTATION_REF_NAME.to_owned(), label.to_owned());
+    }
+    write_archive(store, &ImageIndex::new(vec![entry]), None, &blobs, out)
+}
+
+fn write_archive<W: Write>(
+    store: &Store,
+    index: &ImageIndex,
+    docker: Option<&[DockerImage]>,
+    blobs: &[Digest],
+    out: W,
+) -> Result<W, StoreError> {
     let mut tar = Writer::new(out);
     let failed = |error: io::Error| StoreError::io("write the archive of", store.path())(error);
     let document = |tar: &mut Writer<W>, name: &str, raw: &[u8]| {
         tar.plain_file(name, raw.len() as u64, &mut &*raw).map_err(failed)
     };
     document(&mut tar, "oci-layout", LAYOUT_MARKER.as_bytes())?;
-    document(&mut tar, "index.json", &to_json(&index))?;
-    if format == Format::Docker {
-        let list: Vec<DockerImage> = images.iter().map(|(image, names)| docker_image(image, names)).collect();
+    document(&mut tar, "index.json", &to_json(index))?;
+    if let Some(list) = docker {
         document(&mut tar, DOCKER_MANIFEST, &to_json(&list))?;
     }
     tar.plain_directory("blobs").map_err(failed)?;
@@ -49,7 +76,7 @@ pub fn save<W: Write>(
     for folder in folders {
         tar.plain_directory(&format!("blobs/{folder}")).map_err(failed)?;
     }
-    for digest in &blobs {
+    for digest in blobs {
         let (mut file, size) = store
             .layout()
             .find_blob(digest)?

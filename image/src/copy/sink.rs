@@ -31,8 +31,16 @@ enum Kind {
     Registry { repository: Repository, reference: Reference },
     Layout { layout: Layout, name: Option<String> },
     Store { store: Store, name: Reference },
-    Archive { staging: Staging, path: PathBuf, name: Option<Reference>, text: Option<String>, format: Format },
+    Archive { staging: Staging, path: PathBuf, name: Name },
     Dir(PathBuf),
+}
+
+/// The name of the image in an archive, which also says what kind of archive.
+enum Name {
+    /// A docker archive.
+    Docker(Option<Reference>),
+    /// An OCI archive; its name can be any word.
+    Label(Option<String>),
 }
 
 impl Sink {
@@ -63,31 +71,12 @@ impl Sink {
             Place::OciArchive(path, name) => {
                 let text = format!("oci-archive:{}", path.display());
                 let staging = Staging::new(store).map_err(|source| unwritable(&text, source))?;
-                let reference = name.as_deref().and_then(|name| name.parse().ok());
-                (
-                    Kind::Archive {
-                        staging,
-                        path: path.clone(),
-                        name: reference,
-                        text: name.clone(),
-                        format: Format::Oci,
-                    },
-                    text,
-                )
+                (Kind::Archive { staging, path: path.clone(), name: Name::Label(name.clone()) }, text)
             }
             Place::DockerArchive(path, name) => {
                 let text = format!("docker-archive:{}", path.display());
                 let staging = Staging::new(store).map_err(|source| unwritable(&text, source))?;
-                (
-                    Kind::Archive {
-                        staging,
-                        path: path.clone(),
-                        name: name.clone(),
-                        text: None,
-                        format: Format::Docker,
-                    },
-                    text,
-                )
+                (Kind::Archive { staging, path: path.clone(), name: Name::Docker(name.clone()) }, text)
             }
             Place::Dir(path) => {
                 let text = format!("dir:{}", path.display());
@@ -223,17 +212,21 @@ impl Sink {
                 })
                 .map_err(|source| self.store(source)),
             Kind::Store { store, name } => store.tag(name, &target).map_err(|source| self.store(source)),
-            Kind::Archive { staging, path, name, text, format } => {
+            Kind::Archive { staging, path, name } => {
                 let record = staging.store.record(&target, &Platform::host()).map_err(|source| self.store(source))?;
-                if text.is_some() && name.is_none() {
-                    return Err(place_error(&self.place, "the name after the path must be an image name"));
-                }
-                let names: Vec<Reference> = name.iter().cloned().collect();
                 let fail = |source| CopyError::File { step: "write", path: path.clone(), source };
                 let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
                 let written = File::create(&temporary).map_err(fail).and_then(|file| {
                     let out = io::BufWriter::with_capacity(COPY_BYTES, file);
-                    let out = crate::archive::save(&staging.store, &[(record, names)], *format, out);
+                    let out = match name {
+                        Name::Label(label) => {
+                            crate::archive::save_labelled(&staging.store, &record, label.as_deref(), out)
+                        }
+                        Name::Docker(name) => {
+                            let names = name.iter().cloned().collect();
+                            crate::archive::save(&staging.store, &[(record, names)], Format::Docker, out)
+                        }
+                    };
                     let mut out = out.map_err(|source| self.store(source))?;
                     out.flush().and_then(|()| out.get_ref().sync_all()).map_err(fail)?;
                     std::fs::rename(&temporary, path).map_err(fail)

@@ -96,9 +96,12 @@ impl Source {
                 };
                 let fits = |image: &&crate::archive::Loaded| match &wanted {
                     None => true,
-                    Some(wanted) => image.names.iter().any(|name| {
-                        name.to_string() == *wanted || name.tag() == Some(wanted) || name.familiar() == *wanted
-                    }),
+                    Some(wanted) => {
+                        image.labels.contains(wanted)
+                            || image.names.iter().any(|name| {
+                                name.to_string() == *wanted || name.tag() == Some(wanted) || name.familiar() == *wanted
+                            })
+                    }
                 };
                 let mut found = loaded.iter().filter(fits);
                 let target = match (found.next(), found.next()) {

@@ -25,10 +25,19 @@ const COPY_BYTES: usize = 256 * 1024;
 pub enum Whiteouts {
     /// They remove what lower layers left in the directory.
     Apply,
+    /// The same, for a directory that then is the lowest layer of an overlay: nothing in it may look like its whiteouts.
+    Merge,
     /// They become overlayfs's own, with `trusted.` attributes: for a directory that is one lower layer, as root.
     Overlay,
     /// The same with `user.` attributes, for a mount with `userxattr`.
     OverlayUser,
+}
+
+impl Whiteouts {
+    /// Whether lower layers lie in the same directory.
+    fn apply(self) -> bool {
+        matches!(self, Self::Apply | Self::Merge)
+    }
 }
 
 /// How a tree is written.
@@ -56,6 +65,14 @@ pub enum ExtractError {
         /// The cause.
         source: io::Error,
     },
+    /// The entry means something only together with the layers below, which are not in this directory.
+    #[error("entry \"{path}\": {reason}")]
+    Below {
+        /// The entry.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The entry cannot be made where it says.
     #[error("entry \"{path}\": {reason}")]
     Refused {
@@ -80,6 +97,8 @@ pub struct Extractor {
     made: HashSet<Place>,
     /// Directories that this layer made opaque, by inode: nothing of lower layers is left in them.
     opaque: HashSet<u64>,
+    /// Directories that this layer does not mention, made for what is in them: by inode, their paths.
+    implied: HashMap<u64, Vec<u8>>,
     /// What directories get when everything is in them.
     directories: Vec<Entry>,
     /// Where in `directories` each path is.
@@ -87,6 +106,9 @@ pub struct Extractor {
     buffer: Vec<u8>,
     /// What the last layer that mentions the root says about it.
     root_entry: Option<RootEntry>,
+    /// How many directories were read for whiteouts: tests count them.
+    #[cfg(test)]
+    cleared: usize,
 }
 
 impl Extractor {
@@ -98,10 +120,13 @@ impl Extractor {
             parent: None,
             made: HashSet::new(),
             opaque: HashSet::new(),
+            implied: HashMap::new(),
             directories: Vec::new(),
             directory_places: HashMap::new(),
             buffer: vec![0; COPY_BYTES],
             root_entry: None,
+            #[cfg(test)]
+            cleared: 0,
         }
     }
 
@@ -109,6 +134,7 @@ impl Extractor {
     pub fn layer<R: Read>(&mut self, reader: &mut Reader<R>) -> Result<(), ExtractError> {
         self.made.clear();
         self.opaque.clear();
+        self.implied.clear();
         while let Some(entry) = reader.next_entry()? {
             self.entry(&entry, reader)?;
         }
@@ -119,6 +145,11 @@ impl Extractor {
     #[must_use]
     pub fn root_entry(&self) -> Option<RootEntry> {
         self.root_entry
+    }
+
+    /// The directories that the last layer made without mentioning them.
+    pub(crate) fn implied(&self) -> Vec<Vec<u8>> {
+        self.implied.values().cloned().collect()
     }
 
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<(), ExtractError> {
@@ -161,7 +192,7 @@ impl Extractor {
         }
         match sys::open_in_root(&self.root, directory, flags) {
             Ok(fd) => Ok(fd),
-            Err(Errno::NOENT) => self.make_parents(directory, entry),
+            Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(directory, entry),
             Err(errno) => Err(failed("open the directory of", &entry.path)(errno.into())),
         }
     }
@@ -177,27 +208,63 @@ impl Extractor {
             let path = &directory[..end];
             at = match sys::open_in_root(&self.root, path, flags) {
                 Ok(fd) => fd,
-                Err(Errno::NOENT) => {
-                    match rustix::fs::mkdirat(&at, component, Mode::from_raw_mode(0o755)) {
-                        Ok(()) => {}
-                        Err(Errno::EXIST) => {
-                            return Err(refused(
-                                entry,
-                                "its directory is a symbolic link to something that is not there",
-                            ));
-                        }
-                        Err(errno) => return Err(failed(step, &entry.path)(errno.into())),
-                    }
-                    let fd = sys::open_in_root(&self.root, path, flags)
+                Err(Errno::NOENT) => self.make_parent(&at, component, false, entry)?,
+                // A whiteout of this layer: what is made there hides the directory below.
+                Err(Errno::NOTDIR) if !self.options.whiteouts.apply() && is_whiteout(&at, component) => {
+                    rustix::fs::unlinkat(&at, component, AtFlags::empty())
                         .map_err(|errno| failed(step, &entry.path)(errno.into()))?;
-                    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755))
-                        .map_err(|errno| failed(step, &entry.path)(errno.into()))?;
-                    fd
+                    self.make_parent(&at, component, true, entry)?
                 }
                 Err(errno) => return Err(failed(step, &entry.path)(errno.into())),
             };
         }
         Ok(at)
+    }
+
+    /// Makes one directory that the layer does not mention. `opaque`: the one below was removed by the layer.
+    fn make_parent(
+        &mut self,
+        at: &OwnedFd,
+        component: &[u8],
+        opaque: bool,
+        entry: &Entry,
+    ) -> Result<OwnedFd, ExtractError> {
+        let io = |errno: Errno| failed("make the directory of", &entry.path)(errno.into());
+        match rustix::fs::mkdirat(at, component, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                return Err(self.absent(entry, "its directory is a symbolic link to something that is not there"));
+            }
+            Err(errno) => return Err(io(errno)),
+        }
+        let made = open_directory(at, component).map_err(io)?;
+        rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755)).map_err(io)?;
+        if opaque {
+            self.set_opaque(made.as_fd(), entry)?;
+        } else if !self.options.whiteouts.apply() {
+            let inode = rustix::fs::fstat(&made).map_err(io)?.st_ino;
+            self.implied.insert(inode, self.real_path(&made));
+        }
+        Ok(made)
+    }
+
+    /// Where a directory of the tree is, links resolved.
+    fn real_path(&self, directory: &OwnedFd) -> Vec<u8> {
+        let path = |fd: &OwnedFd| {
+            let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            rustix::fs::readlink(name, Vec::new()).map(std::ffi::CString::into_bytes).unwrap_or_default()
+        };
+        let (root, path) = (path(&self.root), path(directory));
+        let path = path.strip_prefix(root.as_slice()).unwrap_or(&path);
+        path.strip_prefix(b"/").unwrap_or(path).to_vec()
+    }
+
+    /// Something that an entry relies on is not there: in a directory of one layer it may be further down.
+    fn absent(&self, entry: &Entry, reason: &str) -> ExtractError {
+        if self.options.whiteouts.apply() {
+            return refused(entry, reason);
+        }
+        ExtractError::Below { path: String::from_utf8_lossy(&entry.path).into_owned(), reason: reason.to_owned() }
     }
 
     fn make<R: Read>(
@@ -262,7 +329,7 @@ impl Extractor {
         let io = |step: &'static str| move |errno: Errno| failed(step, &entry.path)(errno.into());
         let Some(stat) = sys::stat_at(parent, name).map_err(io("look at"))? else { return Ok(false) };
         let there = FileType::from_raw_mode(stat.st_mode);
-        if self.options.whiteouts != Whiteouts::Apply && there == FileType::CharacterDevice && stat.st_rdev == 0 {
+        if !self.options.whiteouts.apply() && there == FileType::CharacterDevice && stat.st_rdev == 0 {
             // The layer removes the name below and makes it anew. A directory must then hide the one below.
             rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(io("remove"))?;
             if entry.kind == Kind::Directory {
@@ -335,13 +402,19 @@ impl Extractor {
         let from = if directory.is_empty() {
             self.root.try_clone().map_err(failed("open the root for", &entry.path))?
         } else {
-            sys::open_in_root(&self.root, directory, OFlags::PATH | OFlags::DIRECTORY)
-                .map_err(io("open the directory of the link's target of"))?
+            match sys::open_in_root(&self.root, directory, OFlags::PATH | OFlags::DIRECTORY) {
+                Ok(from) => from,
+                Err(Errno::NOENT | Errno::NOTDIR) => return Err(self.no_target(entry)),
+                Err(errno) => return Err(io("open the directory of the link's target of")(errno)),
+            }
         };
         let Some(source) = sys::stat_at(&from, target).map_err(io("look at the target of"))? else {
-            let shown = String::from_utf8_lossy(&entry.link).into_owned();
-            return Err(refused(entry, &format!("it is a hard link to \"{shown}\", which is not there")));
+            return Err(self.no_target(entry));
         };
+        let is_removed = FileType::from_raw_mode(source.st_mode) == FileType::CharacterDevice && source.st_rdev == 0;
+        if is_removed && !self.options.whiteouts.apply() {
+            return Err(self.no_target(entry));
+        }
         if FileType::from_raw_mode(source.st_mode) == FileType::Directory {
             return Err(refused(entry, "a hard link to a directory"));
         }
@@ -355,13 +428,18 @@ impl Extractor {
         rustix::fs::linkat(&from, target, parent, name, AtFlags::empty()).map_err(io("make the hard link"))
     }
 
+    fn no_target(&self, entry: &Entry) -> ExtractError {
+        let shown = String::from_utf8_lossy(&entry.link).into_owned();
+        self.absent(entry, &format!("it is a hard link to \"{shown}\", which is not there"))
+    }
+
     /// Removes `target` of lower layers, or writes the whiteout of overlayfs.
     fn white_out(&mut self, parent: &OwnedFd, target: &[u8], entry: &Entry) -> Result<(), ExtractError> {
         let io = |step: &'static str| move |errno: Errno| failed(step, &entry.path)(errno.into());
         let inode = inode(parent, entry)?;
         let there = sys::stat_at(parent, target).map_err(io("look at"))?;
         let place = (inode, target.to_vec());
-        if self.options.whiteouts == Whiteouts::Apply {
+        if self.options.whiteouts.apply() {
             match there {
                 None => {}
                 // The layer's own entry stays; of a directory only what lower layers left in it goes.
@@ -392,7 +470,7 @@ impl Extractor {
 
     /// Hides everything of lower layers in the directory of the entry.
     fn make_opaque(&mut self, parent: &OwnedFd, directory: &[u8], entry: &Entry) -> Result<(), ExtractError> {
-        if self.options.whiteouts == Whiteouts::Apply {
+        if self.options.whiteouts.apply() {
             let _ = directory;
             return self.clear_lower(parent, 0).map_err(failed("clear the directory of", &entry.path));
         }
@@ -402,7 +480,7 @@ impl Extractor {
     fn set_opaque(&self, directory: BorrowedFd<'_>, entry: &Entry) -> Result<(), ExtractError> {
         let name = match self.options.whiteouts {
             Whiteouts::OverlayUser => "user.overlay.opaque",
-            Whiteouts::Overlay | Whiteouts::Apply => "trusted.overlay.opaque",
+            Whiteouts::Overlay | Whiteouts::Apply | Whiteouts::Merge => "trusted.overlay.opaque",
         };
         rustix::fs::fsetxattr(directory, name, b"y", XattrFlags::empty())
             .map_err(|errno| failed("make opaque the directory of", &entry.path)(errno.into()))
@@ -416,6 +494,10 @@ impl Extractor {
             return Ok(());
         }
         self.parent = None;
+        #[cfg(test)]
+        {
+            self.cleared += 1;
+        }
         for (name, kind) in list(directory)? {
             if !self.made.contains(&(inode, name.clone())) {
                 remove_tree(directory, &name, 0)?;
@@ -518,7 +600,13 @@ impl Extractor {
                 sys::open_in_root(&self.root, entry.path.as_slice(), flags)
             };
             match opened {
-                Ok(fd) => self.set_open(fd.as_fd(), &entry)?,
+                Ok(fd) => {
+                    if !self.implied.is_empty() {
+                        let stat = rustix::fs::fstat(&fd).map_err(|e| failed("look at", &entry.path)(e.into()))?;
+                        self.implied.remove(&stat.st_ino);
+                    }
+                    self.set_open(fd.as_fd(), &entry)?;
+                }
                 // A later entry of the layer replaced it by something else.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(errno) => return Err(failed("open the directory", &entry.path)(errno.into())),
@@ -573,6 +661,13 @@ pub(crate) fn list(directory: &OwnedFd) -> io::Result<Vec<(Vec<u8>, FileType)>> 
 pub(crate) fn open_directory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+/// Whether `name` is overlayfs's whiteout.
+fn is_whiteout(directory: &OwnedFd, name: &[u8]) -> bool {
+    sys::stat_at(directory, name).is_ok_and(|stat| {
+        stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0)
+    })
 }
 
 fn inode(directory: &OwnedFd, entry: &Entry) -> Result<u64, ExtractError> {

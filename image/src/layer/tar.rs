@@ -23,6 +23,10 @@ const EXTENTS_MAX: u64 = 1 << 20;
 /// The largest file, in bytes (what a file system can address).
 const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
+/// The most bytes of names, links, attributes and extents of one layer: whoever reads it keeps them until its end. A
+/// million files with names of 100 bytes take a fifth of it.
+const FACTS_BYTES_MAX: u64 = 512 << 20;
+
 /// Why a stream is not a tar that is safe to unpack.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
@@ -117,6 +121,15 @@ pub struct Entry {
     pub sparse: Option<Vec<Extent>>,
 }
 
+impl Entry {
+    /// Bytes of what is kept of it besides its data.
+    fn facts_bytes(&self) -> u64 {
+        let xattrs: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let extents = self.sparse.as_ref().map_or(0, |extents| extents.len() * size_of::<Extent>());
+        (self.path.len() + self.link.len() + xattrs + extents) as u64
+    }
+}
+
 /// Reads a stream entry by entry.
 #[derive(Debug)]
 pub struct Reader<R> {
@@ -128,6 +141,8 @@ pub struct Reader<R> {
     /// Zeros between the data and the next header.
     padding: u64,
     ended: bool,
+    /// What may still come of [`FACTS_BYTES_MAX`].
+    facts_left: u64,
 }
 
 /// What the PAX header in front of an entry says.
@@ -158,7 +173,7 @@ struct PaxSparse {
 impl<R: Read> Reader<R> {
     /// Starts reading at the stream's current place.
     pub fn new(inner: R) -> Self {
-        Self { inner, position: 0, remaining: 0, padding: 0, ended: false }
+        Self { inner, position: 0, remaining: 0, padding: 0, ended: false, facts_left: FACTS_BYTES_MAX }
     }
 
     /// Bytes taken from the stream so far.
@@ -209,6 +224,12 @@ impl<R: Read> Reader<R> {
                 b'L' | b'K' => return Err(header(at, "a second long name for one entry: readers disagree about it")),
                 _ => {
                     let entry = self.entry(&raw, pax.unwrap_or_default(), long_name, long_link)?;
+                    self.facts_left = self.facts_left.checked_sub(entry.facts_bytes()).ok_or_else(|| {
+                        header(
+                            at,
+                            &format!("the names and attributes of the layer have more than {FACTS_BYTES_MAX} bytes"),
+                        )
+                    })?;
                     return Ok(Some(entry));
                 }
             }

@@ -113,8 +113,15 @@ impl Shelf {
 
     /// Takes over a verified file as a blob of this repository.
     pub fn adopt_blob(&self, name: &str, digest: &Digest, file: &Path) -> io::Result<()> {
-        write_atomic(&link(&self.repository(name).join("_blobs"), digest), b"")?;
-        self.blobs.adopt(digest, file)
+        let path = link(&self.repository(name).join("_blobs"), digest);
+        let was_linked = path.exists();
+        write_atomic(&path, b"")?;
+        let adopted = self.blobs.adopt(digest, file);
+        if adopted.is_err() && !was_linked {
+            // A link to nothing would be found by every later mount and listing.
+            let _ = fs::remove_file(&path);
+        }
+        adopted
     }
 
     /// Unlinks a blob; `false` when it was not there.

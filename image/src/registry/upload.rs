@@ -26,9 +26,16 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 const ABANDONED_WHEN_FULL_AFTER: Duration = Duration::from_secs(3600);
 
 /// All uploads of one registry.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Uploads {
     state: Mutex<State>,
+    kept_max: usize,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self { state: Mutex::default(), kept_max: KEPT_MAX }
+    }
 }
 
 type Shared = Arc<tokio::sync::Mutex<Upload>>;
@@ -76,12 +83,15 @@ pub(crate) struct Upload {
 impl Uploads {
     /// Starts an upload.
     pub(crate) fn start(&self, shelf: &Shelf, repository: &str) -> Result<Shared, Refusal> {
-        if self.state().kept >= KEPT_MAX {
+        if self.state().kept >= self.kept_max {
             self.sweep(shelf, ABANDONED_WHEN_FULL_AFTER);
         }
         let mut state = self.state();
-        if state.kept >= KEPT_MAX {
-            return Err(Refusal::new(Code::TooManyRequests, format!("{KEPT_MAX} uploads are unfinished already")));
+        if state.kept >= self.kept_max {
+            return Err(Refusal::new(
+                Code::TooManyRequests,
+                format!("{} uploads are unfinished already", self.kept_max),
+            ));
         }
         let id = format!("{:016x}{:016x}", random(), random());
         let folder = shelf.uploads().join(&id);
@@ -307,15 +317,15 @@ mod tests {
     #[test]
     fn unfinished_uploads_are_bounded_and_old_ones_make_room() {
         let (_dir, shelf) = shelf();
-        let uploads = Uploads::default();
+        let uploads = Uploads { kept_max: 20, ..Uploads::default() };
         let old = id(&uploads.start(&shelf, "a/b").unwrap());
-        uploads.state().kept = KEPT_MAX;
+        uploads.state().kept = 20;
         // Counted anew: the number was wrong.
         assert!(uploads.start(&shelf, "a/b").is_ok());
-        for _ in 2..KEPT_MAX {
+        for _ in 2..20 {
             fs::create_dir(shelf.uploads().join(format!("{:032x}", random()))).unwrap();
         }
-        uploads.state().kept = KEPT_MAX;
+        uploads.state().kept = 20;
         assert!(matches!(uploads.start(&shelf, "a/b"), Err(refusal) if refusal.code == Code::TooManyRequests));
         touch(&shelf, &old, ABANDONED_WHEN_FULL_AFTER + Duration::from_secs(60));
         assert!(uploads.start(&shelf, "a/b").is_ok());

@@ -22,6 +22,12 @@ use std::sync::Arc;
 const LIST_BYTES_MAX: u64 = 16 << 20;
 /// Pages of a list that are followed; with 1,000 names a page far beyond any repository seen.
 const PAGES_MAX: usize = 1000;
+/// Tags of one repository; the largest public ones have some tens of thousands. At most 128 bytes each.
+const TAGS_MAX: usize = 500_000;
+/// Manifests that name one subject: signatures, SBOMs, attestations of every build step.
+const REFERRERS_MAX: usize = 10_000;
+/// Bytes of all pages of such a list: descriptors carry annotations.
+const REFERRERS_BYTES_MAX: usize = 64 << 20;
 /// Bytes of one chunk of an upload: what a cut connection costs to send again.
 pub const CHUNK_BYTES: u64 = 32 << 20;
 
@@ -211,7 +217,7 @@ impl Repository {
         let target = &self.sources.last().unwrap_or(&self.target).clone();
         let mut tags = Vec::new();
         let mut next = Some(format!("/{}/tags/list?n=1000", target.repository));
-        for _ in 0..PAGES_MAX {
+        for page in 0.. {
             let Some(path) = next.take() else { break };
             let request = Request::new(Method::GET, path, self.scopes(target));
             let response = self.transport.send(target, &request).await?;
@@ -224,7 +230,13 @@ impl Repository {
             let document: serde_json::Value =
                 serde_json::from_slice(&body).map_err(|_| Error::protocol(&url, "sent a tag list that is not JSON"))?;
             let names = document.get("tags").and_then(serde_json::Value::as_array);
-            tags.extend(names.into_iter().flatten().filter_map(|tag| tag.as_str().map(str::to_owned)));
+            let names = names.into_iter().flatten().filter_map(serde_json::Value::as_str);
+            // What is no tag cannot be asked for.
+            tags.extend(names.filter(|tag| oci::reference::is_tag(tag)).map(str::to_owned));
+            // Part of a list would be taken for the whole.
+            if tags.len() > TAGS_MAX || page >= PAGES_MAX {
+                return Err(Error::protocol(&url, &format!("lists more than {TAGS_MAX} tags or {PAGES_MAX} pages")));
+            }
         }
         Ok(tags)
     }
@@ -232,9 +244,9 @@ impl Repository {
     /// The manifests that name `subject`; asks the referrers API, then the fallback tag of the specification.
     pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let target = self.sources.last().unwrap_or(&self.target);
-        let mut all = Vec::new();
+        let (mut all, mut bytes) = (Vec::new(), 0);
         let mut next = Some(format!("/{}/referrers/{subject}", target.repository));
-        for _ in 0..PAGES_MAX {
+        for page in 0.. {
             let Some(path) = next.take() else { break };
             let request = Request::new(Method::GET, path, self.scopes(target)).header(ACCEPT, media::OCI_INDEX);
             let response = self.transport.send(target, &request).await?;
@@ -245,9 +257,15 @@ impl Repository {
             let url = response.url().clone();
             next = next_page(&response, target);
             let raw = transport::bounded(response, MANIFEST_BYTES_MAX).await?.to_vec();
+            bytes += raw.len();
             let index = Manifest::parse(raw, Some(media::OCI_INDEX))
                 .map_err(|error| Error::protocol(&url, &format!("sent a referrers list that is not valid: {error}")))?;
             all.extend(index.children().cloned());
+            if all.len() > REFERRERS_MAX || bytes > REFERRERS_BYTES_MAX || page >= PAGES_MAX {
+                let reason =
+                    format!("lists more than {REFERRERS_MAX} manifests or {REFERRERS_BYTES_MAX} bytes of them");
+                return Err(Error::protocol(&url, &reason));
+            }
         }
         Ok(all)
     }

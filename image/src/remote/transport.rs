@@ -244,7 +244,8 @@ impl Transport {
         Ok(second)
     }
 
-    /// Follows redirects by our own rules. `authorization` leaves the request at the first change of origin.
+    /// Follows redirects by our own rules. `authorization` leaves the request at the first change of origin, and does not
+    /// come back with it: who redirects back chose the path.
     async fn follow(
         &self,
         tls: &Tls,
@@ -255,8 +256,10 @@ impl Transport {
     ) -> Result<Response> {
         let origin = url.clone();
         let mut method = request.method.clone();
+        let mut left = false;
         for _ in 0..=REDIRECTS_MAX {
             let home = same_origin(&origin, &url);
+            left |= !home;
             // Certificates of a registry (its private authority, our key) are for that registry alone.
             let sends = matches!(request.body, Body::File { .. });
             let client = if home { self.client(tls, sends)? } else { self.client(&foreign_tls(tls), sends)? };
@@ -264,7 +267,7 @@ impl Transport {
             for (name, value) in &request.headers {
                 builder = builder.header(name, value);
             }
-            if home {
+            if !left {
                 builder = builder.headers(own_headers.clone());
                 if let Some(value) = &authorization {
                     builder = builder.header(AUTHORIZATION, value.clone());
@@ -330,8 +333,7 @@ impl Transport {
 
     fn known_token(&self, key: &TokenKey) -> Option<HeaderValue> {
         let tokens = self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Basic is remembered per registry, with no scope.
-        let found = tokens.get(key).or_else(|| tokens.get(&(key.0.clone(), Vec::new())))?;
+        let found = tokens.get(key)?;
         found.until.is_none_or(|until| until > Instant::now()).then(|| found.header.clone())
     }
 
@@ -358,8 +360,9 @@ impl Transport {
                     return Ok(self.remember(key, granted));
                 }
                 (Challenge::Basic, Credentials::Basic { user, password }) => {
+                    // Remembered for these scopes alone: files name other users for other repositories of a registry.
                     let header = basic(user, password);
-                    return Ok(self.remember((key.0, Vec::new()), Granted { header, until: None }));
+                    return Ok(self.remember(key, Granted { header, until: None }));
                 }
                 _ => {}
             }

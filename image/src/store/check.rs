@@ -107,6 +107,10 @@ impl Store {
                 checked.problems.push(format!("layer {name} has no readable meta.json"));
                 continue;
             };
+            if layer.meta.below.needs.is_some() {
+                // It has no tree of its own.
+                continue;
+            }
             checked.layers += 1;
             let path = layer.tar();
             let mut hasher = Hasher::new(digest.algorithm());

@@ -7,7 +7,7 @@ use crate::layer::tar::Reader;
 use crate::progress::Progress;
 use crate::store::erofs::tree::{Tree, TreeError};
 use crate::store::erofs::{self, NotIndexable};
-use crate::store::layers::{Form, LayerMeta, Plain};
+use crate::store::layers::{Below, Form, LayerMeta, Plain};
 use crate::store::{Store, StoreError, mounts};
 use oci::{Descriptor, Digest};
 use std::fs::File;
@@ -58,7 +58,7 @@ impl Store {
         let (tar_path, index_path) = (dir.join("tar"), dir.join("index"));
         let tar = File::create_new(&tar_path).map_err(StoreError::io("create", &tar_path))?;
         let mut tree = Tree::new();
-        let mut unfit = None;
+        let mut needs = None;
         let mut failed = None;
         let plain = self.read_layer(blob, diff_id, progress, |plain| {
             let buffer = vec![0; COPY_BYTES];
@@ -67,8 +67,8 @@ impl Store {
                 match tree.add(&entry) {
                     Ok(()) => {}
                     Err(TreeError::Extract(error)) => return Err(error.into()),
-                    Err(TreeError::NotIndexable(reason)) => {
-                        unfit = Some(reason);
+                    Err(TreeError::Below(reason)) => {
+                        needs = Some(reason);
                         break;
                     }
                 }
@@ -79,8 +79,9 @@ impl Store {
             return Err(StoreError::io("write", &tar_path)(error));
         }
         let plain = plain?;
-        if let Some(reason) = unfit {
-            return Ok(Err(reason));
+        if let Some(reason) = needs {
+            std::fs::remove_file(&tar_path).map_err(StoreError::io("remove", &tar_path))?;
+            return Ok(Ok(LayerMeta::new(Form::Index, plain, None, Below::needs(reason))));
         }
         let mut index = BufWriter::new(File::create_new(&index_path).map_err(StoreError::io("create", &index_path))?);
         match erofs::write(&tree, plain, &mut index) {
@@ -89,7 +90,7 @@ impl Store {
         }
         // What the kernel maps must be there in full blocks.
         tar.set_len(plain.next_multiple_of(512)).map_err(StoreError::io("set the length of", &tar_path))?;
-        Ok(Ok(LayerMeta::new(Form::Index, plain, tree.root_entry)))
+        Ok(Ok(LayerMeta::new(Form::Index, plain, tree.root_entry, Below::implied(tree.implied()))))
     }
 }
 

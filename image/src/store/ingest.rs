@@ -7,9 +7,11 @@
 use crate::store::{Store, StoreError, sys};
 use oci::digest::{Algorithm, Hasher};
 use oci::{Descriptor, Digest};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 /// A blob being written in one go. Dropping it without [`Ingest::commit`] removes what was written.
 #[derive(Debug)]
@@ -90,12 +92,7 @@ impl Drop for Ingest {
 }
 
 /// Makes the verified file `temporary` the blob `digest`. An equal blob that is already there stays.
-pub(crate) fn publish(
-    store: &Store,
-    file: &File,
-    temporary: &std::path::Path,
-    digest: &Digest,
-) -> Result<(), StoreError> {
+pub(crate) fn publish(store: &Store, file: &File, temporary: &Path, digest: &Digest) -> Result<(), StoreError> {
     let blob = store.layout().blob_path(digest);
     if let Some((_, size)) = store.layout().find_blob(digest)?
         && file.metadata().is_ok_and(|metadata| metadata.len() == size)
@@ -105,9 +102,32 @@ pub(crate) fn publish(
     file.sync_all().map_err(StoreError::io("make durable", temporary))?;
     rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o644))
         .map_err(StoreError::errno("change the mode of", temporary))?;
-    std::fs::rename(temporary, &blob).map_err(StoreError::io("give the blob its name", &blob))?;
-    let dir = blob.parent().expect("a blob lies in its algorithm's directory");
-    sys::sync_dir(dir).map_err(StoreError::io("make durable", dir))
+    let to = store.layout().blob_folder(digest.algorithm())?;
+    move_verified(file, temporary, &to, &digest.hex()).map_err(StoreError::io("give the blob its name", &blob))?;
+    rustix::fs::fsync(&to).map_err(StoreError::errno("make durable the folder of", &blob))
+}
+
+/// Moves the open file, which lies at `from`, to `name` in the folder `to`. What was verified is the open file: when
+/// something else lies under its name, nothing keeps the blob's name.
+fn move_verified(file: &File, from: &Path, to: &OwnedFd, name: &str) -> io::Result<()> {
+    let own = rustix::fs::fstat(file)?;
+    let is_own = |folder: &OwnedFd, name: &std::ffi::OsStr| {
+        let found = sys::stat_at(folder, name)?;
+        Ok::<_, io::Error>(found.is_some_and(|found| (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)))
+    };
+    let replaced = || io::Error::other("another file was put in its place");
+    let (Some(parent), Some(base)) = (from.parent(), from.file_name()) else { return Err(replaced()) };
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(parent, flags, Mode::empty())?;
+    if !is_own(&folder, base)? {
+        return Err(replaced());
+    }
+    rustix::fs::renameat(&folder, base, to, name)?;
+    if is_own(to, name.as_ref())? {
+        return Ok(());
+    }
+    rustix::fs::unlinkat(to, name, AtFlags::empty())?;
+    Err(replaced())
 }
 
 impl Store {
@@ -168,6 +188,27 @@ mod tests {
         assert!(!store.has(&digest).unwrap());
         assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
         assert_eq!(std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_was_put_in_the_place_of_the_verified_one_never_gets_its_name() {
+        let (dir, store) = scratch();
+        let (outside, digest) = (dir.path().join("outside"), Digest::sha256(b"hello"));
+        std::fs::write(&outside, "of the host").unwrap();
+        for swap in [true, false] {
+            let mut ingest = store.ingest(Some(digest), Some(5)).unwrap();
+            ingest.write_all(b"hello").unwrap();
+            let temporary = ingest.temporary.clone();
+            std::fs::remove_file(&temporary).unwrap();
+            if swap {
+                std::os::unix::fs::symlink(&outside, &temporary).unwrap();
+            } else {
+                std::fs::write(&temporary, "jello").unwrap();
+            }
+            assert!(ingest.commit().is_err());
+            assert!(!store.has(&digest).unwrap());
+        }
+        assert_eq!(std::fs::read_to_string(&outside).unwrap(), "of the host");
     }
 
     #[test]

@@ -3,13 +3,17 @@
 //! In: a layer's blob and the digest that its plain tar must have. Out: `layers/ALG-HEX.d/` (unpacked, `fs/`) or
 //! `layers/ALG-HEX.i/` (`tar` and an EROFS `index` over it), both with `meta.json`. Made in `tmp/`, verified against the
 //! digest, renamed; a layer under its name is whole. Two processes that need the same one make it once.
+//!
+//! A layer is made without what lies below it. Few layers mean something only together with that: a hard link to a file
+//! of a lower layer, a file in a directory that the layer does not mention and that is a link further down. Their facts
+//! say so, and [`stack`](super::stack) unpacks them together with what is below: `layers/ALG-HEX.c/`, by chain id.
 
 use crate::layer::compression;
-use crate::layer::extract::{Extractor, Options, Whiteouts};
+use crate::layer::extract::{ExtractError, Extractor, Options, Whiteouts};
 use crate::layer::tar::Reader;
 use crate::layer::{LayerError, TarError};
 use crate::progress::{Event, Progress};
-use crate::store::{Store, StoreError, layout, sys};
+use crate::store::{Store, StoreError, TemporaryDir, layout, sys};
 use oci::digest::Hasher;
 use oci::{Descriptor, Digest};
 use std::fs::File;
@@ -17,7 +21,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The version of `meta.json`.
-const META_VERSION: u32 = 1;
+const META_VERSION: u32 = 2;
 /// The largest plain layer that is ever made, in bytes. Larger ones were never seen; disk space bounds it earlier.
 const PLAIN_BYTES_MAX: u64 = 1 << 40;
 /// A layer of more plain bytes than this must not have been compressed by more than `RATIO_MAX`.
@@ -35,6 +39,8 @@ pub enum Form {
     Directory,
     /// The plain tar, and an EROFS image whose files point into it.
     Index,
+    /// Unpacked into a directory together with every layer below; named by the chain id.
+    Merged,
 }
 
 impl Form {
@@ -42,6 +48,7 @@ impl Form {
         match self {
             Self::Directory => "d",
             Self::Index => "i",
+            Self::Merged => "c",
         }
     }
 }
@@ -57,6 +64,47 @@ pub struct LayerMeta {
     pub plain: u64,
     /// Attributes of the layer's own root entry; `None` when it has none.
     pub root: Option<RootEntry>,
+    /// What the layer needs of those below it.
+    #[serde(default)]
+    pub below: Below,
+}
+
+/// What a layer needs of the layers below it. Found while it is made, judged when it is stacked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Below {
+    /// Why the layer cannot be made without them; then it has facts and no tree.
+    #[serde(default)]
+    pub needs: Option<String>,
+    /// Directories that hold entries of the layer but have none themselves, outermost first, in hexadecimal (names are
+    /// bytes): they are as the layer has them only if nothing else is said of them below.
+    #[serde(default)]
+    pub implied: Vec<String>,
+}
+
+/// The most implied directories that are remembered of a layer; with more it needs what is below. Real layers that leave
+/// directories out hold a handful of files.
+const IMPLIED_MAX: usize = 4096;
+
+impl Below {
+    /// A layer that cannot be made alone.
+    pub(crate) fn needs(reason: impl Into<String>) -> Self {
+        Self { needs: Some(reason.into()), implied: Vec::new() }
+    }
+
+    /// A layer with these implied directories.
+    pub(crate) fn implied(mut paths: Vec<Vec<u8>>) -> Self {
+        if paths.len() > IMPLIED_MAX {
+            return Self::needs(format!("it leaves out {} directories", paths.len()));
+        }
+        paths.sort();
+        Self { needs: None, implied: paths.iter().map(hex::encode).collect() }
+    }
+
+    /// The implied directories.
+    pub(crate) fn implied_paths(&self) -> impl Iterator<Item = Vec<u8>> {
+        // What is no hexadecimal was not written by this program; its bytes name nothing.
+        self.implied.iter().filter_map(|path| hex::decode(path).ok())
+    }
 }
 
 /// What a layer says about the root directory.
@@ -76,8 +124,8 @@ pub struct RootEntry {
 }
 
 impl LayerMeta {
-    pub(crate) fn new(form: Form, plain: u64, root: Option<RootEntry>) -> Self {
-        Self { version: META_VERSION, form, plain, root }
+    pub(crate) fn new(form: Form, plain: u64, root: Option<RootEntry>, below: Below) -> Self {
+        Self { version: META_VERSION, form, plain, root, below }
     }
 }
 
@@ -91,7 +139,7 @@ impl RootEntry {
 /// A layer that is ready to be mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerOnDisk {
-    /// The digest of the plain tar.
+    /// The digest of the plain tar; the chain id of a [`Form::Merged`] one.
     pub diff_id: Digest,
     /// Its directory below `layers/`.
     pub path: PathBuf,
@@ -100,7 +148,7 @@ pub struct LayerOnDisk {
 }
 
 impl LayerOnDisk {
-    /// The unpacked tree ([`Form::Directory`]).
+    /// The unpacked tree ([`Form::Directory`], [`Form::Merged`]).
     #[must_use]
     pub fn tree(&self) -> PathBuf {
         self.path.join("fs")
@@ -162,13 +210,23 @@ impl Store {
         {
             return Ok(layer);
         }
-        let path = self.layer_path(diff_id, form);
+        self.make_once(diff_id, form, |path| self.make_layer(blob, diff_id, form, path, progress))
+    }
+
+    /// Makes what is not there with `make`, in one process at a time.
+    pub(crate) fn make_once(
+        &self,
+        id: &Digest,
+        form: Form,
+        make: impl FnOnce(&Path) -> Result<LayerOnDisk, StoreError>,
+    ) -> Result<LayerOnDisk, StoreError> {
+        let path = self.layer_path(id, form);
         let lock_path = path.with_extension(format!("{}.lock", form.suffix()));
         let lock = layout::lock_named(&lock_path)?;
-        if let Some(layer) = self.layer(diff_id, form)? {
+        if let Some(layer) = self.layer(id, form)? {
             return Ok(layer);
         }
-        let made = self.make_layer(blob, diff_id, form, &path, progress);
+        let made = make(&path);
         // Whoever waits for the lock looks again by name, so the file can go while it is locked.
         let _ = std::fs::remove_file(&lock_path);
         drop(lock);
@@ -185,7 +243,6 @@ impl Store {
     ) -> Result<LayerOnDisk, StoreError> {
         let temporary = self.temporary_dir("layer")?;
         let meta = match form {
-            Form::Directory => self.make_directory(blob, diff_id, temporary.path(), progress)?,
             Form::Index => match self.make_index(blob, diff_id, temporary.path(), progress)? {
                 Ok(meta) => meta,
                 Err(reason) => {
@@ -193,11 +250,23 @@ impl Store {
                     return self.make_fallback(blob, diff_id, &reason.0, progress);
                 }
             },
+            Form::Directory | Form::Merged => self.make_directory(blob, diff_id, temporary.path(), progress)?,
         };
+        self.name_layer(temporary, diff_id, path, meta)
+    }
+
+    /// Gives a whole layer in a temporary directory its name.
+    pub(crate) fn name_layer(
+        &self,
+        temporary: TemporaryDir,
+        id: &Digest,
+        path: &Path,
+        meta: LayerMeta,
+    ) -> Result<LayerOnDisk, StoreError> {
         let meta_path = temporary.path().join("meta.json");
         let raw = serde_json::to_vec(&meta).expect("layer facts have only string keys");
         std::fs::write(&meta_path, raw).map_err(StoreError::io("write", &meta_path))?;
-        make_durable(temporary.path(), meta.form)?;
+        make_durable(temporary.path(), &meta)?;
         // What lies there is of another version or lost its facts.
         if path.exists() {
             let old = self.temporary_dir("old")?;
@@ -206,7 +275,7 @@ impl Store {
         std::fs::rename(temporary.path(), path).map_err(StoreError::io("give the layer its name", path))?;
         let layers = self.path().join("layers");
         sys::sync_dir(&layers).map_err(StoreError::io("make durable", &layers))?;
-        Ok(LayerOnDisk { diff_id: *diff_id, path: path.to_owned(), meta })
+        Ok(LayerOnDisk { diff_id: *id, path: path.to_owned(), meta })
     }
 
     /// Unpacks a layer that has no index form. It lies under the name of the directory form.
@@ -228,20 +297,36 @@ impl Store {
         dir: &Path,
         progress: &dyn Progress,
     ) -> Result<LayerMeta, StoreError> {
+        let tree = self.empty_tree(dir)?;
+        let root = sys::open_dir(&tree).map_err(StoreError::io("open", &tree))?;
+        let owners = rustix::process::geteuid().is_root();
+        let whiteouts = if owners { Whiteouts::Overlay } else { Whiteouts::OverlayUser };
+        let mut extractor = Extractor::new(root, Options { whiteouts, owners });
+        let mut below = Below::default();
+        let plain = self.read_layer(blob, diff_id, progress, |plain| {
+            let mut reader = Reader::new(plain);
+            match extractor.layer(&mut reader) {
+                Ok(()) => below = Below::implied(extractor.implied()),
+                Err(ExtractError::Below { path, reason }) => below = Below::needs(format!("{path}: {reason}")),
+                Err(error) => return Err(error.into()),
+            }
+            Ok(reader.drain()?)
+        })?;
+        let root = extractor.root_entry();
+        if below.needs.is_some() {
+            std::fs::remove_dir_all(&tree).map_err(StoreError::io("remove", &tree))?;
+        }
+        Ok(LayerMeta::new(Form::Directory, plain, root, below))
+    }
+
+    /// An empty `fs/` in the directory of a layer that is being made: 0755, as a root directory that no layer mentions.
+    pub(crate) fn empty_tree(&self, dir: &Path) -> Result<PathBuf, StoreError> {
         let tree = dir.join("fs");
         sys::create_dirs(&tree).map_err(StoreError::io("create", &tree))?;
         let root = sys::open_dir(&tree).map_err(StoreError::io("open", &tree))?;
         rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755))
             .map_err(StoreError::errno("change the mode of", &tree))?;
-        let owners = rustix::process::geteuid().is_root();
-        let whiteouts = if owners { Whiteouts::Overlay } else { Whiteouts::OverlayUser };
-        let mut extractor = Extractor::new(root, Options { whiteouts, owners });
-        let plain = self.read_layer(blob, diff_id, progress, |plain| {
-            let mut reader = Reader::new(plain);
-            extractor.layer(&mut reader)?;
-            Ok(reader.drain()?)
-        })?;
-        Ok(LayerMeta::new(Form::Directory, plain, extractor.root_entry()))
+        Ok(tree)
     }
 
     /// Runs `work` over the layer's plain stream, which it reads to the end, then checks that the stream was what `diff_id`
@@ -295,14 +380,18 @@ impl Store {
 }
 
 /// Makes a new layer's files durable, before it has a name.
-fn make_durable(dir: &Path, form: Form) -> Result<(), StoreError> {
-    if form == Form::Directory {
+fn make_durable(dir: &Path, meta: &LayerMeta) -> Result<(), StoreError> {
+    let files: &[&str] = match meta.form {
+        _ if meta.below.needs.is_some() => &["meta.json"],
+        // Nobody else's writes are waited for.
+        Form::Index => &["tar", "index", "meta.json"],
         // One flush of the file system instead of one for each of ten thousand files.
-        let folder = File::open(dir).map_err(StoreError::io("open", dir))?;
-        return rustix::fs::syncfs(&folder).map_err(StoreError::errno("make durable", dir));
-    }
-    // Three files: nobody else's writes are waited for.
-    for name in ["tar", "index", "meta.json"] {
+        Form::Directory | Form::Merged => {
+            let folder = File::open(dir).map_err(StoreError::io("open", dir))?;
+            return rustix::fs::syncfs(&folder).map_err(StoreError::errno("make durable", dir));
+        }
+    };
+    for name in files {
         let path = dir.join(name);
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
         file.sync_data().map_err(StoreError::io("make durable", &path))?;

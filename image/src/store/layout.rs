@@ -77,6 +77,14 @@ impl Layout {
         self.path.join(blob_name(digest))
     }
 
+    /// Opens the folder of one algorithm's blobs, which no link may stand for.
+    pub(crate) fn blob_folder(&self, algorithm: Algorithm) -> Result<OwnedFd, StoreError> {
+        let name = format!("blobs/{}", algorithm.name());
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY;
+        sys::open_no_links(&self.dir, name.as_str(), flags)
+            .map_err(StoreError::errno("open the folder", self.path.join(&name)))
+    }
+
     /// Opens a blob for reading, with its size in bytes; `None` when it is not here.
     pub fn find_blob(&self, digest: &Digest) -> Result<Option<(File, u64)>, StoreError> {
         let name = blob_name(digest);

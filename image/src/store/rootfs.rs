@@ -5,12 +5,12 @@
 //! Preparing twice is preparing once.
 
 use crate::progress::Progress;
-use crate::store::layers::{Form, LayerOnDisk, RootEntry};
-use crate::store::{ImageRecord, Store, StoreError, layout, mounts, sys};
+use crate::store::layers::{Form, RootEntry};
+use crate::store::{ImageRecord, Store, StoreError, layout, mounts, stack, sys};
 use oci::Digest;
 use rustix::fs::{Mode, Timespec, Timestamps};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
-use std::collections::HashSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The version of a `uses/ID` file.
@@ -75,17 +75,11 @@ pub fn prepare(
     let form = store.layer_form();
     sys::create_dirs(&request.dir).map_err(StoreError::io("create", &request.dir))?;
     write_use(store, image, request, &diff_ids, form)?;
-    let mut layers = Vec::with_capacity(diff_ids.len());
-    for (blob, diff_id) in image.layers.iter().zip(&diff_ids) {
-        layers.push(store.ensure_layer(blob, diff_id, form, progress)?);
-    }
-    // Until the overlay holds them itself, nobody takes a mounted layer for idle.
-    let _stacking = mounts::stacking(&request.layers)?;
-    let lower = mount_layers(request, &layers)?;
+    let stack = stack::make(store, image, &diff_ids, form, &request.layers, progress)?;
+    let lower = lower_dirs(request, &stack.dirs)?;
     let upper = request.dir.join("upper");
     let work = request.dir.join("work");
-    let root = layers.iter().rev().find_map(|layer| layer.meta.root);
-    make_upper(&upper, root)?;
+    make_upper(&upper, stack.root)?;
     sys::create_dirs(&work).map_err(StoreError::io("create", &work))?;
     sys::create_dirs(&request.mount).map_err(StoreError::io("create", &request.mount))?;
     if !is_mount_point(&request.mount)? {
@@ -193,21 +187,23 @@ fn write_use(
     let lock = layout::open_lock(&lock_path)?;
     lock.lock_shared().map_err(StoreError::io("lock", &lock_path))?;
     let temporary = path.with_file_name(format!(".{}", sys::unique_name("use")));
-    std::fs::write(&temporary, raw).map_err(StoreError::io("write", &temporary))?;
-    std::fs::rename(&temporary, &path).map_err(StoreError::io("write", &path))
+    // Durable: after a power cut half a use would stop every collection, and none would give the layers away.
+    let write = || {
+        let mut file = std::fs::File::create_new(&temporary)?;
+        file.write_all(&raw)?;
+        file.sync_data()?;
+        std::fs::rename(&temporary, &path)?;
+        sys::sync_dir(&store.path().join("uses"))
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        StoreError::io("write", &path)(error)
+    })
 }
 
-/// The directories to stack, top first. A layer that appears twice counts where it is on top: what it holds hides its
-/// lower self, and overlayfs refuses one directory twice.
-fn mount_layers(request: &RootfsRequest, layers: &[LayerOnDisk]) -> Result<Vec<PathBuf>, StoreError> {
-    let mut seen = HashSet::new();
-    let mut lower = Vec::with_capacity(layers.len());
-    for layer in layers.iter().rev().filter(|layer| seen.insert(layer.diff_id)) {
-        lower.push(match layer.meta.form {
-            Form::Directory => layer.tree(),
-            Form::Index => mounts::mount_layer(&request.layers, layer)?,
-        });
-    }
+/// The directories to stack, top first.
+fn lower_dirs(request: &RootfsRequest, dirs: &[PathBuf]) -> Result<Vec<PathBuf>, StoreError> {
+    let mut lower = stack::top_first(dirs);
     if lower.is_empty() {
         // An image without layers: overlayfs wants something below.
         let empty = request.dir.join("empty");

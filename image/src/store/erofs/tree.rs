@@ -3,7 +3,6 @@
 //! In: entries of a tar in order, later ones replacing earlier ones. Out: nodes. Whiteouts become overlayfs's forms. Names
 //! are resolved inside the tree, links included, exactly as the unpacker resolves them inside a directory.
 
-use super::NotIndexable;
 use crate::layer::extract::{ExtractError, split};
 use crate::layer::tar::{Entry, Extent, Kind};
 use crate::layer::whiteout::{self, Name};
@@ -30,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) parent: usize,
     /// Whether it hides the directory of lower layers.
     pub(crate) opaque: bool,
+    /// Whether it is a directory that no entry mentions, made for what is in it.
+    pub(crate) implied: bool,
 }
 
 /// What a node is.
@@ -63,6 +64,7 @@ impl Node {
             links: 1,
             parent,
             opaque: false,
+            implied: false,
         }
     }
 }
@@ -81,8 +83,8 @@ pub(crate) struct Tree {
 pub(crate) enum TreeError {
     /// It must not be unpacked at all.
     Extract(ExtractError),
-    /// The layer must be unpacked instead.
-    NotIndexable(NotIndexable),
+    /// It means something only together with the layers below.
+    Below(String),
 }
 
 impl Tree {
@@ -170,8 +172,7 @@ impl Tree {
             None => None,
         };
         let Some(node) = found.filter(|node| !matches!(self.nodes[*node].content, Content::Whiteout)) else {
-            let reason = "it has a hard link to a file of a lower layer".to_owned();
-            return Err(TreeError::NotIndexable(NotIndexable(reason)));
+            return Err(below(entry, "it is a hard link to a file that this layer does not have"));
         };
         if matches!(self.nodes[node].content, Content::Directory(_)) {
             return Err(refused(entry, "a hard link to a directory"));
@@ -212,7 +213,7 @@ impl Tree {
                 Some(node) => node,
                 None => match self.child(at, component).map(|there| (there, &self.nodes[there].content)) {
                     Some((_, Content::Symlink(_))) => {
-                        return Err(refused(entry, "its directory is a symbolic link to something that is not there"));
+                        return Err(below(entry, "its directory is a link to something that this layer does not have"));
                     }
                     Some((there, Content::Whiteout)) => {
                         self.unlink(at, component, there);
@@ -221,7 +222,11 @@ impl Tree {
                         self.insert(at, component, node)
                     }
                     Some(_) => return Err(refused(entry, "its directory is not a directory")),
-                    None => self.insert(at, component, Node::new(Content::Directory(BTreeMap::new()), at)),
+                    None => {
+                        let mut node = Node::new(Content::Directory(BTreeMap::new()), at);
+                        node.implied = true;
+                        self.insert(at, component, node)
+                    }
                 },
             };
         }
@@ -302,15 +307,39 @@ impl Tree {
         }
     }
 
+    /// The directories that no entry mentions.
+    pub(crate) fn implied(&self) -> Vec<Vec<u8>> {
+        let mut implied = Vec::new();
+        let mut todo = vec![(0, Vec::new())];
+        while let Some((id, path)) = todo.pop() {
+            let Content::Directory(children) = &self.nodes[id].content else { continue };
+            if self.nodes[id].implied {
+                implied.push(path.clone());
+            }
+            for (name, child) in children {
+                if matches!(self.nodes[*child].content, Content::Directory(_)) {
+                    let slash = if path.is_empty() { &b""[..] } else { b"/" };
+                    todo.push((*child, [&path, slash, name.as_ref()].concat()));
+                }
+            }
+        }
+        implied
+    }
+
     /// Gives a node what the entry says of it.
     fn set(&mut self, id: usize, entry: &Entry) {
         let node = &mut self.nodes[id];
+        node.implied = false;
         node.mode = entry.mode;
         node.uid = entry.uid;
         node.gid = entry.gid;
         node.mtime = entry.mtime;
         node.xattrs = entry.xattrs.iter().filter(|(name, _)| whiteout::is_kept_xattr(name)).cloned().collect();
     }
+}
+
+fn below(entry: &Entry, reason: &str) -> TreeError {
+    TreeError::Below(format!("{}: {reason}", String::from_utf8_lossy(&entry.path)))
 }
 
 fn refused(entry: &Entry, reason: &str) -> TreeError {
