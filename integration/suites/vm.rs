@@ -1,7 +1,7 @@
-//! The runtime suite on pure cgroup v2 and an older kernel (6.1): one boot of the small virtual machine.
+//! The runtime suite on pure cgroup v2 and an older kernel (6.1), and the systemd suite: one boot of each virtual machine.
 //!
-//! In: the runtime suite's own test binary, run inside by `xtask vm`. What that kernel has not is named here, and the
-//! runtime must say so in words.
+//! In: the suites' own test binaries, run inside by `xtask vm`. What the small machine's kernel has not is named here, and
+//! the runtime must say so in words.
 
 use integration::{Cmd, binaries};
 use std::path::{Path, PathBuf};
@@ -22,21 +22,21 @@ const ABSENT: [(&str, &str); 4] = [
     ("cgroups::an_allowed_device_can_be_opened", "/dev/mine errno 19"),
 ];
 
-/// The newest build of the runtime suite.
-fn suite() -> PathBuf {
+/// The newest build of a suite.
+fn suite(name: &str) -> PathBuf {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let args = ["test", "-q", "-p", "integration", "--test", "runtime", "--no-run", "--message-format", "json"];
+    let args = ["test", "-q", "-p", "integration", "--test", name, "--no-run", "--message-format", "json"];
     let messages = Cmd::new(env!("CARGO")).args(args).folder(top).deadline(DEADLINE).ok();
     let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut executables = artifacts
-        .filter(|artifact| artifact["target"]["name"] == "runtime")
+        .filter(|artifact| artifact["target"]["name"] == name)
         .filter_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
     executables.next().expect("cargo names the executable of the suite")
 }
 
 #[test]
 fn the_runtime_suite_holds_on_pure_cgroup_v2() {
-    let suite = suite();
+    let suite = suite("runtime");
     let suite = suite.display();
     let skips: String = ABSENT.iter().map(|(case, _)| format!(" --skip {case}")).collect();
     let parts: String = PARTS.iter().map(|part| format!("{suite} {part}{skips} || failed=1; ")).collect();
@@ -54,4 +54,19 @@ fn the_runtime_suite_holds_on_pure_cgroup_v2() {
     for (case, words) in ABSENT {
         assert!(text.contains(words), "{case} must say {words:?}:\n{text}");
     }
+}
+
+#[test]
+fn scopes_and_checkpoints_work_under_a_running_systemd() {
+    let suite = suite("systemd");
+    let outcome = Cmd::new(env!("CARGO"))
+        .args(["run", "-q", "-p", "xtask", "--", "vm", "--systemd", "--"])
+        .arg(suite)
+        .args(["--ignored", "--test-threads", "1"])
+        .folder(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .env("SHOAL_BIN_DIR", binaries::folder())
+        .deadline(DEADLINE)
+        .run();
+    assert!(outcome.status.success(), "{}\n{}", outcome.stdout, outcome.stderr);
+    assert!(outcome.stdout.contains("test result: ok. 5 passed"), "{}", outcome.stdout);
 }

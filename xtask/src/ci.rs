@@ -1,7 +1,8 @@
 //! What must pass before a push, in the order in which it fails fastest.
 
 use crate::shell::Result;
-use crate::{build, shell};
+use crate::view::View;
+use crate::{build, counts, shell, soak, suite};
 use std::process::Command;
 
 /// Every check, every test, the demo.
@@ -10,7 +11,10 @@ pub(crate) fn run() -> Result<()> {
     shell::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     build::all()?;
     hermetic(&[])?;
+    oracle()?;
     integration(&[])?;
+    v1_view()?;
+    soak::run(&["runtime".to_owned(), "--ci".to_owned()])?;
     shell::run::<&str>("./demo", &[])
 }
 
@@ -37,6 +41,23 @@ fn hermetic(filter: &[String]) -> Result<()> {
 /// The seed of the properties in CI; any number will do.
 const PROPTEST_SEED: &str = "20480";
 
+/// The seccomp compiler against libseccomp, which only this step needs.
+fn oracle() -> Result<()> {
+    shell::cargo(&["test", "-p", "runtime", "--features", "oracle", "--test", "seccomp_oracle"], &[])
+}
+
+/// The runtime suite once more where the unified hierarchy is hidden: what a host without one sees.
+fn v1_view() -> Result<()> {
+    let hybrid = std::path::Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists();
+    if !hybrid || View::V1.lacking().is_some() {
+        return Ok(());
+    }
+    let mut command = View::V1.command();
+    command.arg(suite::binary("runtime")?).args(["--test-threads", "2"]);
+    command.env("SHOAL_BIN_DIR", shell::bin_dir());
+    shell::status(command)
+}
+
 /// The suites of `integration/` on the built binaries.
 fn integration(filter: &[String]) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -44,6 +65,7 @@ fn integration(filter: &[String]) -> Result<()> {
         .current_dir(shell::top())
         .args(["test", "-p", "integration"])
         .args(filter)
+        .envs(counts::for_ci())
         .env("SHOAL_BIN_DIR", shell::bin_dir());
     shell::status(command)
 }

@@ -1,5 +1,7 @@
 //! How often each repeated test runs: in CI, and in a soak. One table, so that a note can quote both.
 
+use crate::shell::Result;
+
 /// A repeated test and its counts.
 #[derive(Debug)]
 pub(crate) struct Count {
@@ -7,16 +9,45 @@ pub(crate) struct Count {
     pub(crate) name: &'static str,
     /// What one round is.
     pub(crate) round: &'static str,
-    /// Rounds in CI.
+    /// The number in CI.
     pub(crate) ci: u32,
-    /// Rounds in a soak.
+    /// The number in a soak.
     pub(crate) soak: u32,
+    /// The variable by which a suite learns the number, where it is a suite.
+    pub(crate) variable: Option<&'static str>,
 }
 
 /// Every repeated test.
-pub(crate) const COUNTS: &[Count] = &[Count {
-    name: "runtime",
-    round: "run of a no-op, then a census of descriptors, mounts, cgroups and processes",
-    ci: 100,
-    soak: 10_000,
-}];
+pub(crate) const COUNTS: &[Count] = &[
+    Count {
+        name: "runtime",
+        round: "run of a no-op, then a census of descriptors, mounts, cgroups and processes",
+        ci: 100,
+        soak: 10_000,
+        variable: None,
+    },
+    Count {
+        name: "attacks",
+        round: "round of each racing attack of docs/attacks.md",
+        ci: 25,
+        soak: 10_000,
+        variable: Some("SHOAL_ROUNDS"),
+    },
+    Count {
+        name: "crash",
+        round: "stride: every n-th system call of create, run, start, exec and delete is a kill point",
+        ci: 9,
+        soak: 1,
+        variable: Some("SHOAL_CRASH_STRIDE"),
+    },
+];
+
+/// The row of one soak.
+pub(crate) fn of(name: &str) -> Result<&'static Count> {
+    COUNTS.iter().find(|count| count.name == name).ok_or_else(|| format!("no soak is called {name}"))
+}
+
+/// The variables that give the suites their numbers for CI.
+pub(crate) fn for_ci() -> impl Iterator<Item = (&'static str, String)> {
+    COUNTS.iter().filter_map(|count| count.variable.map(|variable| (variable, count.ci.to_string())))
+}

@@ -1,10 +1,13 @@
 //! The long counts: the same code as the tests, other numbers.
 
+mod attacks;
 mod census;
 mod runtime;
 
-use crate::counts::COUNTS;
-use crate::shell::Result;
+use crate::counts::{self, COUNTS};
+use crate::shell::{self, Result};
+use crate::suite;
+use std::process::Command;
 
 /// Runs one soak by name.
 pub(crate) fn run(args: &[String]) -> Result<()> {
@@ -14,14 +17,24 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         }
         return Ok(());
     };
-    let count = COUNTS.iter().find(|count| count.name == name).ok_or_else(|| format!("no soak is called {name}"))?;
-    let rounds = match args.get(1).map(String::as_str) {
+    let count = counts::of(name)?;
+    let number = match args.get(1).map(String::as_str) {
         Some("--ci") => count.ci,
         Some("--count") => args.get(2).and_then(|text| text.parse().ok()).ok_or("--count takes a number")?,
         _ => count.soak,
     };
     match name.as_str() {
-        "runtime" => runtime::run(rounds),
+        "runtime" => runtime::run(number),
+        "attacks" => attacks::run(number, args.iter().any(|arg| arg == "--write")),
+        "crash" => crash(number),
         _ => Err(format!("{name} has no code here")),
     }
+}
+
+/// The runtime killed at every `stride`-th system call of every operation.
+fn crash(stride: u32) -> Result<()> {
+    let mut command = Command::new(suite::binary("crash")?);
+    command.args(["killed_anywhere", "--nocapture", "--test-threads", "2"]);
+    command.env("SHOAL_CRASH_STRIDE", stride.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
+    shell::status(command)
 }
