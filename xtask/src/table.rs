@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The runtimes, as the suite names them in its lines.
@@ -18,42 +18,72 @@ const SUBJECTS: [&str; 3] = ["runc", "crun", "ours"];
 /// What a view gave: case → line.
 type Lines = BTreeMap<String, Value>;
 
-/// Runs the suite in every view and writes the page; with a filter it prints the page only.
+/// The views in the order of the columns.
+const VIEWS: [&str; 3] = ["v1", "hybrid", "v2"];
+
+/// Runs the suite in every view (`--view NAME`: in one) and writes the page of all that was ever run, unless a filter is given.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     if args.first().map(String::as_str) != Some("runtime") {
         return Err("table takes: runtime".into());
     }
-    let filter = args.get(1).map(String::as_str);
+    let only = crate::bench::value(args, "--view");
+    let filter = args.get(1).map(String::as_str).filter(|word| !word.starts_with("--"));
     let suite = suite::binary("runtime")?;
-    let me = std::env::current_exe().map_err(|error| format!("find xtask itself: {error}"))?;
-    let mut machine = Command::new(me);
-    machine.args(["vm", "--"]);
-    let mut views: Vec<(&str, Lines)> = Vec::new();
-    let hybrid = Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists();
-    if View::V1.lacking().is_none() {
-        views.push(("v1", lines(View::V1.command(), &suite, filter)?));
+    for view in VIEWS.into_iter().filter(|view| only.is_none_or(|only| only == *view)) {
+        let Some(command) = command(view)? else { continue };
+        let lines = lines(command, &suite, filter)?;
+        if filter.is_none() {
+            keep(view, &lines)?;
+        }
     }
-    if hybrid {
-        views.push(("hybrid", lines(Command::new("env"), &suite, filter)?));
-    }
-    views.push(("v2", lines(machine, &suite, filter)?));
-    let page = page(&views)?;
     if filter.is_some() {
-        println!("{page}");
         return Ok(());
     }
+    let mut views: Vec<(&str, Lines)> = Vec::new();
+    for view in VIEWS {
+        let Ok(text) = std::fs::read_to_string(kept(view)) else { continue };
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        views.push((view, lines.filter_map(|line| Some((line["case"].as_str()?.to_owned(), line))).collect()));
+    }
     let path = shell::top().join("docs/runtime-table.md");
-    std::fs::write(&path, page).map_err(|error| format!("write {}: {error}", path.display()))?;
+    std::fs::write(&path, page(&views)?).map_err(|error| format!("write {}: {error}", path.display()))?;
     println!("{} written", path.display());
     Ok(())
+}
+
+/// Where the lines of a view are kept between runs.
+fn kept(view: &str) -> PathBuf {
+    shell::target().join("table").join(format!("{view}.jsonl"))
+}
+
+fn keep(view: &str, lines: &Lines) -> Result<()> {
+    let path = kept(view);
+    let text: String = lines.values().map(|line| format!("{line}\n")).collect();
+    std::fs::create_dir_all(shell::target().join("table"))
+        .and_then(|()| std::fs::write(&path, text))
+        .map_err(|error| format!("write {}: {error}", path.display()))
+}
+
+/// The command that goes into a view; none where this host has no such view.
+fn command(view: &str) -> Result<Option<Command>> {
+    Ok(match view {
+        "v1" => View::V1.lacking().is_none().then(|| View::V1.command()),
+        "hybrid" => Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists().then(|| Command::new("env")),
+        _ => {
+            let me = std::env::current_exe().map_err(|error| format!("find xtask itself: {error}"))?;
+            let mut machine = Command::new(me);
+            machine.args(["vm", "--"]);
+            Some(machine)
+        }
+    })
 }
 
 fn lines(mut command: Command, suite: &Path, filter: Option<&str>) -> Result<Lines> {
     command.arg(suite).arg("--table").args(filter).env("SHOAL_BIN_DIR", shell::bin_dir());
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("start the suite: {error}"))?;
     let mut lines = Lines::new();
-    for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines().map_while(std::result::Result::ok)
-    {
+    let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    for line in output.lines().map_while(std::result::Result::ok) {
         let Ok(line) = serde_json::from_str::<Value>(line.trim()) else { continue };
         if let Some(case) = line["case"].as_str() {
             let words = SUBJECTS.map(|name| if line[name].is_null() { "pass" } else { "FAIL" });

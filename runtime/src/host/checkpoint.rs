@@ -165,7 +165,7 @@ pub fn checkpoint(root: &Root, id: &ContainerId, options: &Options) -> Result<Ve
         .number(2, record.pid.into())
         .flag(3, options.leave_running || options.pre_dump)
         .text(13, &record.rootfs)
-        .flag(15, options.pre_dump);
+        .flag(15, options.pre_dump || options.parent_path.is_some());
     for mount in spec.mounts.iter().filter(|mount| is_bind(mount)) {
         let destination = mounts::clean(&mount.destination);
         external_mount(&mut message, &destination, &destination);

@@ -147,7 +147,10 @@ const ATTACKS: &[Attack] = &[
 /// Runs every case, the races `rounds` times, and prints the table.
 pub(super) fn run(rounds: u32, write: bool) -> Result<()> {
     let suite = suite::binary("runtime")?;
-    let listed = shell::output(&suite.to_string_lossy(), &["--list"])?;
+    let mut list = Command::new(&suite);
+    list.arg("--list").env("SHOAL_BIN_DIR", shell::bin_dir());
+    let listed = list.output().map_err(|error| format!("{}: {error}", suite.display()))?.stdout;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
     let known: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     let commit = shell::output("git", &["-C", &shell::top().to_string_lossy(), "rev-parse", "--short", "HEAD"])?;
     let mut page = format!(
