@@ -5,7 +5,6 @@
 
 use crate::shell::{self, Result};
 use crate::suite;
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +17,9 @@ struct Attack {
     holds: &'static str,
     cases: &'static [&'static str],
 }
+
+/// Cases that are tests of the suite of this name, and not of the runtime's.
+const ROOTLESS: &str = "rootless::";
 
 /// Cases below this module are races and run as often as told.
 const RACES: &str = "raced::";
@@ -44,6 +46,7 @@ const ATTACKS: &[Attack] = &[
         holds: "refused; nothing is made on the host",
         cases: &[
             "security::cve_2019_18837_proc_and_sys_as_symlinks_make_nothing_outside",
+            "security::cve_2023_28642_proc_and_sys_as_symlinks_are_refused",
             "raced::cve_2023_27561_a_swapped_proc_is_never_a_link",
         ],
     },
@@ -84,7 +87,7 @@ const ATTACKS: &[Attack] = &[
         id: "CVE-2023-25809",
         tried: "rootless without a cgroup namespace",
         holds: "no write into the user's slice",
-        cases: &["security::cve_2023_25809_a_cgroup_mount_without_a_namespace_is_read_only"],
+        cases: &["rootless::without_a_cgroup_namespace_the_callers_cgroup_is_read_only"],
     },
     Attack {
         id: "CVE-2024-21626",
@@ -134,7 +137,12 @@ const ATTACKS: &[Attack] = &[
         id: "ids and paths",
         tried: "`../x`, `a/b`, 1,025 characters, `exec --cgroup ../../`, hostile links below `--root`",
         holds: "refused",
-        cases: &["bad_input::hostile_ids_are_refused", "cgroups::a_cgroups_path_with_dots_stays_inside"],
+        cases: &[
+            "bad_input::hostile_ids_are_refused",
+            "cgroups::a_cgroups_path_with_dots_stays_inside",
+            "security::a_cgroup_for_exec_cannot_climb",
+            "security::links_under_the_root_lead_nowhere",
+        ],
     },
     Attack {
         id: "generated root file systems",
@@ -146,12 +154,8 @@ const ATTACKS: &[Attack] = &[
 
 /// Runs every case, the races `rounds` times, and prints the table.
 pub(super) fn run(rounds: u32, write: bool) -> Result<()> {
-    let suite = suite::binary("runtime")?;
-    let mut list = Command::new(&suite);
-    list.arg("--list").env("SHOAL_BIN_DIR", shell::bin_dir());
-    let listed = list.output().map_err(|error| format!("{}: {error}", suite.display()))?.stdout;
-    let listed = String::from_utf8_lossy(&listed).into_owned();
-    let known: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let (suite, rootless) = (suite::binary("runtime")?, suite::binary("rootless")?);
+    let known = [listed(&suite, "")?, listed(&rootless, ROOTLESS)?].concat();
     let commit = shell::output("git", &["-C", &shell::top().to_string_lossy(), "rev-parse", "--short", "HEAD"])?;
     let mut page = format!(
         "# Known attacks\n\nMade by `cargo xtask soak attacks --count {rounds} --write` at {}; do not edit. Each case is one of \
@@ -165,7 +169,11 @@ pub(super) fn run(rounds: u32, write: bool) -> Result<()> {
     for attack in ATTACKS {
         for case in attack.cases {
             let count = if case.starts_with(RACES) { rounds } else { 1 };
-            let result = if known.contains(case) { one(&suite, case, rounds) } else { Err("no test yet".to_owned()) };
+            let result = match case.strip_prefix(ROOTLESS) {
+                _ if !known.iter().any(|name| name == case) => Err("no test yet".to_owned()),
+                Some(test) => one(&rootless, test, rounds),
+                None => one(&suite, case, rounds),
+            };
             let word = match &result {
                 Ok(seconds) => format!("held ({seconds:.0} s)"),
                 Err(why) => format!("**{why}**"),
@@ -183,6 +191,15 @@ pub(super) fn run(rounds: u32, write: bool) -> Result<()> {
         std::fs::write(&path, page).map_err(|error| format!("write {}: {error}", path.display()))?;
     }
     if failed.is_empty() { Ok(()) } else { Err(format!("not held off: {}", failed.join(", "))) }
+}
+
+/// The tests of a suite, each with `before` in front of its name.
+fn listed(suite: &Path, before: &str) -> Result<Vec<String>> {
+    let mut list = Command::new(suite);
+    list.arg("--list").env("SHOAL_BIN_DIR", shell::bin_dir());
+    let output = list.output().map_err(|error| format!("{}: {error}", suite.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(|name| format!("{before}{name}")).collect())
 }
 
 /// Runs one case; returns the seconds it took.
