@@ -22,6 +22,8 @@ impl Bundle {
         let folder = bundle.folder.to_string_lossy().into_owned();
         let _ = shell::output(&runtime.to_string_lossy(), &["spec", "--bundle", &folder])?;
         let mut config = bundle.config()?;
+        // crun 1.8 knows no later one.
+        config["ociVersion"] = "1.0.2".into();
         config["process"]["terminal"] = false.into();
         config["process"]["args"] = serde_json::json!(["/bin/probe", "true"]);
         bundle.write(&config)?;

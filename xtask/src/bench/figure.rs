@@ -39,7 +39,8 @@ impl Figures {
         theirs: f64,
         goal: Option<f64>,
     ) {
-        let ratio = ours / theirs;
+        // Nothing against nothing is even.
+        let ratio = if ours == 0.0 && theirs == 0.0 { 1.0 } else { ours / theirs };
         self.line(
             name,
             &format!("ours={ours:.3}{unit} {peer}={theirs:.3}{unit} ratio={ratio:.3} {}", verdict(ratio, goal)),

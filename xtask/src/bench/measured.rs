@@ -1,4 +1,4 @@
-//! One command measured: wall time, CPU of it and of all it waited for, peak memory.
+//! One command measured: wall time, CPU of it and of all it waited for; and its peak memory in a run of its own.
 //!
 //! The command runs under a small process of ours, since the kernel adds up what children used per parent.
 
@@ -26,8 +26,6 @@ pub(crate) struct Cost {
     pub(crate) wall_ms: f64,
     /// User and system time, ms.
     pub(crate) cpu_ms: f64,
-    /// Largest resident set of any process in it, MB.
-    pub(crate) rss_mb: f64,
     /// Whether it succeeded.
     pub(crate) ok: bool,
 }
@@ -55,8 +53,6 @@ pub(crate) fn measured(args: &[String]) -> ExitCode {
     let cost = Cost {
         wall_ms,
         cpu_ms: ms(usage.user_time()) + ms(usage.system_time()),
-        #[expect(clippy::cast_precision_loss, reason = "kilobytes of memory lie far below 2^52")]
-        rss_mb: usage.max_rss() as f64 / 1024.0,
         ok: status.is_ok_and(|status| status.success()),
     };
     println!("{}", serde_json::json!(cost));
@@ -79,6 +75,23 @@ pub(crate) fn cost(command: &[OsString]) -> Result<Cost> {
         return Err(format!("{command:?} fails"));
     }
     Ok(cost)
+}
+
+/// Largest resident set of any process of `command`, MB.
+///
+/// A child's peak counts what it was before it executed its program, so the parent must be small: busybox, below 1 MB.
+pub(crate) fn rss_mb(command: &[OsString]) -> Result<f64> {
+    // Some busybox take the kernel's kilobytes for pages; its own no-op, about 1 MB, shows which.
+    let unit = if peak(&["busybox".into(), "true".into()])? > 2_500.0 { 4.0 } else { 1.0 };
+    Ok(peak(command)? / unit / 1024.0)
+}
+
+fn peak(command: &[OsString]) -> Result<f64> {
+    let output = Command::new("busybox").args(["time", "-v"]).args(command).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("busybox: {error}; run: apt-get install busybox-static"))?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("Maximum resident set size (kbytes): "));
+    line.and_then(|text| text.parse().ok()).ok_or_else(|| "busybox time gives no peak".to_owned())
 }
 
 /// The last words a command has to say on standard error, one line.

@@ -8,7 +8,7 @@ mod verbs;
 
 use super::bundle::Bundle;
 use super::figure::Figures;
-use super::measured::{Cost, cost, least_and_median, words};
+use super::measured::{Cost, cost, least_and_median, rss_mb, words};
 use super::{value, youki};
 use crate::shell::{self, Result};
 use crate::view::View;
@@ -118,6 +118,7 @@ fn no_op(figures: &mut Figures, bench: &Bench) -> Result<()> {
     });
     let mut costs = costs.into_iter();
     let mine = summary(&costs.next().expect("ours is the first tool")?);
+    let rss = rss_mb(&bench.ours().run_once(&bench.bundle, 1_000))?;
     for (tool, theirs) in tools[1..].iter().zip(costs) {
         let theirs = match theirs {
             Ok(costs) => summary(&costs),
@@ -131,23 +132,21 @@ fn no_op(figures: &mut Figures, bench: &Bench) -> Result<()> {
         figures.ratio("run-cpu-median", "ms", mine.cpu.1, tool.name, theirs.cpu.1, cpu);
         figures.ratio("run-wall-min", "ms", mine.wall.0, tool.name, theirs.wall.0, wall);
         figures.ratio("run-wall-median", "ms", mine.wall.1, tool.name, theirs.wall.1, wall);
-        figures.ratio("run-rss", "MB", mine.rss, tool.name, theirs.rss, None);
+        if tool.name != "floor" {
+            let theirs = rss_mb(&tool.run_once(&bench.bundle, 1_000))?;
+            figures.ratio("run-rss", "MB", rss, tool.name, theirs, None);
+        }
     }
-    figures.bound("run-rss", "MB", mine.rss, 1.5);
+    figures.bound("run-rss", "MB", rss, 1.5);
     Ok(())
 }
 
 struct Summary {
     cpu: (f64, f64),
     wall: (f64, f64),
-    rss: f64,
 }
 
 fn summary(costs: &[Cost]) -> Summary {
     let of = |value: fn(&Cost) -> f64| costs.iter().map(value).collect::<Vec<_>>();
-    Summary {
-        cpu: least_and_median(&of(|cost| cost.cpu_ms)),
-        wall: least_and_median(&of(|cost| cost.wall_ms)),
-        rss: least_and_median(&of(|cost| cost.rss_mb)).1,
-    }
+    Summary { cpu: least_and_median(&of(|cost| cost.cpu_ms)), wall: least_and_median(&of(|cost| cost.wall_ms)) }
 }
