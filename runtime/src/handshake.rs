@@ -5,6 +5,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -17,6 +18,9 @@ use crate::host::sys::open::adopt;
 
 /// The greatest packet; an error text is cut to fit long before.
 const PACKET_LEN_MAX: usize = 64 * 1024;
+
+/// Where a packet arrives: in memory of which nothing exists before something is written there.
+static PACKET: Mutex<[u8; PACKET_LEN_MAX]> = Mutex::new([0; PACKET_LEN_MAX]);
 
 /// What the child says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,10 +95,10 @@ impl Channel {
 
     /// Waits for one message and the descriptor that came with it.
     pub fn receive_with<M: DeserializeOwned>(&self) -> Result<Option<(M, Option<OwnedFd>)>> {
-        let mut packet = vec![0; PACKET_LEN_MAX];
+        let mut packet = PACKET.lock().unwrap_or_else(PoisonError::into_inner);
         let mut control = nix::cmsg_space!([RawFd; 1]);
         let (length, fd) = loop {
-            let mut parts = [IoSliceMut::new(&mut packet)];
+            let mut parts = [IoSliceMut::new(&mut *packet)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
                 // A reset is told once, before what the other side had said last: its reason to close.

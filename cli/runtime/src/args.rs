@@ -13,6 +13,8 @@ use crate::usage::{GLOBAL, Wrong};
 /// Flags before the command.
 #[derive(Debug, Default)]
 pub(crate) struct Global {
+    /// The whole command line as it was given.
+    pub words: Vec<OsString>,
     /// `--root`.
     pub root: Option<PathBuf>,
     /// `--log`.
@@ -31,9 +33,9 @@ pub(crate) struct Global {
 
 impl Global {
     /// Reads the command line: the flags, the command and what follows it.
-    pub(crate) fn read() -> Result<(Self, String, Vec<OsString>), Failure> {
-        let mut global = Self::default();
-        let mut parser = match GLOBAL.check(std::env::args_os().skip(1).collect()) {
+    pub(crate) fn read(args: Vec<OsString>) -> Result<(Self, String, Vec<OsString>), Failure> {
+        let mut global = Self { words: args, ..Self::default() };
+        let mut parser = match GLOBAL.check(global.words.iter().skip(1).cloned().collect()) {
             Ok(plain) => Parser::from_args(plain),
             Err(Wrong::Help) => return Ok((global, "help".into(), Vec::new())),
             Err(Wrong::Said(error)) => return Err(incorrect(&GLOBAL, error)),

@@ -108,7 +108,7 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, mut rest: Vec<
     let parser = lexopt::Parser::from_iter(words);
     if matches!(command, "create" | "run" | "exec" | "restore" | "mounts") {
         // These send a process into a container.
-        runtime::host::seal::ensure()?;
+        runtime::host::seal::ensure(&global.words)?;
     }
     if needs_root(command) && global.root.is_none() {
         runtime::host::probe::private_root(&default_root())?;

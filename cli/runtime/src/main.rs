@@ -10,16 +10,25 @@ mod commands;
 mod log;
 mod usage;
 
+use std::ffi::OsString;
 use std::io::Write as _;
+
+#[cfg(not(test))]
+use runtime::host::sys::{memory::OneThread, process::Words};
+
+/// Every block is one of a short life in one thread.
+#[cfg(not(test))]
+#[global_allocator]
+static MEMORY: OneThread = OneThread::new();
 
 /// Where the C library enters: the language's own start-up reads procfs and sets handlers, twice because of the second
 /// execution, and takes a tenth of all system calls of `run`.
 #[cfg(not(test))]
 #[expect(unsafe_code, reason = "the name by which the C library finds it; there is no other `main`")]
 #[unsafe(no_mangle)]
-extern "C" fn main() -> std::ffi::c_int {
+extern "C" fn main(count: std::ffi::c_int, words: Words) -> std::ffi::c_int {
     runtime::host::sys::process::begin();
-    let code = command();
+    let code = command(words.read(count));
     // Nobody is left to be told when the output is gone.
     let _ = std::io::stdout().flush();
     code.into()
@@ -27,11 +36,11 @@ extern "C" fn main() -> std::ffi::c_int {
 
 #[cfg(test)]
 fn main() {
-    let _ = (command(), std::io::stdout().flush());
+    let _ = (command(std::env::args_os().collect()), std::io::stdout().flush());
 }
 
-fn command() -> u8 {
-    let (log, outcome) = match args::Global::read() {
+fn command(args: Vec<OsString>) -> u8 {
+    let (log, outcome) = match args::Global::read(args) {
         Ok((global, command, rest)) => {
             let log = log::Log::open(&global);
             let outcome = commands::dispatch(&global, &log, &command, rest);

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use oci::spec::LinuxResources;
 
 use super::sys::clone::{pidfd_open, pidfd_send_signal};
+use super::sys::open::close_all;
 use crate::plan::device_rules;
 use controller::{blkio, cpu, cpuset, devices, freezer, hugetlb, memory, network, pids, rdma, unified};
 use dir::Dir;
@@ -155,7 +156,7 @@ impl Cgroup {
     /// right after making it.
     pub fn planned_state(&mut self) -> CgroupState {
         for home in &mut self.homes {
-            home.made = !home.dir.exists();
+            home.made = nix::sys::stat::stat(&home.dir).is_err();
         }
         self.state()
     }
@@ -228,7 +229,7 @@ impl Cgroup {
     /// What a directory needs before a process can enter it.
     fn furnish(&self, home: &Home) -> Result<(), CgroupError> {
         if home.has("cpuset") && home.version == Version::V1 {
-            cpuset::inherit_v1(&home.dir, &home.mount)?;
+            cpuset::inherit_v1(&home.dir, &home.mount, home.made)?;
         }
         if home.version == Version::V2 {
             settle_type(home)?;
@@ -260,10 +261,13 @@ impl Cgroup {
             unit.start(pid, v2)?;
             return self.enter_unit(pid);
         }
-        let mut index = 0;
+        let (mut index, mut files) = (0, Vec::with_capacity(self.homes.len()));
         while index < self.homes.len() {
-            match tree::attach(Dir::new(&self.homes[index].dir), pid) {
-                Ok(()) => index += 1,
+            match tree::attach_open(Dir::new(&self.homes[index].dir), pid) {
+                Ok(file) => {
+                    index += 1;
+                    files.push(file);
+                }
                 Err(error) if self.forgives(&error) => {
                     let home = self.homes.remove(index);
                     if home.made {
@@ -273,6 +277,7 @@ impl Cgroup {
                 Err(error) => return Err(error),
             }
         }
+        close_all(files);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use oci::spec::{OCI_VERSION, Spec, State, Status};
 use super::cgroup::resctrl::{self, Group};
 use super::cgroup::{self, Cgroup, Layout, Manager};
 use super::probe::{self, Rootless};
-use super::procfs::Procfs;
+use super::procfs::{Procfs, real_path};
 use super::stage::init::{self, Init};
 use super::stage::parent::{self, Born, Service};
 use super::state::{Directory, Record, Root, VERSION};
@@ -62,6 +62,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// Its cgroup, not made yet.
     pub(super) cgroup: Cgroup,
+    /// The table of mounts of this command.
+    mounts: String,
     procfs: Procfs,
 }
 
@@ -105,18 +107,18 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
         reason: error.cause.to_string(),
     })?;
     let mut container = Container::accept(request.id.clone(), &request.bundle, spec)?;
-    container.rootfs = std::fs::canonicalize(&container.rootfs)
-        .during(|| format!("open the root file system {}", container.rootfs.display()))?;
+    container.rootfs =
+        real_path(&container.rootfs).during(|| format!("open the root file system {}", container.rootfs.display()))?;
     let procfs = Procfs::open()?;
     container.namespaces.hosts = probe::hosts(&procfs, &container.namespaces)?;
     let mut facts = probe::facts(&procfs, request.rootless)?;
     facts.notify_socket = std::env::var("NOTIFY_SOCKET").ok().filter(|path| path.starts_with('/'));
     let plan = plan::plan(&container, &facts, request.options)?;
-    let cgroup = plan_cgroup(&container, &facts, request.cgroup_manager)?;
-    Ok(Prepared { container, config, facts, plan, cgroup, procfs })
+    let (cgroup, mounts) = plan_cgroup(&container, &facts, request.cgroup_manager)?;
+    Ok(Prepared { container, config, facts, plan, cgroup, mounts, procfs })
 }
 
-fn plan_cgroup(container: &Container, facts: &HostFacts, manager: Manager) -> Result<Cgroup> {
+fn plan_cgroup(container: &Container, facts: &HostFacts, manager: Manager) -> Result<(Cgroup, String)> {
     let linux = container.spec.linux.as_ref();
     let annotations: Vec<(String, String)> = container.spec.annotations.clone().into_iter().collect();
     let namespaces = &container.namespaces;
@@ -132,7 +134,8 @@ fn plan_cgroup(container: &Container, facts: &HostFacts, manager: Manager) -> Re
         annotations: &annotations,
         owner,
     };
-    Ok(Cgroup::plan(&request, &Layout::probe()?)?)
+    let (layout, mounts) = Layout::read()?;
+    Ok((Cgroup::plan(&request, &layout)?, mounts))
 }
 
 /// Makes the container; its first process then waits for `start` (with `wait_for_start`) or for [`Launched::start`].
@@ -253,6 +256,7 @@ fn build(
             channel,
             procfs,
             in_user_namespace: facts.in_user_namespace,
+            mounts: plan.namespaces.creates(Kind::Mount).then_some(&prepared.mounts),
             console,
             listener,
             joins,

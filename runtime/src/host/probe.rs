@@ -26,7 +26,7 @@ pub fn facts(procfs: &Procfs, rootless: Rootless) -> Result<HostFacts> {
         Rootless::Told(told) => told,
         Rootless::Auto => euid != 0 || in_user_namespace,
     };
-    let has_kcore = std::fs::exists("/proc/kcore").unwrap_or(false);
+    let has_kcore = nix::sys::stat::stat("/proc/kcore").is_ok();
     Ok(HostFacts { euid, in_user_namespace, rootless, has_kcore, notify_socket: None })
 }
 

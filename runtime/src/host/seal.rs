@@ -2,52 +2,76 @@
 //!
 //! A process that enters a container can be made to show `/proc/PID/exe` to it: a descriptor of this program's file.
 //! Mounting a read-only copy in front of the file is not enough, the link leads to the file that was executed. So the
-//! command executes itself once more, from a detached read-only mount of its own file: nothing is copied, and the link
-//! then leads to that mount, which nobody can make writable.
+//! command goes on from a detached read-only mount of its own file: its memory is mapped anew from there and the kernel
+//! is told so, or, where it may not be told, the command executes itself once more. Nothing is copied, and the link then
+//! leads to that mount, which nobody can make writable.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use nix::fcntl::{AT_FDCWD, FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use super::sys::exe;
 use super::sys::mount::{self, Attr};
+use super::sys::open::close_all;
 use super::sys::process::{Vector, execve_fd};
 use crate::error::{During, Result};
 
 const SELF: &str = "/proc/self/exe";
 
-/// Returns when this program's file is safe from containers; until then executes it again from where it is.
-pub fn ensure() -> Result<()> {
+/// Returns when this program's file is safe from containers; where it has to be executed again for that, with `args`.
+pub fn ensure(args: &[OsString]) -> Result<()> {
     let operation = || "protect the runtime's own file";
     if statvfs(SELF).during(operation)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(());
     }
-    let user = super::probe::effective_uid();
     let file = match mount::clone_tree(AT_FDCWD, SELF.as_bytes(), false) {
         Ok(detached) => {
             let read_only = Attr { set: libc::MOUNT_ATTR_RDONLY, ..Attr::default() };
             mount::setattr(detached.as_fd(), read_only, false).during(operation)?;
-            detached
+            match go_on(detached) {
+                Ok(()) => return Ok(()),
+                Err(detached) => detached,
+            }
         }
         // Without the privilege to mount, no id but this user's can come to be in a container.
-        Err(_) if user != 0 && std::fs::metadata(SELF).during(operation)?.uid() != user => return Ok(()),
+        Err(_) if belongs_to_another().during(operation)? => return Ok(()),
         Err(_) => match sealed_copy()? {
             Some(copy) => copy,
             None => return Ok(()),
         },
     };
-    let args: Vec<_> = std::env::args_os().collect();
     let env: Vec<_> = std::env::vars_os()
         .map(|(name, value)| [&name, OsStr::new("="), &value].map(OsStr::as_bytes).concat())
         .collect();
     let args = Vector::new(args.iter().map(|arg| arg.as_bytes())).during(operation)?;
     let env = Vector::new(&env).during(operation)?;
     match execve_fd(file.as_fd(), &args, &env).during(operation)? {}
+}
+
+/// Whether this command's user is neither root nor the owner of its file.
+fn belongs_to_another() -> std::io::Result<bool> {
+    let user = super::probe::effective_uid();
+    Ok(user != 0 && std::fs::metadata(SELF)?.uid() != user)
+}
+
+/// Goes on from the detached mount of this program's file without executing it again. It takes privilege; without, the
+/// descriptor comes back.
+fn go_on(detached: OwnedFd) -> std::result::Result<(), OwnedFd> {
+    let path = format!("/proc/self/fd/{}", detached.as_raw_fd());
+    match nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(file) if exe::continue_from(file.as_fd()).is_ok() => {
+            close_all(vec![detached, file]);
+            Ok(())
+        }
+        _ => Err(detached),
+    }
 }
 
 /// A copy in memory that can no longer change; `None` when this is already one.

@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
+use nix::unistd::AccessFlags;
 use oci::ContainerId;
 use oci::spec::{LinuxResources, Status};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ const CONFIG: &str = "config.json";
 
 /// No record is longer: annotations are bounded by the configuration's own size.
 const FILE_LEN_MAX: u64 = 16 << 20;
+
+/// Room for the usual record and configuration, so that reading does not grow from a few bytes.
+const FIRST_READ: usize = 8 * 1024;
 
 /// What is known about a container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -134,7 +138,7 @@ impl Root {
             opened => opened.during(|| format!("open {}", path.display()))?,
         };
         let operation = || format!("lock {}", path.display());
-        let inode = nix::sys::stat::fstat(&fd).during(operation)?.st_ino;
+        let inode = || nix::sys::stat::lstat(&path).map_or(0, |found| found.st_ino);
         let mut kept = Some(fd);
         let locked = lock::wait(inode, || {
             let Some(fd) = kept.take() else { return Err(nix::Error::EBADF) };
@@ -203,10 +207,10 @@ impl Directory {
     /// Takes the lock again; false when the container was deleted meanwhile.
     pub fn lock_again(&self) -> Result<bool> {
         let operation = || format!("lock {}", self.path.display());
-        let inode = nix::sys::stat::fstat(&*self.fd).during(operation)?.st_ino;
+        let inode = || nix::sys::stat::fstat(&*self.fd).map_or(0, |found| found.st_ino);
         lock::wait(inode, || self.fd.relock(FlockArg::LockExclusiveNonblock))
             .map_err(|refused| refused.into_error(operation))?;
-        Ok(self.record().is_ok())
+        Ok(nix::unistd::faccessat(&*self.fd, RECORD, AccessFlags::F_OK, AtFlags::empty()).is_ok())
     }
 
     /// A path to `name` in this directory that is short enough for a socket address, whatever the root.
@@ -245,7 +249,7 @@ impl Directory {
             libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS,
         )
         .during(operation)?;
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(FIRST_READ);
         let mut file = std::io::Read::take(std::fs::File::from(file), FILE_LEN_MAX);
         std::io::Read::read_to_end(&mut file, &mut text).during(operation)?;
         Ok(text)
@@ -263,9 +267,9 @@ impl Directory {
     /// Removes the directory and the files in it; something else in it is an error, never followed.
     pub fn remove(self) -> Result<()> {
         let operation = || format!("remove {}", self.path.display());
-        for name in [START_SOCKET, CONFIG, RECORD, "state.json.new", "config.json.new"] {
-            if name == "state.json.new" && std::fs::remove_dir(&self.path).is_ok() {
-                // Nothing half-written was left, as nearly always.
+        for name in [CONFIG, RECORD, START_SOCKET, "state.json.new", "config.json.new"] {
+            if name == START_SOCKET && std::fs::remove_dir(&self.path).is_ok() {
+                // It has never waited, and nothing half-written was left.
                 return Ok(());
             }
             match nix::unistd::unlinkat(&*self.fd, name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
@@ -315,7 +319,7 @@ pub fn is_alive(record: &Record) -> bool {
 
 /// State letter and start time of a process.
 pub fn stat(pid: i32) -> Option<(char, u64)> {
-    let text = super::procfs::read_file(&format!("/proc/{pid}/stat")).ok()?;
+    let text = super::procfs::stat_line(pid).ok()?;
     // The name in parentheses may hold anything, also spaces and parentheses.
     let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;

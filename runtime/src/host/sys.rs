@@ -4,7 +4,11 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod exe;
+pub mod memory;
 pub mod mount;
+#[cfg(feature = "musl")]
+mod musl;
 pub mod open;
 pub mod process;
 pub mod schedule;

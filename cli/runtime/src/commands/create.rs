@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 use runtime::host::launch::{self, Prepared, Request};
+use runtime::host::procfs::real_path;
 use runtime::host::start as release;
 use runtime::plan::Options;
 
@@ -86,7 +87,8 @@ impl Flags {
     /// What the runtime is asked for.
     pub(crate) fn request(&self, context: &Context<'_>) -> Result<Request, Failure> {
         let bundle = self.bundle.clone().unwrap_or_else(|| ".".into());
-        let bundle = std::fs::canonicalize(&bundle)
+        let bundle = real_path(&bundle)
+            .map_err(std::io::Error::from)
             .map_err(|cause| Failure::usage(format!("open the bundle {}: {}", bundle.display(), words(&cause))))?;
         Ok(Request {
             root: context.root(),

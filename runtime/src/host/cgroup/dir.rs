@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::error::CgroupError;
@@ -40,6 +41,11 @@ impl<'a> Dir<'a> {
 
     /// Writes a value with one `write(2)`.
     pub(super) fn write(self, name: &str, value: &str) -> Result<(), CgroupError> {
+        self.write_open(name, value).map(drop)
+    }
+
+    /// The same, for a caller that closes many files at once.
+    pub(super) fn write_open(self, name: &str, value: &str) -> Result<OwnedFd, CgroupError> {
         let path = self.file(name);
         put(&path, value).map_err(|cause| CgroupError::Write { path, value: value.to_owned(), cause })
     }
@@ -138,9 +144,9 @@ pub(super) fn number(text: &str) -> Option<u64> {
     }
 }
 
-fn put(path: &Path, value: &str) -> io::Result<()> {
+fn put(path: &Path, value: &str) -> io::Result<OwnedFd> {
     let mut file = OpenOptions::new().write(true).truncate(true).open(path)?;
-    file.write_all(value.as_bytes())
+    file.write_all(value.as_bytes()).map(|()| file.into())
 }
 
 fn get(path: &Path) -> io::Result<String> {

@@ -30,6 +30,9 @@ const V1_CONTROLLERS: [&str; 15] = [
     "name=systemd",
 ];
 
+/// No table of mounts is longer.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
 /// The interface version of one hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,11 +79,20 @@ pub struct Layout {
 impl Layout {
     /// Reads the layout of this process.
     pub fn probe() -> Result<Self, CgroupError> {
-        Self::probe_under(Path::new("/"))
+        Self::read().map(|(layout, _)| layout)
+    }
+
+    /// The same, with the table of mounts it was read from.
+    pub fn read() -> Result<(Self, String), CgroupError> {
+        Self::read_under(Path::new("/"))
     }
 
     /// Reads the layout of a tree that looks like a host, for fixtures: `proc/self/…` and the mount points below `root`.
     pub fn probe_under(root: &Path) -> Result<Self, CgroupError> {
+        Self::read_under(root).map(|(layout, _)| layout)
+    }
+
+    fn read_under(root: &Path) -> Result<(Self, String), CgroupError> {
         let mountinfo = read(&root.join("proc/self/mountinfo"))?;
         let own = read(&root.join("proc/self/cgroup"))?;
         let mut layout = Self::parse(&mountinfo, &own);
@@ -94,7 +106,7 @@ impl Layout {
                 hierarchy.controllers = text.split_ascii_whitespace().map(str::to_owned).collect();
             }
         }
-        Ok(layout)
+        Ok((layout, mountinfo))
     }
 
     /// Pure: the hierarchies named by `/proc/self/cgroup`, each with its mount. The controllers of the unified one are
@@ -214,10 +226,10 @@ fn unescape(text: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String, CgroupError> {
-    // Room from the start: the size of a file of procfs is not known before.
-    let mut bytes = Vec::with_capacity(16 * 1024);
+    // Room from the start, and no question for a size: that of a file of procfs is not known before.
+    let mut bytes = Vec::with_capacity(8 * 1024);
     fs::File::open(path)
-        .and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes))
+        .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX), &mut bytes))
         .map(|_| String::from_utf8_lossy(&bytes).into_owned())
         .map_err(|cause: io::Error| CgroupError::Read { path: path.to_owned(), cause })
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,9 +42,14 @@ pub(super) fn make(dir: &Path, mount: &Path) -> Result<bool, CgroupError> {
 
 /// Moves a process (with all its threads) into a cgroup.
 pub(super) fn attach(dir: Dir<'_>, pid: i32) -> Result<(), CgroupError> {
+    attach_open(dir, pid).map(drop)
+}
+
+/// The same, for a caller that closes many files at once.
+pub(super) fn attach_open(dir: Dir<'_>, pid: i32) -> Result<OwnedFd, CgroupError> {
     let deadline = Instant::now() + ATTACH_TIMEOUT;
     loop {
-        match dir.write("cgroup.procs", &pid.to_string()) {
+        match dir.write_open("cgroup.procs", &pid.to_string()) {
             Err(error) if error.errno() == Some(libc::EINVAL) && Instant::now() < deadline => {
                 thread::sleep(ATTACH_PAUSE)
             }

@@ -184,8 +184,10 @@ fn become_user(process: &Process) -> Result<()> {
     let capabilities = process.capabilities;
     // While CAP_SETPCAP is still there.
     drop_bounding(capabilities.bounding)?;
-    // The permitted set must survive the change of user, to be cut to what was asked for.
-    sys::keep_capabilities(true).during(|| "keep capabilities")?;
+    if process.uid != 0 {
+        // The permitted set must survive the change of user, to be cut to what was asked for. execve ends this.
+        sys::keep_capabilities(true).during(|| "keep capabilities")?;
+    }
     match sys::setgroups(&process.groups) {
         Ok(()) => {}
         // A user namespace without helpers has setgroups closed: nothing to set is no failure.
@@ -194,7 +196,6 @@ fn become_user(process: &Process) -> Result<()> {
     }
     sys::setresgid(process.gid).during(|| format!("become group {}", process.gid))?;
     sys::setresuid(process.uid).during(|| format!("become user {}", process.uid))?;
-    sys::keep_capabilities(false).during(|| "no longer keep capabilities")?;
     set_capabilities(capabilities)
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 
 use oci::spec::{Hooks, State, Status};
 
+use super::super::cgroup_mount::Known;
 use super::super::procfs::Procfs;
 use super::super::sys::clone::{setns, unshare};
 use super::super::sys::process as sys;
@@ -35,6 +36,8 @@ pub struct Init<'a> {
     pub procfs: &'a Procfs,
     /// Whether even the host here is a user namespace: then files of a hidden process in procfs are out of reach.
     pub in_user_namespace: bool,
+    /// The table of mounts of the parent, if this process has a copy of them.
+    pub mounts: Option<&'a String>,
     /// Where the terminal's master goes.
     pub console: Option<OwnedFd>,
     /// For a container that waits for `start`.
@@ -127,7 +130,9 @@ fn apply(
 ) -> Result<()> {
     if tree.is_none() && !matches!(step, Step::HostPropagation(_)) {
         let sources = std::mem::take(&mut init.sources);
-        *tree = Some(tree::begin(*propagation, &init.container.rootfs, sources)?);
+        let usable = !init.plan.namespaces.has(Kind::User);
+        let known = Known { mounts: init.mounts.cloned(), places: None, usable };
+        *tree = Some(tree::begin(*propagation, &init.container.rootfs, sources, known)?);
     }
     let Some(tree) = tree else {
         if let Step::HostPropagation(host) = step {
@@ -145,6 +150,7 @@ fn apply(
             })?;
             init.state.pid = pid;
             if *namespace {
+                tree.cgroups().places = places(init.plan, init.procfs);
                 unshare(Kind::Cgroup.flag())
                     .map_err(|errno| lacks::namespaces(errno, Kind::Cgroup.flag(), "make a cgroup namespace"))?;
             }
@@ -174,6 +180,13 @@ fn apply(
         Step::RootPropagation(root) => super::super::sys::mount::setattr_path(b"/", root.attr(), root.recursive)
             .during(|| "set the propagation of the container's root"),
     }
+}
+
+/// Where this process is in each hierarchy, if a mount will have to know.
+fn places(plan: &Plan, procfs: &Procfs) -> Option<String> {
+    let wanted = plan.steps.iter().any(|step| matches!(step, Step::Mount(mount) if mount.is_cgroup()));
+    // Without it the mount is made in another way.
+    wanted.then(|| procfs.read("self/cgroup").ok()).flatten()
 }
 
 fn hook_lists(init: &Init<'_>) -> Hooks {

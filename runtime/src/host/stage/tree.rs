@@ -14,9 +14,11 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, fchdir, fchownat, symlinkat, unlinkat};
 
+use super::super::cgroup_mount::Known;
 use super::super::lacks;
 use super::super::room::{Room, is_directory, stat};
 use super::super::sys::mount::{self, Attr};
+use super::super::sys::open::close_all;
 use crate::error::{During, Error, Result};
 use crate::plan::Entry;
 use crate::plan::devices::Node;
@@ -36,12 +38,24 @@ pub struct Tree {
     empty: Option<OwnedFd>,
     /// Whether mounts of the host and of this tree still see each other.
     shared: bool,
+    /// Descriptors that have done their work; many are closed by one call.
+    spent: Vec<OwnedFd>,
+    /// What is known about the cgroup mounts of the host.
+    cgroups: Known,
 }
+
+/// How many descriptors may wait for being closed: with what else is open fewer than any sensible limit.
+const SPENT_MAX: usize = 128;
 
 const RDONLY: Attr = Attr { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
 
 /// Sets how the copied host tree and the host see each other, and makes the root file system a mount of its own.
-pub fn begin(propagation: Option<Propagation>, rootfs: &Path, sources: Vec<Option<OwnedFd>>) -> Result<Tree> {
+pub fn begin(
+    propagation: Option<Propagation>,
+    rootfs: &Path,
+    sources: Vec<Option<OwnedFd>>,
+    cgroups: Known,
+) -> Result<Tree> {
     let operation = || format!("open the root file system {}", rootfs.display());
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = nix::fcntl::open(rootfs, flags, Mode::empty()).during(operation)?;
@@ -60,7 +74,8 @@ pub fn begin(propagation: Option<Propagation>, rootfs: &Path, sources: Vec<Optio
             tree
         }
     };
-    Ok(Tree { room: Room::new(root), sources, parent: None, null: None, empty: None, shared })
+    let spent = Vec::new();
+    Ok(Tree { room: Room::new(root), sources, parent: None, null: None, empty: None, shared, spent, cgroups })
 }
 
 /// Keeps the mount of the root itself from spreading to the host, and lets pivot_root(2) work.
@@ -79,7 +94,26 @@ fn make_parent_private(rootfs: &Path) -> Result<()> {
 impl Tree {
     /// The tree of a container that exists already, seen from a process inside.
     pub fn inside(root: OwnedFd, sources: Vec<Option<OwnedFd>>) -> Self {
-        Self { room: Room::new(root), sources, parent: None, null: None, empty: None, shared: false }
+        let (spent, cgroups) = (Vec::new(), Known::default());
+        Self { room: Room::new(root), sources, parent: None, null: None, empty: None, shared: false, spent, cgroups }
+    }
+
+    /// Takes descriptors that are no longer needed.
+    pub fn spend(&mut self, fds: impl IntoIterator<Item = OwnedFd>) {
+        self.spent.extend(fds);
+        if self.spent.len() > SPENT_MAX {
+            self.close_spent();
+        }
+    }
+
+    /// Closes what is spent.
+    fn close_spent(&mut self) {
+        close_all(std::mem::take(&mut self.spent));
+    }
+
+    /// What is known about the cgroup mounts of the host.
+    pub fn cgroups(&mut self) -> &mut Known {
+        &mut self.cgroups
     }
 
     /// The room paths are resolved in.
@@ -101,7 +135,9 @@ impl Tree {
                 return super::super::cgroup_mount::mount(self, wanted, *namespace, *unified);
             }
         };
-        self.place(wanted, &detached)
+        self.place(wanted, &detached)?;
+        self.spend([detached]);
+        Ok(())
     }
 
     /// Gives a detached mount its attributes and attaches it where it belongs.
@@ -116,6 +152,7 @@ impl Tree {
         }
         let target = self.target(wanted, detached)?;
         mount::attach(detached.as_fd(), target.as_fd()).during(operation)?;
+        self.spend([target]);
         for propagation in &wanted.propagation {
             mount::setattr(detached.as_fd(), propagation.attr(), propagation.recursive)
                 .during(|| format!("set the propagation of {}", wanted.destination))?;
@@ -124,14 +161,17 @@ impl Tree {
     }
 
     fn filesystem(
-        &self,
+        &mut self,
         wanted: &Mount,
         kind: &str,
         source: &str,
         options: &[(String, Option<String>)],
     ) -> Result<OwnedFd> {
         let attr = if wanted.copy_up { 0 } else { wanted.attr.set };
-        match filesystem(kind, source, options, attr) {
+        let mut spent = Vec::new();
+        let made = filesystem(kind, source, options, attr, &mut spent);
+        self.spend(spent);
+        match made {
             // Only the owner of the network (IPC) namespace may mount its view; the host's is what there is to see.
             Err(Error::Failed { errno: libc::EPERM, .. }) if kind == "sysfs" => self.instead("/sys", wanted),
             Err(Error::Failed { errno: libc::EPERM, .. }) if kind == "mqueue" => self.instead("/dev/mqueue", wanted),
@@ -259,11 +299,14 @@ impl Tree {
 
     /// Makes the working directory, unless it is there.
     pub fn working_directory(&self, path: &str) -> Result<()> {
+        if path == "/" {
+            return Ok(());
+        }
         self.room.directory(path, 0o755).map(drop).during(|| format!("make the working directory {path}"))
     }
 
     /// Makes one path read-only.
-    pub fn readonly_path(&self, path: &str) -> Result<()> {
+    pub fn readonly_path(&mut self, path: &str) -> Result<()> {
         let operation = || format!("make {path} read-only");
         let target = match self.room.open(path, libc::O_PATH) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
@@ -271,7 +314,9 @@ impl Tree {
         };
         let detached = mount::clone_tree(target.as_fd(), b"", true).during(operation)?;
         mount::setattr(detached.as_fd(), RDONLY, false).during(operation)?;
-        mount::attach(detached.as_fd(), target.as_fd()).during(operation)
+        mount::attach(detached.as_fd(), target.as_fd()).during(operation)?;
+        self.spend([detached, target]);
+        Ok(())
     }
 
     /// Hides one path: a directory under an empty one, a file under `/dev/null`.
@@ -289,16 +334,21 @@ impl Tree {
                         ("nr_blocks".to_owned(), Some("1".to_owned())),
                         ("nr_inodes".to_owned(), Some("1".to_owned())),
                     ];
-                    let first = filesystem("tmpfs", "tmpfs", &options, libc::MOUNT_ATTR_RDONLY)?;
+                    let mut spent = Vec::new();
+                    let first = filesystem("tmpfs", "tmpfs", &options, libc::MOUNT_ATTR_RDONLY, &mut spent)?;
+                    self.spend(spent);
                     mount::attach(first.as_fd(), target.as_fd()).during(operation)?;
                     self.empty = Some(first);
+                    self.spend([target]);
                     return Ok(());
                 }
             }
         } else {
             mount::clone_tree(self.null().during(operation)?.as_fd(), b"", false).during(operation)?
         };
-        mount::attach(cover.as_fd(), target.as_fd()).during(operation)
+        mount::attach(cover.as_fd(), target.as_fd()).during(operation)?;
+        self.spend([cover, target]);
+        Ok(())
     }
 
     /// The host's `/dev/null`: the device itself, whatever a root file system holds under that name (CVE-2025-31133).
@@ -321,7 +371,10 @@ impl Tree {
     }
 
     /// Makes the root file system `/`, and the current directory.
-    pub fn enter(&self, entry: Entry) -> Result<()> {
+    pub fn enter(&mut self, entry: Entry) -> Result<()> {
+        self.spent
+            .extend([self.null.take(), self.empty.take(), self.parent.take().map(|(_, fd)| fd)].into_iter().flatten());
+        self.close_spent();
         match entry {
             Entry::Pivot => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -368,7 +421,7 @@ impl Tree {
             match nix::mount::umount2(path, flags) {
                 // Locked: it came from the host into a user namespace of the container's. Covered at least.
                 Err(Errno::EINVAL | Errno::EPERM) => {
-                    let empty = filesystem("tmpfs", "tmpfs", &[], libc::MOUNT_ATTR_RDONLY)?;
+                    let empty = filesystem("tmpfs", "tmpfs", &[], libc::MOUNT_ATTR_RDONLY, &mut Vec::new())?;
                     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                     let target = nix::fcntl::open(path, flags, Mode::empty()).during(operation)?;
                     mount::attach(empty.as_fd(), target.as_fd()).during(operation)?;
@@ -411,8 +464,14 @@ fn unescaped(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A detached mount of a new file system.
-pub fn filesystem(kind: &str, source: &str, options: &[(String, Option<String>)], attr: u64) -> Result<OwnedFd> {
+/// A detached mount of a new file system. What it was made with goes to `spent`.
+pub fn filesystem(
+    kind: &str,
+    source: &str,
+    options: &[(String, Option<String>)],
+    attr: u64,
+    spent: &mut Vec<OwnedFd>,
+) -> Result<OwnedFd> {
     let context = mount::fsopen(kind).map_err(|errno| lacks::filesystem(errno, kind))?;
     let made = (|| {
         if !source.is_empty() {
@@ -425,10 +484,12 @@ pub fn filesystem(kind: &str, source: &str, options: &[(String, Option<String>)]
         }
         mount::fsmount(context.as_fd(), attr).map_err(|errno| (errno, String::new()))
     })();
-    made.map_err(|(errno, place)| {
+    let made = made.map_err(|(errno, place)| {
         let said = mount::fs_message(context.as_fd()).map(|text| format!(" ({text})")).unwrap_or_default();
         Error::Failed { operation: format!("{place}{said}"), errno: errno as i32 }
-    })
+    });
+    spent.push(context);
+    made
 }
 
 #[cfg(test)]

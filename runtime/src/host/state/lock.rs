@@ -48,11 +48,15 @@ impl Refused {
 }
 
 /// Repeats `attempt` (which answers `EWOULDBLOCK` while the file `inode` is locked) until it succeeds or the time is over.
-pub(super) fn wait<T>(inode: u64, attempt: impl FnMut() -> nix::Result<T>) -> Result<T, Refused> {
+pub(super) fn wait<T>(inode: impl Fn() -> u64, attempt: impl FnMut() -> nix::Result<T>) -> Result<T, Refused> {
     wait_for(inode, WAIT, attempt)
 }
 
-fn wait_for<T>(inode: u64, time: Duration, mut attempt: impl FnMut() -> nix::Result<T>) -> Result<T, Refused> {
+fn wait_for<T>(
+    inode: impl Fn() -> u64,
+    time: Duration,
+    mut attempt: impl FnMut() -> nix::Result<T>,
+) -> Result<T, Refused> {
     let mut deadline = None;
     let mut pause = Duration::from_micros(200);
     loop {
@@ -66,7 +70,7 @@ fn wait_for<T>(inode: u64, time: Duration, mut attempt: impl FnMut() -> nix::Res
         let end = *deadline.get_or_insert(now + time);
         // Looked at after a while: most commands are over before.
         if pause >= PAUSE_MAX || now >= end {
-            let holder = holder(inode);
+            let holder = holder(inode());
             if let Some(pid) = holder.filter(|pid| is_ancestor(*pid)) {
                 return Err(Refused::Ancestor(pid));
             }
@@ -119,10 +123,14 @@ mod tests {
     #[test]
     fn a_lock_that_stays_taken_is_given_up_at_the_deadline() {
         let mut attempts = 0;
-        let refused = wait_for(0, Duration::from_millis(30), || {
-            attempts += 1;
-            Err::<(), _>(Errno::EWOULDBLOCK)
-        });
+        let refused = wait_for(
+            || 0,
+            Duration::from_millis(30),
+            || {
+                attempts += 1;
+                Err::<(), _>(Errno::EWOULDBLOCK)
+            },
+        );
         assert!(matches!(refused, Err(Refused::TimedOut(None))), "{refused:?}");
         assert!(attempts > 1);
     }
@@ -130,12 +138,16 @@ mod tests {
     #[test]
     fn a_lock_that_becomes_free_is_taken_and_another_failure_ends_the_waiting() {
         let mut left = 3;
-        let taken = wait_for(0, Duration::from_secs(5), || {
-            left -= 1;
-            if left > 0 { Err(Errno::EWOULDBLOCK) } else { Ok(left) }
-        });
+        let taken = wait_for(
+            || 0,
+            Duration::from_secs(5),
+            || {
+                left -= 1;
+                if left > 0 { Err(Errno::EWOULDBLOCK) } else { Ok(left) }
+            },
+        );
         assert!(matches!(taken, Ok(0)), "{taken:?}");
-        let refused = wait_for(0, Duration::from_secs(5), || Err::<(), _>(Errno::ENOLCK));
+        let refused = wait_for(|| 0, Duration::from_secs(5), || Err::<(), _>(Errno::ENOLCK));
         assert!(matches!(refused, Err(Refused::Failed(Errno::ENOLCK))), "{refused:?}");
     }
 

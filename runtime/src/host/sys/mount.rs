@@ -96,6 +96,17 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> nix::Result<()> 
     .map(drop)
 }
 
+/// Attaches the detached `mount` on `name`, which is no path, in the directory `dir`; a symbolic link is not followed.
+pub fn attach_at(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
+    let name = c_path(name.as_bytes())?;
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
+    // SAFETY: two live descriptors and two NUL-terminated texts that outlive the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), dir.as_raw_fd(), name.as_ptr(), flags)
+    })
+    .map(drop)
+}
+
 fn setattr_at(dir: RawFd, path: &[u8], flags: i32, attr: &libc::mount_attr) -> nix::Result<()> {
     let path = c_path(path)?;
     // SAFETY: a live descriptor, a NUL-terminated path and a structure that outlive the call, with its own size.

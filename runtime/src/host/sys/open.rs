@@ -1,6 +1,6 @@
 //! openat2(2): opening a path while the kernel keeps it inside a directory.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -44,6 +44,17 @@ pub fn adopt(fd: RawFd) -> nix::Result<OwnedFd> {
     check(unsafe { libc::fcntl(fd, libc::F_GETFD) }.into())?;
     // SAFETY: open, and the caller states that it was handed to this process for keeps.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Closes descriptors, those with numbers in a row by one call.
+pub fn close_all(fds: Vec<OwnedFd>) {
+    let mut numbers: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    for row in numbers.chunk_by(|one, next| *one + 1 == *next) {
+        let (Some(first), Some(last)) = (row.first(), row.last()) else { continue };
+        // SAFETY: every number from the first to the last was owned by the caller's list, which gave it up above.
+        unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) };
+    }
 }
 
 /// Gives up the lock on `fd`.

@@ -1,8 +1,10 @@
 //! What a process is: identity, capabilities, prctl(2) attributes, descriptors, keyring, execve(2).
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use nix::errno::Errno;
 
@@ -84,6 +86,25 @@ pub fn begin() {
     }
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Where the kernel has put the words of the command line, once they were read.
+pub(super) static WORDS: AtomicPtr<*const libc::c_char> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The words of the command line as the C library hands them to `main`.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Words(*const *const libc::c_char);
+
+impl Words {
+    /// The `count` words.
+    pub fn read(&self, count: libc::c_int) -> Vec<OsString> {
+        WORDS.store(self.0.cast_mut(), Ordering::Relaxed);
+        // SAFETY: only the C library makes this value, as the second argument of `main`: a vector of as many strings
+        // as the first one says, which live as long as the process.
+        let word = |at| unsafe { CStr::from_ptr(*self.0.add(at)) };
+        (0..usize::try_from(count).unwrap_or(0)).map(|at| OsStr::from_bytes(word(at).to_bytes()).to_owned()).collect()
+    }
 }
 
 fn prctl(option: i32, arg2: u64, arg3: u64) -> nix::Result<i32> {

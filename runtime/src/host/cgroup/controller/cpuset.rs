@@ -36,11 +36,14 @@ pub(in super::super) fn apply_v2(dir: Dir<'_>, cpu: &LinuxCpu) -> Result<(), Cgr
 }
 
 /// Gives a v1 cpuset, and every ancestor up to the mount, what its parent has, wherever it is empty.
-pub(in super::super) fn inherit_v1(dir: &Path, mount: &Path) -> Result<(), CgroupError> {
+pub(in super::super) fn inherit_v1(dir: &Path, mount: &Path, fresh: bool) -> Result<(), CgroupError> {
     if dir == mount || !dir.starts_with(mount) {
         return Ok(());
     }
     let here = Dir::new(dir);
+    if fresh && inherit_fresh(here) {
+        return Ok(());
+    }
     let files = ["cpus", "mems"].map(|name| file(here, name));
     let mut empty = Vec::new();
     for name in files {
@@ -52,12 +55,20 @@ pub(in super::super) fn inherit_v1(dir: &Path, mount: &Path) -> Result<(), Cgrou
         return Ok(());
     }
     let Some(parent) = dir.parent() else { return Ok(()) };
-    inherit_v1(parent, mount)?;
+    inherit_v1(parent, mount, false)?;
     for name in empty {
         let value = Dir::new(parent).read(&name)?;
         here.write(&name, &value)?;
     }
     Ok(())
+}
+
+/// The usual case in few calls: a directory that was just made is empty, and its parent is not. Says whether it was so.
+fn inherit_fresh(here: Dir<'_>) -> bool {
+    let Some(parent) = here.path().parent().map(Dir::new) else { return false };
+    ["cpuset.cpus", "cpuset.mems"]
+        .into_iter()
+        .all(|name| parent.read(name).is_ok_and(|value| !value.is_empty() && here.write(name, &value).is_ok()))
 }
 
 #[cfg(test)]
@@ -75,7 +86,7 @@ mod tests {
             ("a/b/cpuset.cpus", "1\n"),
             ("a/b/cpuset.mems", ""),
         ]);
-        inherit_v1(&tree.path("a/b"), &tree.path("")).unwrap();
+        inherit_v1(&tree.path("a/b"), &tree.path(""), false).unwrap();
         assert_eq!([tree.text("a/cpuset.cpus"), tree.text("a/cpuset.mems")], ["0-3", "0"]);
         assert_eq!([tree.text("a/b/cpuset.cpus"), tree.text("a/b/cpuset.mems")], ["1\n", "0"]);
     }
