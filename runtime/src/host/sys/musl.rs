@@ -1,5 +1,5 @@
 //! A few names for a binary that is linked with musl while the standard library and the compiler's unwinder were made
-//! for glibc: two they ask for, and one that musl does in two calls. Without glibc the binary is a third smaller, and
+//! for glibc: two they ask for, and one that musl does in two calls. Without glibc the binary is a quarter smaller, and
 //! its start does not examine the processor, which takes long in a virtual machine.
 //!
 //! Everything else both libraries have alike on x86-64: the kernel's structures, and the calls with `64` in their names.
