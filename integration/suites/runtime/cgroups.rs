@@ -190,7 +190,7 @@ fn an_impossible_limit_is_an_error_and_leaves_nothing(subject: &Subject) {
     bundle.config["linux"]["resources"]["cpu"] = json!({"cpus": "9999"});
     let _ = subject.run(&bundle).expect_failure();
     let _ = subject.cmd(["state", bundle.id()]).run().expect_failure();
-    let left = integration::Cmd::new("find").args(["/sys/fs/cgroup", "-name", bundle.id()]).ok();
+    let left = integration::Cmd::new("find").args(["/sys/fs/cgroup", "-name", bundle.id()]).run().stdout;
     assert_eq!(left, "");
 }
 
