@@ -163,7 +163,10 @@ impl Task {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut inbox: Inbox) {
         loop {
             self.act();
-            let wake = self.clock.at(self.node.poll_timeout().max(self.clock.now().ms));
+            let now = self.clock.now().ms;
+            // A core that was expelled is due for nothing any more.
+            let due = if self.expelled.is_some() { now + 1_000 } else { self.node.poll_timeout().max(now) };
+            let wake = self.clock.at(due);
             // What is due, what is durable and who lives come first; bulk waits.
             tokio::select! {
                 biased;
@@ -455,11 +458,10 @@ impl Task {
 
     fn dial_failed(&mut self, peer: Option<PeerId>, error: &DialError) {
         let Some((node, _)) = peer.as_ref().and_then(node_of) else { return };
-        let refused = match error {
-            DialError::Transport(errors) if !errors.is_empty() => errors.iter().all(|(_, error)| is_refused(error)),
-            DialError::DialPeerConditionFalse(_) => return,
-            _ => false,
-        };
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            return;
+        }
+        let refused = nobody_listens(error);
         self.node.handle(self.clock.now(), Input::DialFailed { peer: node, refused });
     }
 
@@ -533,6 +535,12 @@ impl Task {
         let now = self.clock.now();
         self.node.handle(now, Input::Addresses(addresses));
     }
+}
+
+/// Whether every host that was dialled answered that nobody listens there.
+pub(crate) fn nobody_listens(error: &DialError) -> bool {
+    matches!(error, DialError::Transport(errors)
+        if !errors.is_empty() && errors.iter().all(|(_, error)| is_refused(error)))
 }
 
 /// What wakes the task beside what is urgent.

@@ -365,11 +365,11 @@ fn a_newer_build_lives_among_older_ones_and_nothing_of_it_is_lost_on_the_way() {
     let now = lab.now;
     // What a newer build says: a kind nobody knows, bytes behind a known body, facts and tables of its own.
     let facts = serde_json::json!({
-        "name": "new", "site": "s", "instance": 2, "level": 7, "orbit": {"height": [1, 2]}, "version": "9.9",
+        "name": "new", "site": "s", "instance": 4, "level": 7, "orbit": {"height": [1, 2]}, "version": "9.9",
     });
     let mut rows = vec![codec::encode(&Row {
-        key: Key::owned(Table::NODE, id(2), ""),
-        version: Version::Owned { owner: id(2), epoch: 1, seq: 1 << 20 },
+        key: Key::owned(Table::NODE, id(4), ""),
+        version: Version::Owned { owner: id(4), epoch: 1, seq: 1 },
         deleted: false,
         body: Body::json(&facts).unwrap(),
     })];
@@ -390,7 +390,7 @@ fn a_newer_build_lives_among_older_ones_and_nothing_of_it_is_lost_on_the_way() {
         }
     }
     assert_eq!(lab.of(3).view().level(), 1, "the oldest member decides what may be written");
-    assert_eq!(lab.of(3).facts(id(2)).unwrap().other["orbit"]["height"][1], 2);
+    assert_eq!(lab.of(3).facts(id(4)).unwrap().other["orbit"]["height"][1], 2);
     assert_eq!(lab.of(1).counters()["unknown_messages"], 1);
 }
 

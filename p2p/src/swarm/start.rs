@@ -31,7 +31,9 @@ pub const DEFAULT_LISTEN: &str = "0.0.0.0:4700";
 pub const DEFAULT_SITE: &str = "default";
 /// How long listening and joining may take.
 const LISTEN_TIME: Duration = Duration::from_secs(5);
-const JOIN_TIME: Duration = Duration::from_secs(20);
+const JOIN_TIME: Duration = Duration::from_secs(30);
+/// The least pause before members that were too busy are asked again.
+const JOIN_AGAIN: Duration = Duration::from_millis(300);
 
 fn wrong(text: impl Into<String>) -> Error {
     Error::Start(text.into())
@@ -152,11 +154,50 @@ async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTree
     Ok(listening)
 }
 
-/// Dials the token's addresses one after the other until a member grants a certificate or refuses.
+/// What one round of asking came to.
+enum Asked {
+    /// A member granted certificates.
+    Granted(ClusterFile),
+    /// A member refused, and another would too.
+    Refused(Error),
+    /// Nobody could be asked to the end; whether somebody listens at all, and the last reason.
+    Nobody(bool, String),
+}
+
+/// Dials the token's addresses until a member grants a certificate or refuses. A member that is too busy for all who come at
+/// once is asked again for as long as [`JOIN_TIME`]; hosts where nobody listens are not.
 async fn join(swarm: &mut Swarm<Behaviour>, token: &Token, public: [u8; 32]) -> Result<ClusterFile, Error> {
+    let until = tokio::time::Instant::now() + JOIN_TIME;
+    loop {
+        let last = match ask_round(swarm, token, public, until).await {
+            Asked::Granted(file) => return Ok(file),
+            Asked::Refused(error) => return Err(error),
+            Asked::Nobody(false, last) => return Err(wrong(format!("join: no member could be reached; {last}"))),
+            Asked::Nobody(true, last) => last,
+        };
+        // Not all at once again.
+        let pause = JOIN_AGAIN + Duration::from_millis(rand::random::<u64>() % 700);
+        if tokio::time::Instant::now() + pause >= until {
+            return Err(wrong(format!("join: no member answered in time (last: {last})")));
+        }
+        let _ = tokio::time::timeout(pause, async {
+            loop {
+                let _ = swarm.select_next_some().await;
+            }
+        })
+        .await;
+    }
+}
+
+async fn ask_round(
+    swarm: &mut Swarm<Behaviour>,
+    token: &Token,
+    public: [u8; 32],
+    until: tokio::time::Instant,
+) -> Asked {
     let control = swarm.behaviour().streams.new_control();
     let mut last = String::from("the token holds no address; append @HOST:PORT");
-    let until = tokio::time::Instant::now() + JOIN_TIME;
+    let mut listens = false;
     for address in address::resolve(&token.addresses).await {
         if let Err(error) = swarm.dial(DialOpts::unknown_peer_id().address(address.clone()).build()) {
             last = format!("{address}: {error}");
@@ -167,17 +208,19 @@ async fn join(swarm: &mut Swarm<Behaviour>, token: &Token, public: [u8; 32]) -> 
                 event = swarm.select_next_some() => match event {
                     SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } if endpoint.is_dialer() => break Some(peer_id),
                     SwarmEvent::OutgoingConnectionError { error, .. } => {
+                        listens |= !super::nobody_listens(&error);
                         last = format!("{address}: {error}");
                         break None;
                     }
                     _ => {}
                 },
                 () = tokio::time::sleep_until(until) => {
-                    return Err(wrong(format!("join: no member answered in time (last: {last})")));
+                    return Asked::Nobody(true, last);
                 }
             }
         };
         let Some(peer) = peer else { continue };
+        listens = true;
         let asking = admit::join(control.clone(), peer, public, token, rand::random());
         tokio::pin!(asking);
         let answer = loop {
@@ -191,7 +234,7 @@ async fn join(swarm: &mut Swarm<Behaviour>, token: &Token, public: [u8; 32]) -> 
             Ok(chain) => {
                 let mut bootstrap = token.addresses.clone();
                 bootstrap.insert(0, address.to_string());
-                return Ok(ClusterFile {
+                return Asked::Granted(ClusterFile {
                     format: CLUSTER_FORMAT,
                     cluster: token.cluster(),
                     root_hash: hex::encode(token.root_hash),
@@ -200,11 +243,11 @@ async fn join(swarm: &mut Swarm<Behaviour>, token: &Token, public: [u8; 32]) -> 
                     other: serde_json::Map::new(),
                 });
             }
-            Err((true, reason)) => return Err(Error::Token { reason }),
+            Err((true, reason)) => return Asked::Refused(Error::Token { reason }),
             Err((false, reason)) => last = format!("{address}: {reason}"),
         }
     }
-    Err(wrong(format!("join: no member could be reached; {last}")))
+    Asked::Nobody(listens, last)
 }
 
 async fn task(
