@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::plan::{capabilities, mount_options, namespaces, schedule, seccomp};
+use crate::plan::{capabilities, landlock, mount_options, namespaces, schedule, seccomp};
 
 /// The document `features` prints.
 #[derive(Debug, Serialize)]
@@ -107,7 +107,10 @@ pub fn features() -> Features {
             mount_extensions: MountExtensions { idmap: Enabled { enabled: true } },
             net_devices: Enabled { enabled: true },
         },
-        annotations: BTreeMap::from([("org.shoal.runtime.version", env!("CARGO_PKG_VERSION").to_owned())]),
+        annotations: BTreeMap::from([
+            ("org.shoal.runtime.landlock", landlock::ANNOTATION.to_owned()),
+            ("org.shoal.runtime.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ]),
         potentially_unsafe_config_annotations: ["org.systemd.property."],
     }
 }

@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod device_rules;
 pub mod devices;
 pub mod exec;
+pub mod landlock;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
@@ -127,7 +128,7 @@ pub fn plan(container: &Container, facts: &HostFacts, options: Options) -> Resul
         Some(process) => process::compile(process, &mut warnings)?,
         None => return Err(Error::refusal("process", "process property must not be empty")),
     };
-    let process = process.with_linux(&linux, !options.no_new_keyring)?;
+    let process = process.with_linux(&linux, !options.no_new_keyring)?.with_annotations(&spec.annotations)?;
     let mut steps = Vec::new();
     tree(container, facts, options, &mut steps)?;
     Ok(Plan { namespaces, steps, process, warnings })

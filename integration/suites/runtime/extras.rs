@@ -13,6 +13,7 @@ cases! { "extras":
     a_json_log_reports_phase_operation_path_errno_and_hint ["runc": "has no report", "crun": "has no report"],
     a_label_of_a_missing_security_module_is_refused_in_words ["runc": "1.1 passes the kernel's words", "crun": "1.8 passes the kernel's words"],
     checkpoint_and_restore_say_what_criu_says ["runc": "words of its own", "crun": "1.8 links CRIU and has none"],
+    landlock_confines_a_container_and_its_execs ["runc": "has no landlock", "crun": "has no landlock"],
     a_network_device_keeps_its_addresses_and_is_up ["runc": "1.1 predates netDevices", "crun": "1.8 predates netDevices"],
 }
 
@@ -162,5 +163,48 @@ fn a_label_of_a_missing_security_module_is_refused_in_words(subject: &Subject) {
         let there = std::path::Path::new(mark).exists();
         let words = format!("this host lacks {module}");
         assert!(there || outcome.stderr.contains(&words), "{}", outcome.stderr);
+    }
+}
+
+fn landlock_confines_a_container_and_its_execs(subject: &Subject) {
+    let annotate = |bundle: &mut Bundle, document: Value| {
+        bundle.config["annotations"] = json!({"org.shoal.landlock": document.to_string()});
+    };
+    let document = json!({
+        "ruleset": {"handledAccessFS": ["read_file", "write_file", "truncate", "make_reg"], "handledAccessNetwork": ["bind_tcp"]},
+        "rules": {
+            "pathBeneath": [
+                {"allowedAccess": ["read_file"], "paths": ["/bin", "/proc"]},
+                {"allowedAccess": ["read_file", "write_file", "truncate", "make_reg"], "paths": ["/tmp", "/dev/null"]}
+            ],
+            "netPort": [{"allowedAccess": ["bind_tcp"], "ports": [8080]}]
+        },
+        "disableBestEffort": true
+    });
+    let script = "cat /etc/passwd && echo read; echo x > /etc/passwd && echo wrote; touch /etc/new && echo made; \
+                  echo fine > /tmp/mine; cat /tmp/mine; \
+                  timeout 1 nc -l -p 8080; test $? -ge 124 && echo bound; timeout 1 nc -l -p 8081; test $? -lt 124 && echo refused";
+    let mut bundle = Bundle::new(&["sh", "-c", &format!("{script}; true")]);
+    annotate(&mut bundle, document.clone());
+    assert_eq!(subject.run(&bundle).expect_success().stdout, "fine\nbound\nrefused\n");
+    let mut bundle = Bundle::new(&["probe", "pause"]);
+    annotate(&mut bundle, document);
+    let container = subject.start(&bundle);
+    let _ = container.exec(&["cat", "/etc/passwd"]).expect_failure();
+    let _ = container.exec(&["sh", "-c", "echo x > /tmp/mine && cat /tmp/mine"]).expect_success();
+    drop(container);
+    // A document that means nothing starts nothing, and neither does a path that is not there.
+    for wrong in [
+        json!({}),
+        json!({"ruleset": {"handledAccessFS": ["fly"]}}),
+        json!({
+            "ruleset": {"handledAccessFS": ["execute"]},
+            "rules": {"pathBeneath": [{"allowedAccess": ["execute"], "paths": ["/no/such"]}]}
+        }),
+    ] {
+        let mut bundle = Bundle::new(&["probe", "true"]);
+        annotate(&mut bundle, wrong);
+        let outcome = subject.run(&bundle).expect_failure();
+        assert!(outcome.stderr.contains("landlock"), "{}", outcome.stderr);
     }
 }

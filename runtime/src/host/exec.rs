@@ -124,6 +124,7 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
         What::Changed(changes) => changes.clone().apply(&base)?,
     };
     let process = process::compile(&wanted, &mut warnings)?.with_linux(&linux, true)?;
+    let process = process.with_annotations(&spec.annotations)?;
     Ok(Prepared { process, warnings, namespaces, record, first, procfs: Procfs::open()? })
 }
 

@@ -4,10 +4,11 @@
 //! connection means "already started", without any file that could tell an old truth.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+use nix::sys::socket::{MsgFlags, send};
 use oci::ContainerId;
 use oci::spec::Status;
 
@@ -57,15 +58,24 @@ pub fn wait(listener: OwnedFd) -> Result<(UnixStream, UnixListener)> {
 
 /// Tells the waiting `start` command that the program is executed next. Its failure would be told after this.
 pub fn go_ahead(stream: &mut UnixStream) {
-    // Nobody can be told when the command is gone, and the container was started all the same.
-    let _ = stream.write_all(&[GONE_AHEAD]);
+    say(stream, &[GONE_AHEAD]);
 }
 
 /// Tells the waiting `start` command why the program could not be executed.
 pub fn report(stream: &mut UnixStream, error: &Error) {
     if let Ok(text) = serde_json::to_vec(error) {
-        // Nobody else can be told when the command is gone.
-        let _ = stream.write_all(&text);
+        say(stream, &text);
+    }
+}
+
+/// Nobody else can be told when the command is gone, and the container is started all the same: not even by a signal,
+/// which has its default action by now.
+fn say(stream: &UnixStream, mut text: &[u8]) {
+    while let Ok(length @ 1..) = send(stream.as_raw_fd(), text, MsgFlags::MSG_NOSIGNAL) {
+        text = &text[length.min(text.len())..];
+        if text.is_empty() {
+            return;
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! The process as it will be: user, limits, capabilities, labels, program. Shared by the first process and by `exec`.
 //! runtime-spec config.md "Process"
 
+use std::collections::BTreeMap;
+
 use oci::spec::{self, Linux};
 use serde::Serialize;
 
 use super::capabilities::{self, Capabilities};
+use super::landlock::{self, Landlock};
 use super::rlimits::{self, Limit};
 use super::schedule::{self, MemoryPolicy};
 use super::seccomp::{self, Filter};
@@ -58,6 +61,8 @@ pub struct Process {
     pub new_keyring: bool,
     /// The system call filter.
     pub seccomp: Option<Seccomp>,
+    /// The paths and ports it is confined to.
+    pub landlock: Option<Landlock>,
 }
 
 /// The system call filter of a process, and who is asked about its notifications.
@@ -140,6 +145,7 @@ pub fn compile(process: &spec::Process, warnings: &mut Vec<String>) -> Result<Pr
         console_size: process.console_size.as_ref().map(|size| (size.height, size.width)),
         new_keyring: false,
         seccomp: None,
+        landlock: None,
     })
 }
 
@@ -155,6 +161,14 @@ impl Process {
         self.memory_policy = linux.memory_policy.as_ref().map(schedule::memory_policy).transpose()?;
         self.new_keyring = new_keyring;
         self.seccomp = linux.seccomp.as_ref().map(filter).transpose()?;
+        Ok(self)
+    }
+}
+
+impl Process {
+    /// Adds what annotations say, of the container for all of its processes.
+    pub fn with_annotations(mut self, annotations: &BTreeMap<String, String>) -> Result<Self> {
+        self.landlock = landlock::compile(annotations, self.no_new_privileges)?;
         Ok(self)
     }
 }

@@ -325,6 +325,10 @@ pub fn execute(process: &Process, program: &CString, env: &[String]) -> Result<I
         |errno: Errno| Error::Exec { program: process.args[0].clone(), reason: crate::error::describe(errno as i32) };
     let args = Vector::new(&process.args).map_err(exec)?;
     let env = Vector::new(env).map_err(exec)?;
+    // No path but the program's is looked up after this.
+    if let Some(wanted) = &process.landlock {
+        super::confine::confine(wanted)?;
+    }
     // As late as possible: then the filter has to allow nothing but execve.
     let late = |seccomp: &&Seccomp| process.no_new_privileges && !seccomp.filter.notify;
     if let Some(seccomp) = process.seccomp.as_ref().filter(late) {
