@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The largest document read back, in bytes: records are some kilobytes; more is a damaged or hostile file.
 pub const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
@@ -54,9 +55,16 @@ impl FileError {
     }
 }
 
+/// Returns a neighbour's name to write `path` under first: nobody else's, be it another process or a thread of this one (a node
+/// starts several containers at a time).
+pub fn draft(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    path.with_extension(format!("new-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
 /// Replaces a file by `bytes` through a temporary neighbour and a rename.
 pub fn replace(path: &Path, bytes: &[u8], durable: Durable) -> Result<(), FileError> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let temporary = draft(path);
     let written = (|| {
         let mut file = fs::File::create(&temporary)?;
         file.write_all(bytes)?;

@@ -349,11 +349,12 @@ impl Networks {
     pub fn set_names(&self, network: &Network, names: &BTreeMap<String, Vec<IpAddr>>) -> Result<(), Error> {
         let folder = self.run_folder(&network.id);
         let further = Further { version: FURTHER_VERSION, names: names.clone().into_iter().collect() };
-        let draft = folder.join(format!(".{FURTHER}.{}", std::process::id()));
+        let path = folder.join(FURTHER);
+        let draft = crate::file::draft(&path);
         let write = || -> io::Result<()> {
             std::fs::create_dir_all(&folder)?;
             std::fs::write(&draft, serde_json::to_vec(&further)?)?;
-            std::fs::rename(&draft, folder.join(FURTHER))
+            std::fs::rename(&draft, &path)
         };
         write().step(|| format!("write the names of network {}", network.name))
     }

@@ -63,7 +63,7 @@ pub(crate) fn ensure(network: &Network, folder: &Path) -> Result<(), Error> {
         Some(lock) => drop(lock),
     }
     let path = folder.join("resolver.json");
-    let draft = folder.join(format!(".resolver.json.{}", std::process::id()));
+    let draft = crate::file::draft(&path);
     fs::write(&draft, serde_json::to_vec(&config).unwrap_or_default())
         .and_then(|()| fs::rename(&draft, &path))
         .step(|| format!("write {}", path.display()))?;
