@@ -1,6 +1,7 @@
 //! Every command, grouped by the room it opens. Each group has a file `commands/GROUP.rs` with an enum of its verbs that
 //! is flattened here, and a folder `commands/GROUP/` with one file a verb.
 
+pub(crate) mod about;
 pub(crate) mod engine;
 pub(crate) mod image;
 pub(crate) mod mesh;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Keep everything below one folder: data/, run/, config.toml, run/node.sock
-    #[arg(long, global = true, env = "SHOAL_ROOT", value_name = "DIR")]
+    #[arg(long, global = true, env = "SHOAL_ROOT", hide_env_values = true, value_name = "DIR", display_order = 990)]
     pub(crate) root: Option<PathBuf>,
 }
 
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Mesh(mesh::Command),
     #[command(flatten)]
     Service(service::Command),
+    #[command(flatten)]
+    About(about::Command),
 }
 
 /// Runs one command and returns its exit code.
@@ -43,5 +46,6 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
         Command::Network(command) => network::run(global, command),
         Command::Mesh(command) => mesh::run(global, command),
         Command::Service(command) => service::run(global, command),
+        Command::About(command) => about::run(command),
     }
 }

@@ -6,8 +6,9 @@ mod commands;
 mod error;
 mod output;
 mod progress;
+mod usage;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use std::process::ExitCode;
 
 /// Containers on one host and on many: no daemon, no leader.
@@ -20,13 +21,20 @@ struct Args {
     command: commands::Command,
 }
 
+/// The definition of every command, with the overview as the first page of help.
+fn definition() -> clap::Command {
+    let command = Args::command();
+    let overview = commands::about::overview(&command);
+    command.override_help(overview)
+}
+
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match definition().try_get_matches().and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
         Err(error) => {
-            // What cannot be printed now has no other place to go.
-            error.print().ok();
-            return ExitCode::from(usage_code(&error, std::env::args().skip(1)));
+            let code = usage_code(&error, std::env::args().skip(1));
+            usage::report(&error);
+            return ExitCode::from(code);
         }
     };
     match commands::run(&args.global, args.command) {

@@ -7,6 +7,8 @@ mod bench;
 mod build;
 mod ci;
 mod counts;
+mod dist;
+mod docs;
 mod measure;
 mod shell;
 mod soak;
@@ -30,6 +32,8 @@ const HELP: &str = "cargo xtask VERB
   fuzz [NAME --seconds N --seed S]  config | mount_options | seccomp: mutates the seeds of runtime/fuzz/corpus
   vm [--systemd] -- CMD a command in a small virtual machine with pure cgroup v2
   measure               sizes of files and functions, documentation, unsafe blocks
+  docs                  docs/cli.md from the definitions of the commands
+  dist                  a tarball with install.sh, and its SHA-256, into dist/
   table runtime [CASE]  the runtime suite for runc, crun and ours on cgroup v1, hybrid and v2: docs/runtime-table.md
 ";
 
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         Some("fuzz") => shell::cargo(&["test", "-q", "-p", "runtime", "--test", "fuzz", "--"], rest),
         Some("sim") => shell::cargo(&["run", "--release", "--quiet", "-p", "tests", "--bin", "sim", "--"], rest),
         Some("vm") => vm::run(rest),
+        Some("docs") => docs::run(),
+        Some("dist") => dist::run(),
         Some("measure") => measure::run(),
         Some("table") => table::run(rest),
         _ => {

@@ -1,6 +1,7 @@
 //! The verbs about the mesh itself: being part of it, admitting others, looking at it, and its keys and values.
 
 pub(crate) mod client;
+mod doctor;
 mod kv;
 mod look;
 pub(crate) mod show;
@@ -56,7 +57,7 @@ enum MeshVerb {
     /// Write the rows of a backup into the mesh, as edits
     Restore(BackupFile),
     /// Look for the likeliest mistakes
-    Doctor(look::Doctor),
+    Doctor(doctor::Doctor),
     /// What happens, as it happens
     Events(client::At),
 }
@@ -111,7 +112,7 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
             MeshVerb::Conflicts(conflicts) => look::conflicts(global, conflicts),
             MeshVerb::Backup(file) => backup(global, &file),
             MeshVerb::Restore(file) => restore(global, &file),
-            MeshVerb::Doctor(doctor) => look::doctor(global, &doctor),
+            MeshVerb::Doctor(doctor) => doctor::run(global, &doctor),
             MeshVerb::Events(at) => look::events(global, &at),
         },
     }

@@ -164,7 +164,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = ["always", "missing", "never"])]
     pub(crate) pull: String,
     /// The platform of the image
-    #[arg(long, value_name = "OS/ARCH", env = "DOCKER_DEFAULT_PLATFORM")]
+    #[arg(long, value_name = "OS/ARCH", env = "DOCKER_DEFAULT_PLATFORM", hide_env_values = true)]
     platform: Option<String>,
     /// Write the id into a file that must not exist
     #[arg(long, value_name = "FILE")]

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     #[arg(value_name = "IMAGE")]
     image: String,
     /// Choose this platform of an index [default: this host's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", env = "DOCKER_DEFAULT_PLATFORM")]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", env = "DOCKER_DEFAULT_PLATFORM", hide_env_values = true)]
     platform: Option<Platform>,
     /// Download every platform of an index
     #[arg(long, conflicts_with = "platform")]

@@ -13,7 +13,13 @@ use std::sync::Arc;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to listen; port 0 picks one and prints it
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4701", env = "SHOAL_REGISTRY_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:4701",
+        env = "SHOAL_REGISTRY_LISTEN",
+        hide_env_values = true
+    )]
     listen: SocketAddr,
     /// Serve TLS with this certificate chain (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_key")]

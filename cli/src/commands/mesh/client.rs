@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct At {
     /// The node's socket, by default this host's: unix:///PATH
-    #[arg(long, env = "SHOAL_HOST", value_name = "unix://PATH")]
+    #[arg(long, env = "SHOAL_HOST", hide_env_values = true, value_name = "unix://PATH")]
     pub(crate) host: Option<String>,
 }
 

@@ -1,12 +1,12 @@
-//! Looking at the mesh: status, members, distances, conflicts, events, and the doctor.
+//! Looking at the mesh: status, members, distances, conflicts, events.
 
-use super::client::{At, Client, encode, roots};
+use super::client::{At, Client, encode};
 use super::show::{Entry, Form, Output, print_document, short};
 use crate::commands::Global;
 use crate::error::Error;
 use clap::{Args, Subcommand};
 use p2p::membership::{Liveness, Member};
-use scheduler::node::api::view::{Done, HealthView, NodeView, ServiceView};
+use scheduler::node::api::view::Done;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -65,13 +65,6 @@ struct Resolve {
     /// Write the loser over what stands
     #[arg(long)]
     take_lost: bool,
-    #[command(flatten)]
-    at: At,
-}
-
-/// `shoal mesh doctor`
-#[derive(Debug, Args)]
-pub(crate) struct Doctor {
     #[command(flatten)]
     at: At,
 }
@@ -215,73 +208,4 @@ pub(crate) fn events(global: &Global, at: &At) -> Result<ExitCode, Error> {
         Ok(true)
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Looks for the likeliest mistakes; exit code 1 when it finds one.
-pub(crate) fn doctor(global: &Global, doctor: &Doctor) -> Result<ExitCode, Error> {
-    let mut bad = 0;
-    let mut report = |ok: bool, what: &str, hint: &str| {
-        println!("{} {what}", if ok { "ok  " } else { "BAD " });
-        if !ok {
-            bad += 1;
-            println!("     hint: {hint}");
-        }
-    };
-    host_checks(global, &mut report)?;
-    let client = Client::new(global, &doctor.at)?;
-    match client.get::<HealthView>("/v1/health") {
-        Ok(_) => mesh_checks(&client, &mut report)?,
-        Err(_) => report(false, "a node answers on this host", "start it: shoal mesh up --detach"),
-    }
-    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
-}
-
-fn host_checks(global: &Global, report: &mut dyn FnMut(bool, &str, &str)) -> Result<(), Error> {
-    let roots = roots(global)?;
-    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let overlay = filesystems.lines().any(|line| line.ends_with("overlay"));
-    report(overlay, "the kernel has overlayfs", "modprobe overlay");
-    let forward = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
-    report(forward.trim() == "1", "the kernel forwards packets", "sysctl -w net.ipv4.ip_forward=1");
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let writable = mounts.lines().any(|line| {
-        let mut words = line.split(' ');
-        let kind = words.nth(2).unwrap_or_default();
-        kind.starts_with("cgroup") && words.next().is_some_and(|options| options.split(',').any(|word| word == "rw"))
-    });
-    report(writable, "a cgroup tree is writable", "mount a cgroup2 tree read-write at /sys/fs/cgroup");
-    let probe = roots.data.join(".doctor");
-    let disk = std::fs::create_dir_all(&roots.data).and_then(|()| std::fs::write(&probe, [0u8; 4096]));
-    let _ = std::fs::remove_file(&probe);
-    let text = format!("{} takes writes", roots.data.display());
-    report(disk.is_ok(), &text, "free some space: shoal system df, shoal image prune");
-    Ok(())
-}
-
-fn mesh_checks(client: &Client, report: &mut dyn FnMut(bool, &str, &str)) -> Result<(), Error> {
-    let status: p2p::mesh::Status = client.get("/v1/status")?;
-    let members: Vec<Member> = client.get("/v1/members")?;
-    let nodes: Vec<NodeView> = client.get("/v1/nodes")?;
-    let services: Vec<ServiceView> = client.get("/v1/services")?;
-    let text = format!("every member answers ({} suspect, {} down)", status.suspect, status.down);
-    let hint = "look at `shoal mesh members`; open 4700/tcp and udp between the hosts; `shoal mesh evict` what is gone";
-    report(status.suspect + status.down == 0, &text, hint);
-    let apart: Vec<&str> = members
-        .iter()
-        .filter(|member| member.clock_offset_ms.is_some_and(|offset| offset.abs() > 1_000))
-        .map(|member| member.name.as_str())
-        .collect();
-    let text = format!("clocks agree within a second{}", if apart.is_empty() { "" } else { ", except: " });
-    report(apart.is_empty(), &format!("{text}{}", apart.join(" ")), "set the clocks: run an NTP client on each host");
-    let versions: std::collections::BTreeSet<&str> = members.iter().map(|member| member.version.as_str()).collect();
-    let text = format!("one version runs everywhere ({})", versions.iter().copied().collect::<Vec<_>>().join(", "));
-    report(versions.len() <= 1, &text, "upgrade the older hosts one by one");
-    let unknown: Vec<&str> = nodes.iter().filter(|node| node.arch.is_empty()).map(|node| node.id.as_str()).collect();
-    report(unknown.is_empty(), "every node has told what it offers", "wait a moment, then look at `shoal node ls`");
-    report(status.quarantined.is_empty(), "every row is understood", "shoal mesh status names the rows");
-    let conflicts: Vec<serde_json::Value> = client.get("/v1/conflicts")?;
-    report(conflicts.is_empty(), "no writing lost against a concurrent one", "shoal mesh conflicts ls");
-    let stuck: Vec<String> = services.iter().filter_map(|view| view.no_fit.clone()).collect();
-    report(stuck.is_empty(), &format!("every service fits {}", stuck.join("; ")), "free some means or add a node");
-    Ok(())
 }

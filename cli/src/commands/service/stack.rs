@@ -159,7 +159,9 @@ fn read(file: &Path, stack: Option<&str>) -> Result<(String, Vec<ServiceSpec>), 
             .map_err(|error| Error::new(format!("failed to read {}: {error}", file.display())))?;
         (file.display().to_string(), text)
     };
-    let folder = std::path::absolute(file.parent().unwrap_or_else(|| Path::new(".")))?;
+    let folder = std::path::absolute(
+        file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")),
+    )?;
     let environment = |name: &str| std::env::var(name).ok();
     let parsed = compose::parse(&shown, &text, stack, &folder, &environment)?;
     Ok((parsed.stack, parsed.services))
