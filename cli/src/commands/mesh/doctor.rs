@@ -144,30 +144,31 @@ fn cgroups(mounts: &str) -> Check {
         return bad("no cgroup tree is mounted", "mount -t cgroup2 none /sys/fs/cgroup");
     }
     let name = format!("shoal-doctor-{}", std::process::id());
-    let mut causes = BTreeSet::new();
-    for tree in &trees {
-        let group = Path::new(tree).join(&name);
-        match fs::create_dir(&group) {
-            Ok(()) => {
-                let _ = fs::remove_dir(&group);
-            }
-            Err(error) => {
-                causes.insert(format!("{tree}: {error}"));
-            }
-        }
-    }
-    if causes.is_empty() {
-        return good("cgroups can be made");
-    }
+    let refused: Vec<(&str, std::io::Error)> = trees
+        .iter()
+        .filter_map(|tree| {
+            let group = Path::new(tree).join(&name);
+            let made = fs::create_dir(&group);
+            let _ = fs::remove_dir(&group);
+            made.err().map(|error| (*tree, error))
+        })
+        .collect();
+    let Some((tree, error)) = refused.first() else { return good("cgroups can be made") };
+    let others = if refused.len() > 1 { format!(" and {} more", refused.len() - 1) } else { String::new() };
     bad(
-        format!("cgroups cannot be made: {}", causes.into_iter().collect::<Vec<_>>().join("; ")),
+        format!("cgroups cannot be made below {tree}{others}: {error}"),
         "run as root; inside a container, mount its cgroup tree read-write (docker run --cgroupns private --privileged)",
     )
 }
 
+/// The folder itself, or what is there of the way to it.
+fn nearest(folder: &Path) -> &Path {
+    folder.ancestors().find(|path| path.is_dir()).unwrap_or(folder)
+}
+
 fn writes(data: &Path) -> Check {
-    let probe = data.join(format!(".doctor-{}", std::process::id()));
-    let written = fs::create_dir_all(data).and_then(|()| fs::write(&probe, [0u8; 4096]));
+    let probe = nearest(data).join(format!(".doctor-{}", std::process::id()));
+    let written = fs::write(&probe, [0u8; 4096]);
     let _ = fs::remove_file(&probe);
     match written {
         Ok(()) => good(format!("{} takes writes", data.display())),
@@ -184,8 +185,11 @@ fn writes(data: &Path) -> Check {
 /// Room and inodes below the data folder, as df(1) tells them.
 fn room(data: &Path) -> Option<Check> {
     let ask = |column: &str| -> Option<u64> {
-        let output =
-            Command::new("df").args(["--block-size=1", &format!("--output={column}")]).arg(data).output().ok()?;
+        let output = Command::new("df")
+            .args(["--block-size=1", &format!("--output={column}")])
+            .arg(nearest(data))
+            .output()
+            .ok()?;
         String::from_utf8_lossy(&output.stdout).lines().nth(1)?.trim().parse().ok()
     };
     let (bytes, inodes, files) = (ask("avail")?, ask("iavail")?, ask("itotal")?);
