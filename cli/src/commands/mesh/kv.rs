@@ -27,6 +27,7 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
+    /// The key
     key: String,
     #[command(flatten)]
     at: At,
@@ -34,6 +35,7 @@ pub(crate) struct Get {
 
 #[derive(Debug, Args)]
 pub(crate) struct Put {
+    /// The key
     key: String,
     /// The value; `-` reads standard input
     value: String,
@@ -54,6 +56,7 @@ pub(crate) struct Ls {
 
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
+    /// The keys
     #[arg(required = true)]
     keys: Vec<String>,
     #[command(flatten)]

@@ -71,10 +71,12 @@ struct Deploy {
 struct Plan {
     #[command(flatten)]
     file: File,
+    /// Count services of the stack that are no longer in the file as removed
     #[arg(long)]
     prune: bool,
     #[command(flatten)]
     at: At,
+    /// The stack's name, by default the file's `name`
     stack: Option<String>,
 }
 
@@ -82,6 +84,7 @@ struct Plan {
 struct Config {
     #[command(flatten)]
     file: File,
+    /// The stack's name, by default the file's `name`
     stack: Option<String>,
 }
 
@@ -95,6 +98,7 @@ struct Ls {
 
 #[derive(Debug, Args)]
 struct One {
+    /// The stack
     stack: String,
     #[command(flatten)]
     output: Output,
@@ -104,8 +108,10 @@ struct One {
 
 #[derive(Debug, Args)]
 struct Rm {
+    /// The stacks
     #[arg(required = true)]
     stacks: Vec<String>,
+    /// Name the services that would go
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
