@@ -546,4 +546,41 @@ mod tests {
         assert_eq!(pick("linux/arm64").as_deref(), Some("bbbbbbbbbbbb"));
         assert_eq!(pick("linux/s390x"), None);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(512))]
+        #[test]
+        fn damaged_documents_are_one_thing_or_refused(
+            which in 0usize..2,
+            damage in proptest::collection::vec(
+                (proptest::prelude::any::<proptest::sample::Index>(), proptest::sample::select(b"{}[]\",:019aAs-/ nul\\".to_vec())), 0..6),
+            declared in proptest::option::of(proptest::sample::select(media::MANIFESTS.to_vec())),
+        ) {
+            let digest = Digest::sha256(b"x");
+            let blob = |kind: &str| format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":7}}"#);
+            let mut raw = match which {
+                0 => format!(
+                    r#"{{"schemaVersion":2,"mediaType":"{}","config":{},"layers":[{}]}}"#,
+                    media::OCI_MANIFEST, blob(media::OCI_CONFIG), blob(media::OCI_LAYER_GZIP)
+                ),
+                _ => format!(
+                    r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{}]}}"#,
+                    media::OCI_INDEX, blob(media::OCI_MANIFEST)
+                ),
+            }
+            .into_bytes();
+            for (place, byte) in damage {
+                let place = place.index(raw.len());
+                raw[place] = byte;
+            }
+            if let Ok(manifest) = Manifest::parse(raw.clone(), declared) {
+                proptest::prop_assert_eq!(manifest.raw(), raw.as_slice());
+                proptest::prop_assert!(manifest.digest().matches(&raw));
+                proptest::prop_assert_ne!(manifest.image().is_some(), manifest.index().is_some());
+                if let Some(declared) = declared {
+                    proptest::prop_assert_eq!(manifest.media_type(), declared);
+                }
+            }
+        }
+    }
 }

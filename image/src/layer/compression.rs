@@ -177,4 +177,33 @@ mod tests {
         reader.read_to_string(&mut out).unwrap();
         assert_eq!((out.as_str(), compression), ("slowly", Compression::Gzip));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+        #[test]
+        fn damaged_streams_are_read_or_refused_in_bounds(
+            plain in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..2000),
+            damage in proptest::collection::vec(
+                (proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..6),
+            cut in proptest::prelude::any::<proptest::sample::Index>(),
+            zstd in proptest::prelude::any::<bool>(),
+        ) {
+            let whole = if zstd { zstd::encode_all(plain.as_slice(), 1).unwrap() } else { gzip(&plain) };
+            let mut packed = whole.clone();
+            for (place, byte) in damage {
+                let place = place.index(packed.len());
+                packed[place] = byte;
+            }
+            packed.truncate(cut.index(packed.len() + 1));
+            // What comes out of damage is bounded by what the caller reads; without damage it is the content.
+            if let Ok((mut reader, compression)) = super::plain(packed.as_slice()) {
+                let mut out = Vec::new();
+                let read = reader.by_ref().take(1 << 20).read_to_end(&mut out);
+                if packed == whole && compression != Compression::None {
+                    proptest::prop_assert!(read.is_ok());
+                    proptest::prop_assert_eq!(out, plain);
+                }
+            }
+        }
+    }
 }
