@@ -97,9 +97,12 @@ fn a_create_refused_for_an_inhabited_cgroup_leaves_who_lives_there(subject: &Sub
             share_pids(&mut bundle);
         }
         bundle.write();
-        let _ = subject.cmd(["create", "--bundle"]).arg(bundle.path()).arg(bundle.id()).run().expect_failure();
-        assert!(foreign.lives(), "killed by the refused create");
-        let _ = subject.cmd(["delete", "--force", bundle.id()]).ok();
+        let created = subject.cmd(["create", "--bundle"]).arg(bundle.path()).arg(bundle.id()).run();
+        let lived = foreign.lives();
+        // Also one that should have been refused and was not is taken away.
+        let _ = subject.cmd(["delete", "--force", bundle.id()]).run();
+        let _ = created.expect_failure();
+        assert!(lived, "killed by the refused create");
         assert!(foreign.lives(), "killed by delete");
         let _ = subject.cmd(["state", bundle.id()]).run().expect_failure();
     }
