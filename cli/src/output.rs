@@ -6,3 +6,4 @@ pub(crate) mod table;
 pub(crate) mod template;
 
 pub(crate) use format::{Column, Format};
+pub(crate) use template::Template;

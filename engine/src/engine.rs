@@ -3,6 +3,7 @@
 mod attach;
 mod commit;
 mod connect;
+mod copy;
 mod create;
 mod exec;
 mod files;
@@ -18,6 +19,7 @@ mod stop;
 pub use attach::{AttachEnd, AttachOptions, detach_keys, own_streams, proxy, stdin_is_terminal};
 pub use commit::CommitWish;
 pub use connect::Connect;
+pub use copy::CopyWish;
 pub use create::Created;
 pub use exec::ExecWish;
 pub use launch::{Launch, Streams};
@@ -29,6 +31,7 @@ use crate::error::EngineError;
 use crate::events::{self, Event};
 use crate::file::{self, Durable};
 use crate::host::process::boot_id;
+use crate::monitor::lock;
 use crate::name::Names;
 use crate::network::Networks;
 use crate::record::{Record, State, Status};
@@ -38,6 +41,12 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a verb waits for a monitor between two states to be in one: the slowest start of a container, hooks included.
+const UNDECIDED: Duration = Duration::from_secs(10);
+/// How often it looks.
+const UNDECIDED_LOOK: Duration = Duration::from_millis(2);
 
 /// Containers below one pair of roots. Cheap to open; holds nothing that must be closed.
 #[derive(Debug)]
@@ -57,6 +66,8 @@ pub struct Container {
     pub data: PathBuf,
     /// `run/containers/ID`.
     pub run: PathBuf,
+    /// Its monitor lives: it runs, is being started, or has just ended.
+    pub monitored: bool,
 }
 
 impl Container {
@@ -180,8 +191,12 @@ impl Engine {
             Err(error) if error.is_missing() => State::created(),
             Err(error) => return Err(error.into()),
         };
-        let state = state.truthful(&self.boot_id);
-        Ok(Container { record, state, data, run: self.roots.container_run(id) })
+        let run = self.roots.container_run(id);
+        // Monitors of older versions hold no lock and are known by their number.
+        let monitored = lock::held(&run)
+            .unwrap_or_else(|| state.status.is_active() && state.boot_id == self.boot_id && state.monitor.alive());
+        let state = state.truthful(&self.boot_id, monitored);
+        Ok(Container { record, state, data, run, monitored })
     }
 
     /// Finds a container and waits for the right to change it.
@@ -192,7 +207,13 @@ impl Engine {
             _ => EngineError::io(format!("lock container {name}"))(error),
         })?;
         // Whoever held the lock before may have removed it.
-        let container = self.load(&id)?;
+        let mut container = self.load(&id)?;
+        // A monitor that has no say yet (its launcher was killed) or no more: a moment later its state tells which.
+        let deadline = Instant::now() + UNDECIDED;
+        while container.monitored && !container.state.status.is_active() && Instant::now() < deadline {
+            std::thread::sleep(UNDECIDED_LOOK);
+            container = self.load(&id)?;
+        }
         Ok(Locked { container, lock })
     }
 
@@ -251,9 +272,9 @@ impl Locked {
         Ok(file::save(&self.container.data.join("state.json"), &self.container.state, Durable::Yes)?)
     }
 
-    /// Whether its monitor holds it.
+    /// Whether its monitor holds it, or a process of it lives on without one.
     pub fn is_active(&self) -> bool {
-        self.container.state.status.is_active()
+        self.container.monitored || self.container.state.status.is_active()
     }
 
     /// Gives the right back.

@@ -98,6 +98,7 @@ pub enum EngineError {
     #[error(transparent)]
     Network(#[from] crate::network::Error),
     /// A volume.
+    #[cfg(feature = "client")]
     #[error(transparent)]
     Volume(#[from] crate::volume::Error),
     /// A record cannot be read or written.

@@ -1,6 +1,7 @@
 //! The only place of this crate that touches the kernel beyond plain files: processes, terminals, sockets, signals.
 
 pub(crate) mod attach;
+#[cfg(feature = "client")]
 pub(crate) mod copy;
 pub(crate) mod firewall;
 pub(crate) mod netlink;

@@ -22,6 +22,7 @@ pub mod record;
 pub mod restart;
 pub mod roots;
 pub mod time;
+#[cfg(feature = "client")]
 pub mod volume;
 pub mod wish;
 

@@ -1,11 +1,13 @@
 //! The process that stays with one container: it owns the terminal or the pipes, writes the log, records the exit,
 //! restarts, probes health and answers a socket. One poll loop, no thread, no timer that is not needed.
 //!
-//! In: `monitor.json` in the container's run folder, a connection of the command that started it on descriptor 0.
+//! In: `monitor.json` in the container's run folder, a connection of the command that started it on descriptor 0, its
+//! [`lock`] on descriptor 1.
 //! Out: `state.json`, the log, events. It never reads images, makes networks or parses flags.
 
 mod child;
 mod connection;
+pub mod lock;
 mod plan;
 pub mod protocol;
 mod run;

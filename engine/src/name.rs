@@ -5,9 +5,13 @@
 
 use crate::file::FileError;
 use crate::host::process;
+use nix::fcntl::{Flock, FlockArg};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// Held for the moment in which a dead holder's name is taken over.
+const TAKEOVER: &str = "#takeover.lock";
 
 /// The names of one data folder.
 #[derive(Debug, Clone)]
@@ -40,24 +44,50 @@ impl Names {
         fs::File::create(&temporary)
             .and_then(|mut file| file.write_all(id.as_bytes()))
             .map_err(FileError::io("write", &temporary))?;
-        let mut claim = Err(io::ErrorKind::AlreadyExists.into());
-        for _ in 0..8 {
-            claim = fs::hard_link(&temporary, &path);
-            if !matches!(&claim, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
-                break;
-            }
-            match self.holder(name)? {
-                Some(holder) if self.is_alive(&holder) => {
-                    fs::remove_file(&temporary).ok();
-                    return Ok(Claim::Taken(holder));
-                }
-                Some(_) => drop(fs::remove_file(&path)),
+        let claim = self.link(&temporary, &path, name);
+        fs::remove_file(&temporary).ok();
+        claim.map_err(FileError::io("claim the name", &path))
+    }
+
+    fn link(&self, temporary: &Path, path: &Path, name: &str) -> io::Result<Claim> {
+        let is_taken =
+            |result: &io::Result<()>| matches!(result, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
+        let first = fs::hard_link(temporary, path);
+        if !is_taken(&first) {
+            return first.map(|()| Claim::Ours);
+        }
+        // Two that take over the same dead holder's name must not each remove what the other has just made.
+        let lock = fs::File::create(self.folder.join(TAKEOVER))?;
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+        loop {
+            match self.holder(name).map_err(io::Error::other)? {
+                Some(holder) if self.is_alive(&holder) => return Ok(Claim::Taken(holder)),
+                Some(_) => match fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                },
                 None => {}
             }
+            let again = fs::hard_link(temporary, path);
+            if !is_taken(&again) {
+                return again.map(|()| Claim::Ours);
+            }
         }
-        fs::remove_file(&temporary).ok();
-        claim.map_err(FileError::io("claim the name", &path))?;
-        Ok(Claim::Ours)
+    }
+
+    /// Removes what killed commands have left between writing an id and giving it a name.
+    pub fn sweep(&self) -> Result<(), FileError> {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let file = entry.file_name();
+            let Some(id) = file.to_str().and_then(|name| name.strip_prefix('#')).filter(|id| !id.is_empty()) else {
+                continue;
+            };
+            if file.as_encoded_bytes() != TAKEOVER.as_bytes() && !self.is_alive(id) {
+                fs::remove_file(entry.path()).map_err(FileError::io("remove", &entry.path()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives a name back if this container holds it.
@@ -84,15 +114,19 @@ impl Names {
         }
     }
 
-    /// A container lives when it has a record, or when somebody is making it at this moment.
     fn is_alive(&self, id: &str) -> bool {
-        let folder = self.containers.join(id);
-        if folder.join("record.json").exists() {
-            return true;
-        }
-        let Ok(lock) = fs::File::open(folder.join("lock")) else { return false };
-        nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).is_err()
+        lives(&self.containers.join(id))
     }
+}
+
+/// Whether the container with this data folder lives: it has a record, or somebody is making it at this moment. A folder
+/// that a killed command has left is no container.
+pub fn lives(folder: &Path) -> bool {
+    if folder.join("record.json").exists() {
+        return true;
+    }
+    let Ok(lock) = fs::File::open(folder.join("lock")) else { return false };
+    Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_err()
 }
 
 /// Whether docker would accept this name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
@@ -213,6 +247,48 @@ mod tests {
         assert_eq!(names.claim("web", "two").unwrap(), Claim::Ours);
         names.release("web", "one").unwrap();
         assert_eq!(names.holder("web").unwrap().as_deref(), Some("two"));
+        fs::remove_dir_all(&data).unwrap();
+    }
+
+    #[test]
+    fn a_dead_holders_name_goes_to_one_of_those_who_ask() {
+        let data = std::env::temp_dir().join(format!("shoal-names-race-{}", std::process::id()));
+        for round in 0..50 {
+            let names = Names::below(&data);
+            fs::create_dir_all(data.join("names")).unwrap();
+            fs::write(data.join("names/web"), "dead").unwrap();
+            let won: Vec<Claim> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4)
+                    .map(|number| {
+                        let (names, data) = (names.clone(), data.clone());
+                        scope.spawn(move || {
+                            let id = format!("{round}-{number}");
+                            fs::create_dir_all(data.join("containers").join(&id)).unwrap();
+                            fs::write(data.join("containers").join(&id).join("record.json"), "{}").unwrap();
+                            names.claim("web", &id).unwrap()
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(won.iter().filter(|claim| **claim == Claim::Ours).count(), 1, "{won:?}");
+            fs::remove_dir_all(&data).unwrap();
+        }
+    }
+
+    #[test]
+    fn half_made_names_are_swept_and_living_ones_kept() {
+        let data = std::env::temp_dir().join(format!("shoal-names-sweep-{}", std::process::id()));
+        let names = Names::below(&data);
+        fs::create_dir_all(data.join("names")).unwrap();
+        fs::create_dir_all(data.join("containers/one")).unwrap();
+        fs::write(data.join("containers/one/record.json"), "{}").unwrap();
+        for file in ["#one", "#dead", "web"] {
+            fs::write(data.join("names").join(file), "one").unwrap();
+        }
+        names.sweep().unwrap();
+        assert!(data.join("names/#one").exists() && data.join("names/web").exists());
+        assert!(!data.join("names/#dead").exists());
         fs::remove_dir_all(&data).unwrap();
     }
 }

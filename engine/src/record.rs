@@ -149,13 +149,14 @@ impl State {
     }
 
     /// What is true now: a state that speaks of processes of another boot, or of processes that are gone, says so.
+    /// `monitored` is whether its monitor lives.
     #[must_use]
-    pub fn truthful(mut self, boot_id: &str) -> Self {
+    pub fn truthful(mut self, boot_id: &str, monitored: bool) -> Self {
         if !self.status.is_active() {
             return self;
         }
         let same_boot = self.boot_id == boot_id;
-        if same_boot && self.monitor.alive() {
+        if same_boot && monitored {
             return self;
         }
         if same_boot && self.process.alive() {
@@ -181,8 +182,8 @@ mod tests {
         let own = ProcessId::own();
         let state =
             State { status: Status::Running, process: own, monitor: own, boot_id: "a".into(), ..State::created() };
-        assert_eq!(state.clone().truthful("a").status, Status::Running);
-        let later = state.truthful("b");
+        assert_eq!(state.clone().truthful("a", true).status, Status::Running);
+        let later = state.truthful("b", true);
         assert_eq!((later.status, later.exit_code), (Status::Exited, 255));
     }
 

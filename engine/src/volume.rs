@@ -8,6 +8,7 @@ use crate::host::copy;
 use crate::host::rootfs::Rootfs;
 use crate::roots::Roots;
 use crate::time::Nanos;
+use image::store::{clear_tree, remove_tree};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::mount::{MntFlags, mount, umount2};
 use options::Source;
@@ -25,6 +26,8 @@ const VERSION: u32 = 1;
 pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
 /// A bound for records that are read.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
+/// How often a volume that disappears between its making and its first use is made again.
+const OBTAIN_MAX: usize = 8;
 
 /// A volume as recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -181,7 +184,7 @@ impl Volumes {
         let written = write();
         if written.is_err() {
             // Half a draft is nobody's volume; what cannot be removed now only takes space.
-            let _ = fs::remove_dir_all(&draft);
+            let _ = remove_tree(&draft);
         }
         written.step(|| format!("write the record of volume {}", volume.name))
     }
@@ -218,8 +221,22 @@ impl Volumes {
         }
     }
 
+    /// Makes a volume or takes the one of that name, and notes in the same breath that a container uses it.
+    pub fn obtain(&self, name: &str, options: &BTreeMap<String, String>, container: &str) -> Result<Volume, Error> {
+        for _ in 0..OBTAIN_MAX {
+            let volume = self.create(name, options, &BTreeMap::new())?;
+            match self.acquire(&volume, container) {
+                // Removed between the two steps.
+                Err(Error::NotFound { .. }) => {}
+                other => return other.map(|()| volume),
+            }
+        }
+        Err(Error::Invalid { reason: format!("volume {name} is removed again and again by somebody else") })
+    }
+
     /// Notes that a container uses a volume. Call it when the container is made: `rm` and `prune` ask.
     pub fn acquire(&self, volume: &Volume, container: &str) -> Result<(), Error> {
+        let _lock = self.lock(&volume.name)?;
         let folder = self.data.join(&volume.name).join("users");
         fs::create_dir_all(&folder)
             .and_then(|()| File::create(folder.join(container)).map(|_| ()))
@@ -229,6 +246,10 @@ impl Volumes {
     /// Takes the note away; a volume that nobody mounts any more is unmounted.
     pub fn release(&self, name: &str, container: &str) -> Result<(), Error> {
         let Some(volume) = self.read(name)? else { return Ok(()) };
+        let _lock = match self.lock(name) {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            other => other?,
+        };
         let note = self.data.join(name).join("users").join(container);
         match fs::remove_file(&note) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -236,7 +257,6 @@ impl Volumes {
             }
             _ => {}
         }
-        let _lock = self.lock(name)?;
         if self.users(name)?.is_empty() { self.unmount(&volume) } else { Ok(()) }
     }
 
@@ -247,7 +267,7 @@ impl Volumes {
         let mut users: Vec<String> = entries
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|id| self.containers.join(id).exists())
+            .filter(|id| crate::name::lives(&self.containers.join(id)))
             .collect();
         users.sort();
         Ok(users)
@@ -293,7 +313,7 @@ impl Volumes {
         let _lock = self.lock(&volume.name)?;
         let mark = self.data.join(&volume.name).join("filling");
         if mark.exists() {
-            copy::clear(&to).step(step)?;
+            clear_tree(&to).step(step)?;
         } else if fs::read_dir(&to).step(step)?.next().is_some() {
             return Ok(false);
         }
@@ -322,7 +342,7 @@ impl Volumes {
         self.unmount(&volume)?;
         let gone = self.data.join(format!(".old-{}", random_name().step(|| "read random bytes".to_owned())?));
         fs::rename(self.data.join(name), &gone)
-            .and_then(|()| fs::remove_dir_all(&gone))
+            .and_then(|()| remove_tree(&gone))
             .step(|| format!("remove volume {name}"))?;
         drop(lock);
         Ok(volume)
@@ -367,11 +387,23 @@ impl Volumes {
         Ok(())
     }
 
+    /// Locks a volume that is still there: one that was removed while this waited is not found.
     fn lock(&self, name: &str) -> Result<Flock<File>, Error> {
         let path = self.data.join(name).join("lock");
-        let file = File::create(&path).step(|| format!("make {}", path.display()))?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| Error::Io { step: format!("lock {}", path.display()), source: errno.into() })
+        loop {
+            let file = match File::create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::NotFound { name: name.to_owned() });
+                }
+                other => other.step(|| format!("make {}", path.display()))?,
+            };
+            let lock = Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| Error::Io { step: format!("lock {}", path.display()), source: errno.into() })?;
+            let inode = |meta: fs::Metadata| (meta.dev(), meta.ino());
+            if fs::metadata(&path).map(inode).ok() == lock.metadata().map(inode).ok() {
+                return Ok(lock);
+            }
+        }
     }
 
     fn read(&self, name: &str) -> Result<Option<Volume>, Error> {
@@ -451,6 +483,7 @@ mod tests {
     fn room(name: &str) -> (PathBuf, Volumes) {
         let root = std::env::temp_dir().join(format!("shoal-volume-{}-{name}", std::process::id()));
         fs::create_dir_all(root.join("data/containers/c1")).expect("a scratch folder");
+        fs::write(root.join("data/containers/c1/record.json"), "{}").expect("writable");
         let volumes = Volumes::new(&Roots::below(&root));
         (root, volumes)
     }
@@ -485,6 +518,43 @@ mod tests {
         volumes.release("data", "c1").expect("writable");
         assert_eq!(volumes.prune(|_| true).expect("readable").0, ["data"]);
         assert!(matches!(volumes.find("data"), Err(Error::NotFound { .. })));
+        fs::remove_dir_all(root).expect("removable");
+    }
+
+    #[test]
+    fn a_folder_without_a_record_pins_no_volume_unless_somebody_is_making_it() {
+        let (root, volumes) = room("pinned");
+        let volume = make(&volumes, "data");
+        let folder = root.join("data/containers/half");
+        fs::create_dir_all(&folder).expect("a scratch folder");
+        volumes.acquire(&volume, "half").expect("writable");
+        assert_eq!(volumes.users("data").expect("readable"), Vec::<String>::new());
+        let lock = File::create(folder.join("lock")).expect("writable");
+        let lock = Flock::lock(lock, FlockArg::LockExclusive).expect("free");
+        assert_eq!(volumes.users("data").expect("readable"), ["half"]);
+        drop(lock);
+        volumes.remove("data").expect("unused");
+        assert!(matches!(volumes.acquire(&volume, "c1"), Err(Error::NotFound { .. })), "a note makes no volume");
+        assert!(!root.join("data/volumes/data").exists());
+        fs::remove_dir_all(root).expect("removable");
+    }
+
+    #[test]
+    fn a_volume_is_used_or_removed_and_never_both() {
+        let (root, volumes) = room("race");
+        for _ in 0..100 {
+            let taken = std::thread::scope(|scope| {
+                let taker = scope.spawn(|| volumes.obtain("data", &BTreeMap::new(), "c1"));
+                let remover = scope.spawn(|| volumes.remove("data"));
+                let _ = remover.join().expect("no panic");
+                taker.join().expect("no panic")
+            });
+            let volume = taken.expect("obtained");
+            assert_eq!(volumes.users(&volume.name).expect("readable"), ["c1"]);
+            assert!(volumes.path(&volume).is_dir());
+            volumes.release("data", "c1").expect("writable");
+            let _ = volumes.remove("data");
+        }
         fs::remove_dir_all(root).expect("removable");
     }
 

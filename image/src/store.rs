@@ -27,6 +27,7 @@ mod partial;
 pub mod rootfs;
 mod stack;
 pub(crate) mod sys;
+mod tree;
 mod unpack;
 
 pub use check::Checked;
@@ -35,6 +36,7 @@ pub use ingest::Ingest;
 pub use layout::Layout;
 pub use names::ImageRecord;
 pub use partial::{Claim, Partial};
+pub use tree::{clear_tree, remove_tree};
 
 use lease::Lease;
 use oci::Digest;

@@ -3,6 +3,8 @@
 
 #[path = "engine/case.rs"]
 mod case;
+#[path = "engine/copy.rs"]
+mod copy;
 #[path = "engine/faults.rs"]
 mod faults;
 #[path = "engine/life.rs"]

@@ -169,7 +169,6 @@ fn udp_and_ranges_are_published_and_a_new_container_gets_the_old_ones_flows() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: the monitor does not hold published ports"]
 fn a_taken_port_is_refused_with_its_holders_name_and_leaves_nothing() {
     let host = host("taken");
     let _first = run(&host, &["--name", "holder", "-p", "8080:80"]);
@@ -217,7 +216,6 @@ fn networks_are_apart_and_internal_ones_lead_nowhere() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: IPv6 publishing"]
 fn ipv6_is_given_published_and_left_under_the_hosts_address() {
     let (_lan, host, client, _, _) = with_client("six", 4);
     let _ = host.cmd("ip").args(["-6", "addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad"]).ok();
@@ -231,7 +229,6 @@ fn ipv6_is_given_published_and_left_under_the_hosts_address() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: names"]
 fn names_and_aliases_resolve_while_their_containers_live_and_the_resolver_goes_with_the_last() {
     let host = host("names");
     let _ = host.shoal(["network", "create", "web"]).ok();
@@ -311,7 +308,6 @@ fn a_foreign_drop_policy_is_named_with_the_rule_to_add() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: 500 ports in one go"]
 fn many_ports_are_published_in_one_go() {
     let (_lan, host, client, address, _) = with_client("many", 6);
     let before = Instant::now();

@@ -19,6 +19,8 @@ mod show;
 mod tag;
 mod unpack;
 
+pub(crate) use maintain::prune_for_system;
+
 use crate::commands::Global;
 use crate::error::Error;
 use clap::Subcommand;

@@ -118,18 +118,29 @@ fn labels_match(labels: &std::collections::BTreeMap<String, String>, wanted: &st
     }
 }
 
-/// Prints rows below headings, columns padded to their widest cell and three spaces apart, as docker does.
-fn table(headings: &[&str], rows: &[Vec<String>]) {
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).chain([headings[column].len()]).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", padded.join("   ").trim_end());
-    };
-    line(&headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>());
-    for row in rows {
-        line(row);
+/// Prints documents as `inspect` does: pretty, `json`, or one rendering of a template each.
+fn print_documents(documents: &[serde_json::Value], format: Option<&str>) -> Result<(), Error> {
+    match format {
+        None | Some("") => println!("{}", serde_json::to_string_pretty(documents)?),
+        Some("json") => println!("{}", serde_json::to_string(documents)?),
+        Some(text) => {
+            let template = crate::output::Template::parse(text)?;
+            for document in documents {
+                println!("{}", template.render(document)?);
+            }
+        }
     }
+    Ok(())
+}
+
+/// What `system prune` does to networks.
+pub(crate) fn prune_networks(engine: &Engine, filters: &[String]) -> Result<(), Error> {
+    let filters = filters.iter().map(|text| prune::Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    prune::remove_unused(engine, &filters)
+}
+
+/// What `system prune --volumes` does: those without a name go.
+pub(crate) fn prune_volumes(engine: &Engine, filters: &[String]) -> Result<u64, Error> {
+    let filters = filters.iter().map(|text| prune::Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    volume::remove_unused(&engine.volumes(), false, &filters)
 }

@@ -45,7 +45,7 @@ impl Format {
     /// Renders rows; `all` are the columns a default table has, `known` those a `table` template may name as well.
     pub(crate) fn render(&self, rows: &[Value], all: &[Column], known: &[Column]) -> Result<String, TemplateError> {
         match self {
-            Self::Json => Ok(rows.iter().map(|row| format!("{row}\n")).collect()),
+            Self::Json => Ok(rows.iter().map(|row| format!("{}\n", without_methods(row))).collect()),
             Self::Template(template) => {
                 let mut text = String::new();
                 for row in rows {
@@ -76,6 +76,17 @@ impl Format {
     }
 }
 
+/// The field that answers `.Label "key"`: a map beside docker's fields, for templates alone.
+pub(crate) const LABEL: &str = "Label";
+
+fn without_methods(row: &Value) -> Value {
+    let mut row = row.clone();
+    if let Value::Object(fields) = &mut row {
+        fields.remove(LABEL);
+    }
+    row
+}
+
 fn cell(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -99,11 +110,12 @@ mod tests {
 
     #[test]
     fn tables_have_headings_and_templates_do_not() {
-        let rows = [json!({"ID": "abc", "Names": "web"})];
+        let rows = [json!({"ID": "abc", "Names": "web", "Label": {"tier": "front"}})];
         let render = |format: Option<&str>| Format::parse(format).unwrap().render(&rows, &COLUMNS, &[]).unwrap();
         assert_eq!(render(None), "CONTAINER ID   NAMES\nabc            web\n");
         assert_eq!(render(Some("table {{.Names}}\\t{{.ID}}")), "NAMES   CONTAINER ID\nweb     abc\n");
         assert_eq!(render(Some("{{.ID}}")), "abc\n");
+        assert_eq!(render(Some("{{.Label \"tier\"}}{{.Label \"no\"}}")), "front\n");
         assert_eq!(render(Some("json")), "{\"ID\":\"abc\",\"Names\":\"web\"}\n");
     }
 }

@@ -465,7 +465,15 @@ impl Scope<'_> {
             } else if rest.is_empty() && last.is_none() {
                 last = Some(self.operand(first, dot)?);
             } else {
-                return error("a value takes no arguments");
+                // A method: `.Label "key"` is an entry of a map, an absent one is empty as in docker.
+                let mut arguments =
+                    rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>, _>>()?;
+                arguments.extend(last.take());
+                last = Some(match (self.operand(first, dot)?, &arguments[..]) {
+                    (Value::Object(map), [Value::String(key)]) => map.get(key).cloned().unwrap_or_else(|| "".into()),
+                    (_, [_]) => return error("a value takes no arguments"),
+                    _ => return error("a method takes one argument"),
+                });
             }
         }
         Ok(last.expect("pipelines are not empty"))
@@ -542,9 +550,17 @@ fn call(name: &str, arguments: Vec<Value>) -> Result<Value, TemplateError> {
         "upper" => text(0).to_uppercase().into(),
         "lower" => text(0).to_lowercase().into(),
         "title" => {
-            let text = text(0);
-            let mut letters = text.chars();
-            letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect()).into()
+            let mut inside = false;
+            let raised = text(0).chars().fold(String::new(), |mut out, letter| {
+                if inside {
+                    out.push(letter)
+                } else {
+                    out.extend(letter.to_uppercase())
+                }
+                inside = letter.is_alphanumeric() || letter == '_' || letter == '\'';
+                out
+            });
+            raised.into()
         }
         "join" => {
             need(2)?;
@@ -754,6 +770,13 @@ mod tests {
         assert_eq!(render("{{index (split \"a:b\" \":\") 1}}"), "b");
         assert_eq!(render("a {{- /* gone */ -}} b{{range .Ports}}x{{else}}none{{end}}"), "abnone");
         assert_eq!(render("{{.Config.Labels}} {{.Config.Env}}"), "map[a:1] [A=1 B=2]");
+        assert_eq!(
+            render("{{.Config.Label \"a\"}}{{.Config.Label \"b\"}}"),
+            "ERROR template: can't evaluate field Label"
+        );
+        assert_eq!(render("{{.Config.Labels \"a\"}}-{{.Config.Labels \"b\"}}-{{\"a\" | .Config.Labels}}"), "1--1");
+        assert_eq!(render("{{title \"two words\"}} {{lower \"ÄB\"}} {{split \"a,b\" \",\" | len}}"), "Two Words äb 2");
+        assert_eq!(render("{{if and (eq .Name \"web\") (gt (len .List) 1)}}both{{end}}"), "both");
         assert_eq!(render("{{$x := .Name}}{{$x}} {{and true .Name}} {{not false}}"), "web web true");
     }
 
@@ -768,6 +791,8 @@ mod tests {
             "{{.Name.X}}",
             "{{}}",
             "{{range .Name}}x{{end}}",
+            "{{.Name \"x\"}}",
+            "{{.Config.Labels \"a\" \"b\"}}",
         ] {
             assert!(render(bad).starts_with("ERROR"), "{bad}: {}", render(bad));
         }

@@ -9,7 +9,7 @@ use crate::record::{RECORD_VERSION, Record, State};
 use crate::time::now;
 use crate::wish::Wish;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 /// How often a made-up name is made up again when it is taken.
@@ -38,14 +38,8 @@ impl Engine {
             fs::create_dir_all(folder).map_err(EngineError::io(format!("make {}", folder.display())))?;
         }
         fs::DirBuilder::new().mode(0o700).create(&data).map_err(EngineError::io(format!("make {}", data.display())))?;
-        let made = self.create_in(&data, &id, wish, image);
-        match made {
-            Ok(name) => Ok(Created { id, name, warnings }),
-            Err(error) => {
-                fs::remove_dir_all(&data).ok();
-                Err(error)
-            }
-        }
+        let name = self.create_in(&data, &id, wish, image)?;
+        Ok(Created { id, name, warnings })
     }
 
     fn create_in(
@@ -55,9 +49,32 @@ impl Engine {
         wish: &Wish,
         image: super::images::Found,
     ) -> Result<String, EngineError> {
-        fs::File::create(data.join("lock")).map_err(EngineError::io("make the lock"))?;
+        let swept =
+            || EngineError::Invalid("the new container was swept away before it was made: try again".to_owned());
+        fs::File::create(data.join("lock")).map_err(|_| swept())?;
         // Held until the record is there: a name whose holder has neither record nor lock is free.
-        let lock = lock_file(data).map_err(EngineError::io("lock the new container"))?;
+        let lock = lock_file(data).map_err(|_| swept())?;
+        if lock.metadata().map_or(0, |meta| meta.nlink()) == 0 {
+            return Err(swept());
+        }
+        let made = self.record_in(data, id, wish, image);
+        if made.is_err() {
+            // Under the lock: nobody else can be at it.
+            super::remove::remove_data(data).ok();
+        }
+        drop(lock);
+        let record = made?;
+        self.event(&record, "create", &[]);
+        Ok(record.name)
+    }
+
+    fn record_in(
+        &self,
+        data: &Path,
+        id: &str,
+        wish: &Wish,
+        image: super::images::Found,
+    ) -> Result<Record, EngineError> {
         let mut record = Record {
             version: RECORD_VERSION,
             id: id.to_owned(),
@@ -77,11 +94,10 @@ impl Engine {
             .and_then(|()| Ok(file::save(&data.join("record.json"), &record, Durable::Yes)?));
         if let Err(error) = saved {
             self.names().release(&record.name, id).ok();
+            self.release_volumes(&record, true).ok();
             return Err(error);
         }
-        drop(lock);
-        self.event(&record, "create", &[]);
-        Ok(record.name)
+        Ok(record)
     }
 
     fn claim_name(&self, wanted: &str, id: &str) -> Result<String, EngineError> {
@@ -161,6 +177,11 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
         let address = entry.split_once([':', '=']).map(|(_, address)| address.trim_matches(['[', ']']));
         if !address.is_some_and(|text| text == "host-gateway" || text.parse::<std::net::IpAddr>().is_ok()) {
             return Err(EngineError::Invalid(format!("--add-host {entry:?}: NAME:ADDRESS is needed")));
+        }
+    }
+    for text in &wish.dns {
+        if text.parse::<std::net::IpAddr>().is_err() {
+            return Err(EngineError::Invalid(format!("--dns {text:?}: the address of a server is needed")));
         }
     }
     let mut targets = std::collections::BTreeSet::new();

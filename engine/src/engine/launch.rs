@@ -6,7 +6,7 @@ use crate::error::EngineError;
 use crate::file::{self, Durable};
 use crate::host::netns;
 use crate::monitor::protocol::{Client, Reply, Request};
-use crate::monitor::{PLAN_VERSION, Plan};
+use crate::monitor::{PLAN_VERSION, Plan, lock};
 use crate::network::{self, Attach, Attachment, Mode};
 use crate::record::{State, Status};
 use oci::spec::Spec;
@@ -68,6 +68,9 @@ impl Engine {
         if locked.container.state.status == Status::Removing {
             return Err(locked.container.state_error("is being removed"));
         }
+        if locked.container.monitored {
+            return Err(locked.container.state_error("is being started by another command"));
+        }
         // What a killed monitor, a reboot or a failed start has left.
         self.give_back(&locked.container)?;
         let mut warnings = Vec::new();
@@ -80,6 +83,7 @@ impl Engine {
                 Ok(Launch { container: locked.unlock(), client, warnings })
             }
             Err(error) => {
+                self.settle(&locked.container);
                 // The first failure is the one to report; what cannot be given back now is found by the next verb.
                 self.give_back(&locked.container).ok();
                 let now = self.load(locked.container.id())?.state;
@@ -291,6 +295,7 @@ impl Engine {
             health,
             stop_signal: stop_signal(container)?,
             timeout: wish.timeout,
+            ports: self.attachments(container).into_iter().flat_map(|attachment| attachment.ports).collect(),
             restart_count: 0,
             cleanup,
         })
@@ -314,10 +319,14 @@ impl Engine {
         }
         ask(&Request::Start)?;
         let program = self.monitor()?;
+        // From here on the container is seen to have a monitor, also when this command is killed.
+        let lock = lock::take(&container.run)
+            .map_err(EngineError::io("take the monitor's lock"))?
+            .ok_or_else(|| container.state_error("has a monitor already"))?;
         let status = Command::new(&program)
             .arg(&container.run)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(lock))
             .status()
             .map_err(EngineError::io(format!("execute {}", program.display())))?;
         let gone = || EngineError::Runtime {

@@ -20,10 +20,11 @@ pub struct Listed {
     pub damaged: Vec<String>,
 }
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "id",
     "name",
     "label",
+    "label!",
     "exited",
     "status",
     "ancestor",
@@ -68,7 +69,7 @@ impl Filter {
             if values.peek().is_none() {
                 continue;
             }
-            let all = key == "label";
+            let all = matches!(key, "label" | "label!");
             let mut any = false;
             for value in values {
                 let fits = one(engine, container, key, value)?;
@@ -96,6 +97,7 @@ fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result
             ),
             None => record.name.contains(value.trim_start_matches('/').trim_end_matches('$')),
         },
+        "label!" => !one(engine, container, "label", value)?,
         "label" => match value.split_once('=') {
             Some((name, wanted)) => record.labels().get(name).is_some_and(|found| found == wanted),
             None => record.labels().contains_key(value),

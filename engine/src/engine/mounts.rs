@@ -47,9 +47,7 @@ impl Engine {
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
                     .collect();
                 let volumes = self.volumes();
-                let volume = volumes.create(&mount.source, &options, &BTreeMap::new())?;
-                volumes.acquire(&volume, &record.id)?;
-                mount.source = volume.name;
+                mount.source = volumes.obtain(&mount.source, &options, &record.id)?.name;
             }
         }
         Ok(())
@@ -69,8 +67,7 @@ impl Engine {
     fn volume(&self, container: &Container, rootfs: &Path, wish: &MountWish) -> Result<String, EngineError> {
         let volumes = self.volumes();
         // Made anew when somebody has removed it with force; the note is renewed with it.
-        let volume = volumes.create(&wish.source, &BTreeMap::new(), &BTreeMap::new())?;
-        volumes.acquire(&volume, container.id())?;
+        let volume = volumes.obtain(&wish.source, &BTreeMap::new(), container.id())?;
         let folder = volumes.prepare(&volume)?;
         if !wish.no_copy {
             volumes.populate(&volume, rootfs, Path::new(&wish.target))?;

@@ -355,6 +355,13 @@ impl Engine {
         )))
     }
 
+    /// The host's number of the container's user 0: the begin of its range with `--userns auto`.
+    pub(super) fn first_id(&self, container: &Container) -> u32 {
+        let slot = fs::read_to_string(container.data.join("userns")).ok();
+        let slot: Option<u32> = slot.and_then(|text| text.trim().parse().ok());
+        slot.map_or(0, |slot| IDS_FIRST + slot % IDS_SLOTS * IDS)
+    }
+
     /// Gives a removed container's range of ids back.
     pub(super) fn release_ids(&self, container: &Container) {
         if let Ok(slot) = fs::read_to_string(container.data.join("userns")) {

@@ -5,6 +5,8 @@ use crate::error::EngineError;
 use crate::file::{self, Durable};
 use crate::host::netns;
 use crate::record::Status;
+use image::store::remove_tree;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use std::fs;
 use std::io;
@@ -26,19 +28,40 @@ impl Engine {
         if self.roots.runtime().join(id).exists() {
             keep(self.runtime_delete(id));
         }
-        let networks = self.networks();
-        for attachment in self.attachments(container) {
-            keep(networks.detach(&attachment).map_err(EngineError::from));
-        }
+        self.disconnect_all(container, &mut keep);
         if container.run.exists() {
-            // Also what a crash between connecting and writing it down has left.
-            keep(networks.sweep(id).map_err(EngineError::from));
             keep(netns::unpin(&container.run.join("netns")).map_err(EngineError::io("unmount the network namespace")));
         }
-        fs::remove_file(container.data.join("network.json")).ok();
         keep(self.rootfs_release(container));
-        keep(remove_folder(&container.run).map_err(EngineError::io(format!("remove {}", container.run.display()))));
+        if first.is_ok() {
+            // The run folder goes last: as long as it is there, the next call looks for what a crash has left.
+            first =
+                remove_folder(&container.run).map_err(EngineError::io(format!("remove {}", container.run.display())));
+        }
         first
+    }
+
+    /// Undoes every attachment; what cannot be undone stays on record for the next try.
+    fn disconnect_all(&self, container: &Container, keep: &mut dyn FnMut(Result<(), EngineError>)) {
+        let networks = self.networks();
+        let record = container.data.join("network.json");
+        let attachments = self.attachments(container);
+        let mut left = Vec::new();
+        for attachment in &attachments {
+            if let Err(error) = networks.detach(attachment) {
+                keep(Err(error.into()));
+                left.push(attachment.clone());
+            }
+        }
+        if container.run.exists() || record.exists() {
+            // Also what a crash between connecting and writing it down has left.
+            keep(networks.sweep(container.id()).map_err(EngineError::from));
+        }
+        if left.is_empty() {
+            fs::remove_file(&record).ok();
+        } else if left.len() < attachments.len() {
+            keep(self.save_attachments(container, &left));
+        }
     }
 
     fn runtime_delete(&self, id: &str) -> Result<(), EngineError> {
@@ -93,7 +116,8 @@ impl Engine {
         self.remove_locked(locked, volumes)
     }
 
-    /// Removes a locked container that does not run.
+    /// Removes a locked container that does not run. Until everything it holds is given back its record stays, and `rm` can
+    /// be said again.
     pub(super) fn remove_locked(&self, mut locked: Locked, volumes: bool) -> Result<(), EngineError> {
         locked.container.state.status = Status::Removing;
         file::save(&locked.container.data.join("state.json"), &locked.container.state, Durable::No)?;
@@ -102,23 +126,55 @@ impl Engine {
         let removed = self.rootfs_remove(container);
         done = done.and(removed);
         let released = self.release_volumes(&container.record, volumes || container.record.wish.remove);
-        done = done.and(released);
+        done.and(released)?;
         self.release_ids(container);
-        done?;
         self.event(&container.record, "destroy", &[]);
         self.names().release(container.name(), container.id())?;
-        // The record goes last: until then `rm` can be said again.
-        let data = container.data.clone();
-        for entry in fs::read_dir(&data).map_err(EngineError::io(format!("read {}", data.display())))?.flatten() {
-            if entry.file_name() != "record.json" && entry.file_name() != "lock" {
-                let path = entry.path();
-                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                let removed = if is_dir { remove_folder(&path) } else { fs::remove_file(&path) };
-                removed.map_err(EngineError::io(format!("remove {}", path.display())))?;
+        remove_data(&container.data)
+    }
+
+    /// Removes folders of containers without a record that nobody is making or removing: what a killed `create` or `rm` has
+    /// left. Returns how many.
+    pub fn sweep_folders(&self) -> Result<usize, EngineError> {
+        let mut swept = 0;
+        for id in self.ids()? {
+            let data = self.roots.container_data(&id);
+            if data.join("record.json").exists() {
+                continue;
+            }
+            // Whoever makes or removes it holds its lock; a folder that has none yet gets one.
+            let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(data.join("lock"));
+            let Ok(file) = file else { continue };
+            let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
+            if !data.join("record.json").exists() {
+                remove_data(&data)?;
+                swept += 1;
             }
         }
-        fs::remove_dir_all(&data).map_err(EngineError::io(format!("remove {}", data.display())))
+        self.names().sweep()?;
+        Ok(swept)
     }
+}
+
+/// Removes a container's data folder. Everything else goes first, then the record, then the lock: whoever sees a record sees
+/// a container that can be removed, and whoever waits for the lock finds nothing.
+pub(super) fn remove_data(data: &Path) -> Result<(), EngineError> {
+    for entry in fs::read_dir(data).map_err(EngineError::io(format!("read {}", data.display())))?.flatten() {
+        if entry.file_name() != "record.json" && entry.file_name() != "lock" {
+            let path = entry.path();
+            remove_folder(&path).map_err(EngineError::io(format!("remove {}", path.display())))?;
+        }
+    }
+    for name in ["record.json", "lock"] {
+        let path = data.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(EngineError::io(format!("remove {}", path.display()))(error));
+            }
+            _ => {}
+        }
+    }
+    remove_tree(data).map_err(EngineError::io(format!("remove {}", data.display())))
 }
 
 /// Removes a folder of ours; a mount in it is taken off first, so that nothing of anybody else is ever deleted.
@@ -128,11 +184,10 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    unmount_below(folder, meta.dev(), 2)?;
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    if meta.is_dir() {
+        unmount_below(folder, meta.dev(), 2)?;
     }
+    remove_tree(folder)
 }
 
 fn unmount_below(folder: &Path, device: u64, depth: u32) -> io::Result<()> {

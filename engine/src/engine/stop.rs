@@ -2,14 +2,23 @@
 
 use super::{Container, Engine};
 use crate::error::EngineError;
+use crate::monitor::lock;
 use crate::monitor::protocol::{Client, Reply, Request};
 use crate::record::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// How long `stop` waits before it kills, in s; docker's.
 pub const STOP_TIMEOUT_S: u64 = 10;
+/// How long a monitor may take to go after its last word: it waits two seconds for slow readers.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How long a monitor may take to listen; it does before it starts anything.
+const REACH: Duration = Duration::from_secs(10);
+/// How often it is tried.
+const REACH_LOOK: Duration = Duration::from_millis(2);
 
 impl Engine {
     /// Stops a container: its stop signal, then SIGKILL after `timeout_s` (-1 waits for ever). One that does not run is
@@ -17,21 +26,11 @@ impl Engine {
     pub fn stop(&self, name: &str, signal_text: Option<&str>, timeout_s: Option<i64>) -> Result<(), EngineError> {
         let signal = signal_text.map(signal).transpose()?;
         let locked = self.lock(name)?;
-        let container = &locked.container;
         if !locked.is_active() {
             return Ok(());
         }
-        let own = container.record.wish.stop_timeout.unwrap_or(STOP_TIMEOUT_S);
-        let timeout_ms = match timeout_s {
-            Some(-1) => None,
-            Some(seconds) if seconds < 0 => {
-                return Err(EngineError::Invalid(format!("-t {seconds}: seconds, or -1 to wait for ever")));
-            }
-            Some(seconds) => Some(seconds.unsigned_abs() * 1000),
-            None => Some(own * 1000),
-        };
-        self.stop_locked(container, signal, timeout_ms)?;
-        let container = self.load(container.id())?;
+        self.stop_locked(&locked.container, signal, timeout_ms(&locked.container, timeout_s)?)?;
+        let container = self.load(locked.container.id())?;
         self.give_back(&container)?;
         self.event(&container.record, "stop", &[]);
         if container.record.wish.remove {
@@ -47,38 +46,57 @@ impl Engine {
         signal: Option<i32>,
         timeout_ms: Option<u64>,
     ) -> Result<(), EngineError> {
-        let Ok(mut client) = Client::connect(&container.run) else { return self.kill_orphan(container) };
+        let Some(mut client) = reach(container) else { return self.without_monitor(container) };
         let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
-        client.send(&Request::CleanupIsMine).map_err(speak())?;
-        client.send(&Request::Stop { signal, timeout_ms }).map_err(speak())?;
+        let asked =
+            client.send(&Request::CleanupIsMine).and_then(|()| client.send(&Request::Stop { signal, timeout_ms }));
+        // It may end by itself at this very moment: its last words are then all that is to be heard.
+        unless_gone(asked).map_err(speak())?;
         if container.state.status == Status::Paused {
             // A frozen process takes no signal but in its sleep.
-            self.runtime_verb(container, "resume")?;
+            match self.runtime_verb(container, "resume") {
+                Err(error) if lock::held(&container.run) == Some(true) => return Err(error),
+                _ => {}
+            }
         }
-        loop {
-            match client.reply().map_err(speak())? {
-                Some(Reply::Exited { last: true, .. }) | None => break,
-                Some(_) => {}
+        while let Some(reply) = client.reply().map_err(speak())? {
+            if matches!(reply, Reply::Exited { last: true, .. } | Reply::Failed { .. }) {
+                break;
             }
         }
         self.settle(container);
-        Ok(())
+        self.without_monitor(container)
     }
 
     /// Waits until the monitor itself is gone: only then do its state and its files stand still.
     pub(super) fn settle(&self, container: &Container) {
-        if let Some(handle) = container.state.monitor.open() {
-            poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], PollTimeout::from(5000u16)).ok();
+        if lock::held(&container.run).is_some() {
+            lock::await_free(&container.run, SETTLE);
+        } else if let Some(handle) = container.state.monitor.open() {
+            // A monitor of a version without the lock.
+            let patience = u16::try_from(SETTLE.as_millis()).unwrap_or(u16::MAX);
+            poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], PollTimeout::from(patience)).ok();
         }
     }
 
-    /// A container without a monitor: its process is killed, its exit code lost.
-    fn kill_orphan(&self, container: &Container) -> Result<(), EngineError> {
-        if let Some(handle) = container.state.process.open() {
+    /// What is left to stop where no monitor answers: nothing when it has written down the end, else a container whose
+    /// monitor was killed. Its process is killed too, its exit code is lost.
+    fn without_monitor(&self, container: &Container) -> Result<(), EngineError> {
+        let now = self.load(container.id())?;
+        if now.monitored
+            && let Some(handle) = now.state.monitor.open()
+        {
+            // It holds its lock and listens to nobody.
+            crate::host::sys::pidfd_send_signal(handle.as_fd(), libc::SIGKILL).ok();
+            lock::await_free(&container.run, SETTLE);
+        } else if !now.state.status.is_active() {
+            return Ok(());
+        }
+        if let Some(handle) = now.state.process.open() {
             crate::host::sys::pidfd_send_signal(handle.as_fd(), libc::SIGKILL).ok();
             poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16)).ok();
         }
-        let mut state = container.state.clone();
+        let mut state = now.state;
         state.status = Status::Exited;
         state.exit_code = 137;
         state.finished = crate::time::now();
@@ -93,17 +111,18 @@ impl Engine {
         if !container.state.status.is_active() || container.state.status == Status::Restarting {
             return Err(container.state_error("is not running"));
         }
-        match Client::connect(&container.run) {
+        let heard = match Client::connect(&container.run) {
             Ok(mut client) => {
-                let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
-                client.send(&Request::Signal { signal }).map_err(speak())?;
-                client.reply().map_err(speak())?;
+                client.send(&Request::Signal { signal }).and_then(|()| client.reply()).map(|word| word.is_some())
             }
-            Err(_) => container
-                .state
-                .process
-                .signal(signal)
-                .map_err(EngineError::io(format!("signal container {}", container.name())))?,
+            Err(_) => container.state.process.signal(signal).map(|()| true),
+        };
+        match heard {
+            Ok(true) => {}
+            Err(error) if !is_gone(&error) => {
+                return Err(EngineError::io(format!("signal container {}", container.name()))(error));
+            }
+            _ => return Err(container.state_error("is not running")),
         }
         if container.state.status == Status::Paused && signal == libc::SIGKILL {
             self.runtime_verb(&container, "resume")?;
@@ -112,29 +131,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Stops and starts a container.
+    /// Stops and starts a container. It stays locked in between: `--rm` and other commands find it running or running.
     pub fn restart(
         &self,
         name: &str,
-        signal: Option<&str>,
+        signal_text: Option<&str>,
         timeout_s: Option<i64>,
     ) -> Result<Vec<String>, EngineError> {
-        let container = self.find(name)?;
-        if container.record.wish.remove && container.state.status.is_active() {
-            // `--rm` must not take it away between its two lives.
-            let locked = self.lock(container.id())?;
-            let timeout = timeout_s.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(STOP_TIMEOUT_S);
-            let signal = signal.map(self::signal).transpose()?;
-            self.stop_locked(&locked.container, signal, Some(timeout * 1000))?;
-            let id = locked.unlock().record.id;
-            let warnings = self.launch(self.lock(&id)?, None)?.warnings;
-            self.event(&container.record, "restart", &[]);
-            return Ok(warnings);
+        let signal = signal_text.map(signal).transpose()?;
+        let mut locked = self.lock(name)?;
+        if locked.is_active() {
+            self.stop_locked(&locked.container, signal, timeout_ms(&locked.container, timeout_s)?)?;
+            self.event(&locked.container.record, "stop", &[]);
+            locked.container = self.load(locked.container.id())?;
         }
-        self.stop(container.id(), signal, timeout_s)?;
-        let warnings = self.start(container.id())?;
-        self.event(&container.record, "restart", &[]);
-        Ok(warnings)
+        let launch = self.launch(locked, None)?;
+        self.event(&launch.container.record, "restart", &[]);
+        Ok(launch.warnings)
     }
 
     /// Freezes all processes of a container.
@@ -207,6 +220,44 @@ impl Engine {
             step: format!("{verb} container {}", container.name()),
             message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         })
+    }
+}
+
+/// How long a stop waits before it kills: what was said now, what was said at `run`, docker's default.
+fn timeout_ms(container: &Container, timeout_s: Option<i64>) -> Result<Option<u64>, EngineError> {
+    match timeout_s {
+        Some(-1) => Ok(None),
+        Some(seconds) => u64::try_from(seconds)
+            .map(|seconds| Some(seconds.saturating_mul(1000)))
+            .map_err(|_| EngineError::Invalid(format!("-t {seconds}: seconds, or -1 to wait for ever"))),
+        None => Ok(Some(container.record.wish.stop_timeout.unwrap_or(STOP_TIMEOUT_S).saturating_mul(1000))),
+    }
+}
+
+/// Connects to a monitor; one that has just been started may not listen yet. `None` when there is none.
+fn reach(container: &Container) -> Option<Client> {
+    let deadline = Instant::now() + REACH;
+    loop {
+        if let Ok(client) = Client::connect(&container.run) {
+            return Some(client);
+        }
+        if lock::held(&container.run) != Some(true) || Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(REACH_LOOK);
+    }
+}
+
+/// Whether an error means that the other side, or the process, has ended.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotFound)
+        || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn unless_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other,
     }
 }
 

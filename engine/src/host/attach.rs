@@ -12,13 +12,17 @@ use crate::network::{
     Subnet, plan,
 };
 use ipnet::IpNet;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+/// How many ports are published in one transaction: it must fit the netlink socket's send buffer, 130 bytes a port.
+const PORTS_A_TRANSACTION: usize = 512;
 /// The MTU where the host has no default route.
 const MTU: u32 = 1500;
 
@@ -56,6 +60,8 @@ impl Networks {
     }
 
     fn attach_steps(&self, network: &Network, request: &Attach, out: &mut Attachment) -> Result<(), Error> {
+        // Until the member is enrolled nobody removes the network under it.
+        let _use = self.hold(network)?;
         self.lease(network, request, out)?;
         let mac = request.mac.unwrap_or_else(|| plan::container_mac(out.ipv4(), &out.container, &network.id));
         out.mac = mac_text(mac);
@@ -78,6 +84,8 @@ impl Networks {
         }
         if network.driver == Driver::Bridge && !network.internal {
             out.ports = self.publish(out, &request.ports)?;
+            // A program of the host that has one of them is told now; the monitor takes them for as long as it lives.
+            drop(reserve(&out.ports)?);
         } else if !request.ports.is_empty() {
             out.warnings.push(format!("network {} publishes no ports; -p is without effect on it", network.name));
         }
@@ -182,9 +190,9 @@ impl Networks {
     ) -> Result<(), Error> {
         // Fixed ports go in one transaction; each that may be chosen is tried alone.
         let fixed: Vec<PublishedPort> = wanted.iter().filter_map(fixed).collect();
-        if !fixed.is_empty() {
-            self.publish_fixed(firewall, attachment, &fixed)?;
-            published.extend(fixed);
+        for part in fixed.chunks(PORTS_A_TRANSACTION) {
+            self.publish_fixed(firewall, attachment, part)?;
+            published.extend_from_slice(part);
         }
         for mapping in wanted.iter().filter(|mapping| self::fixed(mapping).is_none()) {
             published.push(self.publish_any(firewall, attachment, mapping)?);
@@ -507,13 +515,15 @@ pub(crate) fn dismantle(network: &Network) -> Result<(), Error> {
         return Ok(());
     }
     let mut host = Socket::open(Family::Route).step(|| "open a netlink socket".to_owned())?;
-    if link::find(&mut host, &network.bridge).step(|| format!("look up bridge {}", network.bridge))?.is_none() {
-        return Ok(());
+    if link::find(&mut host, &network.bridge).step(|| format!("look up bridge {}", network.bridge))?.is_some() {
+        link::remove(&mut host, &network.bridge).step(|| format!("remove bridge {}", network.bridge))?;
     }
-    link::remove(&mut host, &network.bridge).step(|| format!("remove bridge {}", network.bridge))?;
-    Firewall::open()
-        .and_then(|mut firewall| firewall.network_remove(&rules(network)))
-        .step(|| format!("remove network {} from table inet shoal", network.name))
+    // Also where the bridge is gone: somebody else may have removed it, and its elements would meet a later bridge.
+    let step = || format!("remove network {} from table inet shoal", network.name);
+    match Firewall::present().step(step)? {
+        Some(mut firewall) => firewall.network_remove(&rules(network)).step(step),
+        None => Ok(()),
+    }
 }
 
 fn rules(network: &Network) -> NetworkRules {
@@ -695,20 +705,22 @@ fn ephemeral_range() -> (u16, u16) {
 }
 
 /// Host ports held against other programs of the host: bound, never listened on. Dropping it frees them.
+///
+/// The sockets are not kept in this process's table, where thousands of them would not fit: they wait as messages in the
+/// queue of a socket pair that nobody reads.
 #[derive(Debug, Default)]
 pub struct Reservation {
-    sockets: Vec<OwnedFd>,
+    shelves: Vec<(UnixStream, UnixStream)>,
 }
 
 impl Reservation {
-    /// Returns how many sockets are held.
-    pub fn len(&self) -> usize {
-        self.sockets.len()
-    }
-
-    /// Returns whether nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+    fn keep(&mut self, sockets: &[OwnedFd]) -> io::Result<()> {
+        let shelf = UnixStream::pair()?;
+        let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        sendmsg::<()>(shelf.0.as_raw_fd(), &[io::IoSlice::new(b"p")], &rights, MsgFlags::MSG_DONTWAIT, None)?;
+        self.shelves.push(shelf);
+        Ok(())
     }
 }
 
@@ -716,20 +728,32 @@ impl Reservation {
 /// result as long as the container runs. Packets never come here: they are rewritten before.
 pub fn reserve(ports: &[PublishedPort]) -> Result<Reservation, Error> {
     let mut reservation = Reservation::default();
+    let mut sockets = Vec::with_capacity(SHELF.min(ports.len() * 2));
     for port in ports {
+        let step = || format!("hold host port {}", port_text(port));
         for address in port.host_addresses() {
             match super::reserve::bind(address, port.host_port, port.protocol) {
-                Ok(Some(socket)) => reservation.sockets.push(socket),
+                Ok(Some(socket)) => sockets.push(socket),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     return Err(Error::PortBusy { port: port_text(port) });
                 }
-                Err(source) => return Err(Error::Io { step: format!("bind host port {}", port_text(port)), source }),
+                Err(source) => return Err(Error::Io { step: step(), source }),
+            }
+            if sockets.len() >= SHELF {
+                reservation.keep(&sockets).step(step)?;
+                sockets.clear();
             }
         }
     }
+    if !sockets.is_empty() {
+        reservation.keep(&sockets).step(|| "hold host ports".to_owned())?;
+    }
     Ok(reservation)
 }
+
+/// How many sockets one message carries; the kernel takes 253 (SCM_MAX_FD).
+const SHELF: usize = 200;
 
 /// Makes the kernel forget UDP flows to these host ports: without this an old flow keeps its old target for minutes.
 fn forget_udp(ports: &[PublishedPort]) -> Result<(), Error> {

@@ -1,16 +1,18 @@
 //! Copies a tree with owners, modes, times, links and extended attributes. In: two open directories. Out: the second one
-//! filled. Goes by descriptors only and never follows a symlink: neither tree can lead it elsewhere.
+//! filled. Goes by descriptors only and never follows a symlink: neither tree can lead it elsewhere, also while somebody
+//! changes one of them.
 
 use super::sys;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, futimens, mkdirat, mknodat,
     utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,129 +20,262 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Directories below each other: each holds two descriptors open.
 const DEPTH_MAX: usize = 200;
+/// How often a name is freed again that another process takes in between.
+const REPLACE_MAX: usize = 8;
 
-/// Copies the content, owner, mode and attributes of one directory into another.
+/// Who owns what was copied, by who owned it before: user and group.
+pub(crate) type Owners<'a> = &'a (dyn Fn(u32, u32) -> (u32, u32) + Sync);
+
+/// Owners as they were.
+pub(crate) const SAME: Owners<'static> = &|user, group| (user, group);
+
+/// Copies the content, owner, mode and attributes of one directory into another, empty one.
 pub(crate) fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
-    let mut copier = Copier { links: HashMap::new(), root: to.try_clone_to_owned()? };
-    copier.directory(from, to, &mut Vec::new())
+    Copier::new(to, SAME, true, false)?.directory(from, to, &mut Vec::new(), true)
 }
 
-struct Copier {
+/// How things are copied into what is there already.
+#[derive(Clone, Copy)]
+pub(crate) struct Merge<'a> {
+    /// Whose they become.
+    pub(crate) owners: Owners<'a>,
+    /// Attributes of every kind, not only the user's own.
+    pub(crate) attributes: bool,
+}
+
+impl Merge<'_> {
+    /// Copies what `name` is in `from` to `new` in `to`. Files there are replaced, directories are filled; one never becomes
+    /// the other. Returns the bytes of all files.
+    pub(crate) fn entry(&self, from: BorrowedFd<'_>, name: &OsStr, to: BorrowedFd<'_>, new: &OsStr) -> io::Result<u64> {
+        let mut copier = Copier::new(to, self.owners, self.attributes, true)?;
+        copier.entry(from, name, to, &mut vec![new.to_owned()])?;
+        Ok(copier.bytes)
+    }
+
+    /// Copies what is in one directory into another; the directory itself stays as it is.
+    pub(crate) fn content(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<u64> {
+        let mut copier = Copier::new(to, self.owners, self.attributes, true)?;
+        copier.directory(from, to, &mut Vec::new(), false)?;
+        Ok(copier.bytes)
+    }
+
+    /// Copies what is in one directory into another that was just made for it, and its mode, times and owner too.
+    pub(crate) fn whole(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<u64> {
+        let mut copier = Copier::new(to, self.owners, self.attributes, true)?;
+        copier.directory(from, to, &mut Vec::new(), true)?;
+        Ok(copier.bytes)
+    }
+}
+
+struct Copier<'a> {
     /// Where a file with several names was copied to, by device and inode: a path below the root.
     links: HashMap<(u64, u64), OsString>,
     root: OwnedFd,
+    owners: Owners<'a>,
+    attributes: bool,
+    /// What is there already is replaced or filled.
+    merge: bool,
+    bytes: u64,
 }
 
-impl Copier {
-    fn directory(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &mut Vec<OsString>) -> io::Result<()> {
+impl<'a> Copier<'a> {
+    fn new(root: BorrowedFd<'_>, owners: Owners<'a>, attributes: bool, merge: bool) -> io::Result<Self> {
+        Ok(Self { links: HashMap::new(), root: root.try_clone_to_owned()?, owners, attributes, merge, bytes: 0 })
+    }
+
+    fn directory(
+        &mut self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        path: &mut Vec<OsString>,
+        itself: bool,
+    ) -> io::Result<()> {
         if path.len() > DEPTH_MAX {
             return Err(io::Error::other(format!("directories nest deeper than {DEPTH_MAX}")));
         }
         // Through /proc: std reads an open directory only by name, and this name is the descriptor itself.
         for entry in fs::read_dir(format!("/proc/self/fd/{}", from.as_raw_fd()))? {
             let name = entry?.file_name();
-            path.push(name);
-            self.entry(from, to, path)?;
+            path.push(name.clone());
+            self.entry(from, &name, to, path)?;
             path.pop();
         }
-        finish(from, to, &fstat(from)?)
+        if itself { self.finish(from, to, &fstat(from)?) } else { Ok(()) }
     }
 
-    fn entry(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &mut Vec<OsString>) -> io::Result<()> {
-        let name = path.last().cloned().unwrap_or_default();
-        let name = name.as_os_str();
-        let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    /// Copies one entry; the last part of `path` is its new name.
+    fn entry(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        to: BorrowedFd<'_>,
+        path: &mut Vec<OsString>,
+    ) -> io::Result<()> {
+        let new = path.last().cloned().unwrap_or_default();
+        let new = new.as_os_str();
+        let stat = match fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // Removed while the tree is read.
+            Err(Errno::ENOENT) if path.len() > 1 => return Ok(()),
+            other => other?,
+        };
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFDIR {
-            let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            mkdirat(to, name, Mode::S_IRWXU)?;
-            let (inner_from, inner_to) =
-                (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
-            return self.directory(inner_from.as_fd(), inner_to.as_fd(), path);
+            return self.inner(from, name, to, path);
+        }
+        if self.merge && kind != SFlag::S_IFSOCK {
+            self.free(to, new)?;
         }
         if stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                return Ok(linkat(self.root.as_fd(), first.as_os_str(), to, name, AtFlags::empty())?);
+                return self.link(first, to, new);
             }
             let full = path.iter().map(|part| part.as_bytes()).collect::<Vec<_>>().join(&b'/');
-            self.links.insert((stat.st_dev, stat.st_ino), OsString::from(std::ffi::OsStr::from_bytes(&full)));
+            self.links.insert((stat.st_dev, stat.st_ino), OsString::from(OsStr::from_bytes(&full)));
         }
         match kind {
-            SFlag::S_IFREG => file(from, to, name),
+            SFlag::S_IFREG => self.file(from, name, to, new),
             SFlag::S_IFLNK => {
-                symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?;
-                special(to, name, &stat, false)
+                symlinkat(readlinkat(from, name)?.as_os_str(), to, new)?;
+                self.special(to, new, &stat, false)
             }
             SFlag::S_IFCHR | SFlag::S_IFBLK | SFlag::S_IFIFO => {
-                mknodat(to, name, kind, Mode::S_IRUSR, stat.st_rdev)?;
-                special(to, name, &stat, true)
+                mknodat(to, new, kind, Mode::S_IRUSR, stat.st_rdev)?;
+                self.special(to, new, &stat, true)
             }
             // A socket is nothing without its process.
             _ => Ok(()),
         }
     }
-}
 
-fn file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &std::ffi::OsStr) -> io::Result<()> {
-    let source =
-        openat(from, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())?;
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let target = openat(to, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let (mut source, mut target) = (File::from(source), File::from(target));
-    io::copy(&mut source, &mut target)?;
-    finish(source.as_fd(), target.as_fd(), &fstat(source.as_fd())?)
-}
+    /// Gives a file that was copied already a second name. Its path is walked without links: somebody may be changing it.
+    fn link(&self, first: &OsStr, to: BorrowedFd<'_>, new: &OsStr) -> io::Result<()> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let file = openat2(self.root.as_fd(), first, how)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(linkat(AT_FDCWD, path.as_str(), to, new, AtFlags::AT_SYMLINK_FOLLOW)?)
+    }
 
-/// Owner, then mode (chown clears setuid), then attributes (chown clears capabilities), then times.
-fn finish(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &FileStat) -> io::Result<()> {
-    fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    nix::sys::stat::fchmod(to, Mode::from_bits_truncate(stat.st_mode))?;
-    match sys::xattr_names(from) {
-        Ok(names) => {
-            for name in names {
-                // The overlay's own marks and the host's label belong to the source alone.
-                let foreign = [&b"trusted.overlay."[..], b"user.overlay.", b"security.selinux"];
-                if !foreign.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
-                    sys::set_xattr(to, &name, &sys::xattr(from, &name)?)?;
+    fn inner(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        to: BorrowedFd<'_>,
+        path: &mut Vec<OsString>,
+    ) -> io::Result<()> {
+        let new = path.last().cloned().unwrap_or_default();
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        match mkdirat(to, new.as_os_str(), Mode::S_IRWXU) {
+            Err(Errno::EEXIST) if self.merge => {}
+            other => other?,
+        }
+        let inner_from = openat(from, name, flags, Mode::empty())?;
+        let inner_to = openat(to, new.as_os_str(), flags, Mode::empty()).map_err(|error| match error {
+            Errno::ENOTDIR | Errno::ELOOP => {
+                io::Error::other(format!("cannot overwrite non-directory {} with a directory", shown(path)))
+            }
+            other => other.into(),
+        })?;
+        self.directory(inner_from.as_fd(), inner_to.as_fd(), path, true)
+    }
+
+    /// Makes a name free for something that is no directory.
+    fn free(&self, to: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        match unlinkat(to, name, UnlinkatFlags::NoRemoveDir) {
+            // Mounted on: it is written in place.
+            Ok(()) | Err(Errno::ENOENT | Errno::EBUSY) => Ok(()),
+            Err(Errno::EISDIR) => Err(io::Error::other(format!(
+                "cannot overwrite directory {} with a non-directory",
+                name.to_string_lossy()
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn file(&mut self, from: BorrowedFd<'_>, name: &OsStr, to: BorrowedFd<'_>, new: &OsStr) -> io::Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let mut source = File::from(openat(from, name, flags, Mode::empty())?);
+        let mut target = File::from(self.target(to, new)?);
+        self.bytes += io::copy(&mut source, &mut target)?;
+        self.finish(source.as_fd(), target.as_fd(), &fstat(source.as_fd())?)
+    }
+
+    fn target(&self, to: BorrowedFd<'_>, new: &OsStr) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        for _ in 0..REPLACE_MAX {
+            match openat(to, new, flags | OFlag::O_CREAT | OFlag::O_EXCL, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Err(Errno::EEXIST) if self.merge => {}
+                other => return Ok(other?),
+            }
+            match unlinkat(to, new, UnlinkatFlags::NoRemoveDir) {
+                // A file that is mounted (`/etc/hosts`) cannot be replaced, only rewritten.
+                Err(Errno::EBUSY) => {
+                    let fd = openat(to, new, flags | OFlag::O_TRUNC | OFlag::O_NONBLOCK, Mode::empty())?;
+                    let regular = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+                    return if regular { Ok(fd) } else { Err(Errno::EBUSY.into()) };
                 }
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-        Err(error) => return Err(error),
+        Err(Errno::EEXIST.into())
     }
-    let (accessed, modified) = times(stat);
-    Ok(futimens(to, &accessed, &modified)?)
-}
 
-/// Owner, mode and times of what cannot be opened.
-fn special(to: BorrowedFd<'_>, name: &std::ffi::OsStr, stat: &FileStat, has_mode: bool) -> io::Result<()> {
-    fchownat(
-        to,
-        name,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-        AtFlags::AT_SYMLINK_NOFOLLOW,
-    )?;
-    if has_mode {
-        fchmodat(to, name, Mode::from_bits_truncate(stat.st_mode), FchmodatFlags::FollowSymlink)?;
+    /// Owner, then mode (chown clears setuid), then attributes (chown clears capabilities), then times.
+    fn finish(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &FileStat) -> io::Result<()> {
+        let (user, group) = (self.owners)(stat.st_uid, stat.st_gid);
+        fchown(to, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+        nix::sys::stat::fchmod(to, Mode::from_bits_truncate(stat.st_mode))?;
+        self.attributes(from, to)?;
+        let (accessed, modified) = times(stat);
+        Ok(futimens(to, &accessed, &modified)?)
     }
-    let (accessed, modified) = times(stat);
-    Ok(utimensat(to, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)?)
+
+    fn attributes(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+        let names = match sys::xattr_names(from) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
+            other => other?,
+        };
+        for name in names {
+            // The overlay's own marks and the host's label belong to the source alone.
+            let foreign = [&b"trusted.overlay."[..], b"user.overlay.", b"security.selinux"];
+            let wanted = self.attributes || name.to_bytes().starts_with(b"user.");
+            if !wanted || foreign.iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
+                continue;
+            }
+            match sys::set_xattr(to, &name, &sys::xattr(from, &name)?) {
+                // Another kind of file system: the content matters more.
+                Err(error) if self.merge && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Owner, mode and times of what cannot be opened.
+    fn special(&self, to: BorrowedFd<'_>, name: &OsStr, stat: &FileStat, has_mode: bool) -> io::Result<()> {
+        let (user, group) = (self.owners)(stat.st_uid, stat.st_gid);
+        fchownat(to, name, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if has_mode {
+            // By a handle: between two calls by name it could have become a link to a file of the host.
+            let node = openat(to, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+            if SFlag::from_bits_truncate(fstat(&node)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK {
+                return Err(Errno::ELOOP.into());
+            }
+            let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+            let mode = Mode::from_bits_truncate(stat.st_mode);
+            fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)?;
+        }
+        let (accessed, modified) = times(stat);
+        Ok(utimensat(to, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)?)
+    }
 }
 
 fn times(stat: &FileStat) -> (TimeSpec, TimeSpec) {
     (TimeSpec::new(stat.st_atime, stat.st_atime_nsec), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
 }
 
-/// Removes everything inside a directory; the directory stays.
-pub(crate) fn clear(folder: &std::path::Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+fn shown(path: &[OsString]) -> String {
+    path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }

@@ -57,6 +57,12 @@ impl Firewall {
         Self::with(Socket::open(Family::Netfilter)?)
     }
 
+    /// Opens nf_tables where the table is present already.
+    pub(crate) fn present() -> io::Result<Option<Self>> {
+        let mut firewall = Self { socket: Socket::open(Family::Netfilter)? };
+        Ok(firewall.current()?.then_some(firewall))
+    }
+
     fn with(socket: Socket) -> io::Result<Self> {
         let mut firewall = Self { socket };
         if !firewall.current()? {
@@ -86,8 +92,11 @@ impl Firewall {
 
     /// Commits one transaction.
     pub(crate) fn commit(&mut self, batch: Batch<'_>) -> io::Result<()> {
-        let (buffer, expected) = batch.finish();
-        self.socket.acknowledged(&buffer, expected)
+        let (buffer, last) = batch.finish();
+        match self.socket.transaction(&buffer, last)?.first() {
+            None => Ok(()),
+            Some((_, code)) => Err(io::Error::from_raw_os_error(*code)),
+        }
     }
 
     /// Makes a network's elements present.
@@ -131,9 +140,9 @@ impl Firewall {
             sequences.push(batch.next_sequence());
             batch.add(port.map(), &[port.element()], true);
         }
-        let (buffer, expected) = batch.finish();
-        let outcomes = self.socket.outcomes(&buffer, expected).map_err(PublishFailure::Kernel)?;
-        match outcomes.into_iter().find(|(_, code)| *code != 0) {
+        let (buffer, last) = batch.finish();
+        let failed = self.socket.transaction(&buffer, last).map_err(PublishFailure::Kernel)?;
+        match failed.into_iter().next() {
             None => Ok(()),
             Some((sequence, libc::EEXIST | libc::EBUSY)) => {
                 Err(PublishFailure::Taken(sequences.iter().position(|number| *number == sequence).unwrap_or(0)))

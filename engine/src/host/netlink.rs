@@ -9,7 +9,8 @@ use message::{Buffer, DUMP, Message, ne32};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
+    sockopt,
 };
 use std::fs::File;
 use std::io;
@@ -24,6 +25,11 @@ const NLMSG_DONE: u16 = 3;
 const MULTI: u16 = 2;
 /// Big enough for any message of a dump: the kernel fills at most 32 KiB a datagram.
 const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// The sequence number of a transaction's frame.
+const FRAME: u32 = 1;
+/// How much may wait in the kernel: a thousand answers of 1 KiB each with what the kernel adds. Taken only as needed.
+const BUFFER_BYTES: usize = 4 << 20;
 
 /// Which kernel subsystem a socket talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,9 @@ impl Socket {
         };
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // Room for an error to every message of a large transaction. Without the privilege the usual room has to do.
+        let _ = setsockopt(&fd, sockopt::RcvBufForce, &BUFFER_BYTES);
+        let _ = setsockopt(&fd, sockopt::SndBufForce, &BUFFER_BYTES);
         Ok(Self { fd, buffer: vec![0; RECEIVE_BYTES] })
     }
 
@@ -60,7 +69,7 @@ impl Socket {
 
     /// Sends messages that each asked for an acknowledgement and returns the first failure.
     ///
-    /// Messages after a failed one were still tried, except in an nf_tables batch, which is all or nothing.
+    /// Messages after a failed one were still tried.
     pub(crate) fn acknowledged(&mut self, buffer: &Buffer, expected: u32) -> io::Result<()> {
         let mut first = Ok(());
         for (_, code) in self.outcomes(buffer, expected)? {
@@ -71,10 +80,28 @@ impl Socket {
         first
     }
 
+    /// Sends an nf_tables transaction whose message `last` asks for an acknowledgement; returns (sequence number, errno) of
+    /// every message that failed, none when it was committed. A failure of the transaction itself has the number 1.
+    pub(crate) fn transaction(&mut self, buffer: &Buffer, last: u32) -> io::Result<Vec<(u32, i32)>> {
+        self.send(buffer)?;
+        let mut failed = Vec::new();
+        loop {
+            let mut over = false;
+            for message in self.receive()?.into_iter().filter(|message| message.kind == NLMSG_ERROR) {
+                let code = -(ne32(&message.payload, 0).cast_signed());
+                if code != 0 {
+                    failed.push((message.sequence, code));
+                }
+                over |= message.sequence == last || message.sequence == FRAME;
+            }
+            if over {
+                return Ok(failed);
+            }
+        }
+    }
+
     /// Sends messages and returns (sequence number, errno) of each of the `expected` acknowledgements.
-    ///
-    /// An error for a message that asked for none (a batch's frame) ends the reading too, for no more will come.
-    pub(crate) fn outcomes(&mut self, buffer: &Buffer, expected: u32) -> io::Result<Vec<(u32, i32)>> {
+    fn outcomes(&mut self, buffer: &Buffer, expected: u32) -> io::Result<Vec<(u32, i32)>> {
         self.send(buffer)?;
         let mut outcomes: Vec<(u32, i32)> = Vec::new();
         let mut acknowledged = 0;

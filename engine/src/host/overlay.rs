@@ -177,10 +177,13 @@ fn remove_strangers(socket: &mut Socket, local: &Local, device: u32, peers: &BTr
 }
 
 fn commit(batch: Batch<'_>, what: &str) -> Result<(), Error> {
-    let (buffer, expected) = batch.finish();
-    Socket::open(Family::Netfilter)
-        .and_then(|mut socket| socket.acknowledged(&buffer, expected))
-        .step(|| what.to_owned())
+    let (buffer, last) = batch.finish();
+    let committed = Socket::open(Family::Netfilter).and_then(|mut socket| socket.transaction(&buffer, last));
+    let committed = committed.and_then(|failed| match failed.first() {
+        None => Ok(()),
+        Some((_, code)) => Err(io::Error::from_raw_os_error(*code)),
+    });
+    committed.step(|| what.to_owned())
 }
 
 /// The name of a port's chain and map.

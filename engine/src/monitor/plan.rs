@@ -52,6 +52,8 @@ pub struct Plan {
     pub stop_signal: i32,
     /// Kill it after so many seconds; 0 means never.
     pub timeout: u64,
+    /// Host ports to be held against other programs.
+    pub ports: Vec<crate::network::PublishedPort>,
     /// Restarts counted before this monitor was started.
     pub restart_count: u32,
     /// The command that gives back mounts, addresses and files after the end.

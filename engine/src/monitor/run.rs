@@ -29,6 +29,8 @@ const STDIN_WAITING_BYTES_MAX: usize = 64 * 1024;
 const CLIENTS_MAX: usize = 256;
 /// How long output is still read after the end while another process holds the pipes.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How often a probe's output is read in one round, 4 KiB each: a pipe's worth.
+const PROBE_READS_MAX: usize = 16;
 /// How long clients may take to read the last words.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -61,7 +63,8 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> MonitorError {
     move |source| MonitorError::Io { step, source }
 }
 
-/// The whole life of a monitor. Descriptor 0 is the connection of the command that starts the container.
+/// The whole life of a monitor. Descriptor 0 is the connection of the command that starts the container, descriptor 1 its
+/// [`super::lock`].
 pub fn main(arguments: &[std::ffi::OsString]) -> Result<(), MonitorError> {
     let [folder] = arguments else { return Err(MonitorError::Usage) };
     std::env::set_current_dir(folder).map_err(step("enter the run folder"))?;
@@ -70,6 +73,8 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Result<(), MonitorError> {
         return Err(MonitorError::Version { version: plan.version });
     }
     let launcher = io::stdin().as_fd().try_clone_to_owned().map_err(step("take descriptor 0"))?;
+    // Kept until the end, never handed to a child: while it is held, this container has a monitor.
+    let _lock = io::stdout().as_fd().try_clone_to_owned().map_err(step("take descriptor 1"))?;
     sys::daemonize().map_err(step("become a session of its own"))?;
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(step("open /dev/null"))?;
     nix::unistd::dup2_stdin(&null).map_err(io::Error::from).map_err(step("close descriptor 0"))?;
@@ -125,6 +130,7 @@ struct Monitor {
     probe_asked: bool,
     stopping: bool,
     oom_before: u64,
+    ports: Option<crate::network::Reservation>,
     over: bool,
 }
 
@@ -167,6 +173,7 @@ impl Monitor {
             probe_asked: false,
             stopping: false,
             oom_before: 0,
+            ports: None,
             over: false,
         })
     }
@@ -189,6 +196,8 @@ impl Monitor {
             self.connections.retain_mut(Connection::flush);
         }
         fs::remove_file(SOCKET).ok();
+        // Before anybody sees this monitor gone: a restart takes the same ports.
+        drop(self.ports.take());
         let mine = !self.connections.iter().any(|connection| connection.cleans_up);
         mine.then_some(self.plan.cleanup)
     }
@@ -429,6 +438,13 @@ impl Monitor {
 
     fn start(&mut self) {
         self.oom_before = 0;
+        // Held over restarts, given back with the monitor.
+        if self.ports.is_none() {
+            match crate::network::reserve(&self.plan.ports) {
+                Ok(held) => self.ports = Some(held),
+                Err(error) => return self.not_started(&StartError { code: 125, message: error.to_string() }),
+            }
+        }
         match child::start(&self.plan) {
             Ok(child) => self.started(child),
             Err(error) => self.not_started(&error),
@@ -726,10 +742,9 @@ impl Monitor {
         let Some(probe) = &mut self.probe else { return };
         let ended = probe.child.try_wait();
         let mut buffer = [0u8; 4096];
-        while let Ok(count) = nix::unistd::read(&probe.output, &mut buffer) {
-            if count == 0 {
-                break;
-            }
+        // A probe that never stops writing gets its turn like everything else.
+        for _ in 0..PROBE_READS_MAX {
+            let Ok(count @ 1..) = nix::unistd::read(&probe.output, &mut buffer) else { break };
             let room = health::OUTPUT_BYTES_MAX.saturating_sub(probe.text.len());
             probe.text.extend_from_slice(&buffer[..count.min(room)]);
         }

@@ -174,6 +174,23 @@ impl Networks {
             .map_err(|(_, errno)| Error::Io { step: format!("lock {}", path.display()), source: errno.into() })
     }
 
+    /// Keeps a network from being removed while a container is connected to it.
+    pub(crate) fn hold(&self, network: &Network) -> Result<Flock<File>, Error> {
+        self.lock_one(network, FlockArg::LockShared)
+    }
+
+    fn lock_one(&self, network: &Network, how: FlockArg) -> Result<Flock<File>, Error> {
+        let folder = self.data.join(&network.name);
+        let path = folder.join("lock");
+        let missing = || Error::NotFound { name: network.name.clone() };
+        let file = absent(File::create(&path)).step(|| format!("make {}", path.display()))?.ok_or_else(missing)?;
+        let lock = Flock::lock(file, how)
+            .map_err(|(_, errno)| Error::Io { step: format!("lock {}", path.display()), source: errno.into() })?;
+        // Removed while this waited, and perhaps made anew under the same name.
+        let same = read(&folder)?.is_some_and(|now| now.id == network.id);
+        if same { Ok(lock) } else { Err(missing()) }
+    }
+
     fn create_locked(&self, request: &Create) -> Result<Network, Error> {
         if self.data.join(&request.name).exists() {
             return Err(Error::Exists { name: request.name.clone() });
@@ -250,10 +267,12 @@ impl Networks {
             return Err(Error::Predefined { name: network.name });
         }
         let _lock = self.lock()?;
+        // Waits for containers that are just being connected; those that come later find no network.
+        let _alone = self.lock_one(&network, FlockArg::LockExclusive)?;
         let members = self.members(&network)?;
         let alive: Vec<&str> = members
             .iter()
-            .filter(|member| self.containers.join(&member.attachment.container).exists())
+            .filter(|member| crate::name::lives(&self.containers.join(&member.attachment.container)))
             .map(|member| member.name.as_str())
             .collect();
         if !alive.is_empty() {

@@ -39,6 +39,13 @@ pub fn write<W: Write>(root: &Path, form: Form, out: W) -> io::Result<W> {
     walk.writer.finish()
 }
 
+/// Writes one entry of an open directory, and everything below it, under the name `path`; returns the stream.
+pub fn write_entry<W: Write>(folder: &OwnedFd, name: &OsStr, path: &[u8], out: W) -> io::Result<W> {
+    let mut walk = Walk { writer: Writer::new(out), form: Form::Whole, links: HashMap::new() };
+    walk.entry(folder, name, &mut path.to_vec(), 0)?;
+    walk.writer.finish()
+}
+
 struct Walk<W> {
     writer: Writer<W>,
     form: Form,

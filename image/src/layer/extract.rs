@@ -31,6 +31,14 @@ pub enum Whiteouts {
     Overlay,
     /// The same with `user.` attributes, for a mount with `userxattr`.
     OverlayUser,
+    /// They are files like any other: the archive is no layer.
+    Keep,
+}
+
+impl Whiteouts {
+    fn is_overlay(self) -> bool {
+        matches!(self, Self::Overlay | Self::OverlayUser)
+    }
 }
 
 impl Whiteouts {
@@ -162,7 +170,7 @@ impl Extractor {
             self.remember_directory(entry);
             return Ok(());
         }
-        let whiteout = whiteout::name(name);
+        let whiteout = if self.options.whiteouts == Whiteouts::Keep { Name::Plain } else { whiteout::name(name) };
         if whiteout == Name::Reserved || (whiteout != Name::Plain && entry.kind == Kind::Directory) {
             return Ok(());
         }
@@ -278,7 +286,7 @@ impl Extractor {
         if device && !self.options.owners {
             return Ok(());
         }
-        if entry.kind == Kind::Char && entry.device == (0, 0) && self.options.whiteouts != Whiteouts::Apply {
+        if entry.kind == Kind::Char && entry.device == (0, 0) && self.options.whiteouts.is_overlay() {
             return Err(refused(entry, "a character device 0:0 would hide files of lower layers"));
         }
         let inode = inode(parent, entry)?;
@@ -329,7 +337,7 @@ impl Extractor {
         let io = |step: &'static str| move |errno: Errno| failed(step, &entry.path)(errno.into());
         let Some(stat) = sys::stat_at(parent, name).map_err(io("look at"))? else { return Ok(false) };
         let there = FileType::from_raw_mode(stat.st_mode);
-        if !self.options.whiteouts.apply() && there == FileType::CharacterDevice && stat.st_rdev == 0 {
+        if self.options.whiteouts.is_overlay() && there == FileType::CharacterDevice && stat.st_rdev == 0 {
             // The layer removes the name below and makes it anew. A directory must then hide the one below.
             rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(io("remove"))?;
             if entry.kind == Kind::Directory {
@@ -480,7 +488,7 @@ impl Extractor {
     fn set_opaque(&self, directory: BorrowedFd<'_>, entry: &Entry) -> Result<(), ExtractError> {
         let name = match self.options.whiteouts {
             Whiteouts::OverlayUser => "user.overlay.opaque",
-            Whiteouts::Overlay | Whiteouts::Apply | Whiteouts::Merge => "trusted.overlay.opaque",
+            Whiteouts::Overlay | Whiteouts::Apply | Whiteouts::Merge | Whiteouts::Keep => "trusted.overlay.opaque",
         };
         rustix::fs::fsetxattr(directory, name, b"y", XattrFlags::empty())
             .map_err(|errno| failed("make opaque the directory of", &entry.path)(errno.into()))

@@ -103,12 +103,8 @@ pub fn remove(store: &Store, request: &RootfsRequest) -> Result<(), StoreError> 
     release(store, request)?;
     for name in ["upper", "work"] {
         let path = request.dir.join(name);
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StoreError::io("remove", &path)(error));
-            }
-            _ => {}
-        }
+        // Whatever the container has made of it, deeper than any path.
+        super::tree::remove_tree(&path).map_err(StoreError::io("remove", &path))?;
     }
     let path = use_path(store, &request.id);
     match std::fs::remove_file(&path) {

@@ -95,3 +95,130 @@ fn one_name_has_one_winner() {
     assert_eq!(won, 1);
     assert_eq!(place.ok("ps -aq").lines().count(), 1);
 }
+
+/// A `shoal-monitor` that kills the command that starts it, waits, and becomes the real one.
+fn orphaning(place: &Place) -> std::path::PathBuf {
+    let real = integration::binaries::shoal().with_file_name("shoal-monitor");
+    let script = place.file(
+        "monitor.sh",
+        &format!(
+            "#!/bin/sh\n[ \"$1\" = resolver ] && exec {0} \"$@\"\nkill -9 $PPID; sleep 0.3; exec {0} \"$@\"\n",
+            real.display()
+        ),
+    );
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    script
+}
+
+#[test]
+fn a_launcher_killed_right_after_the_monitors_birth_leaves_a_container_that_every_verb_sees() {
+    let place = Place::new("orphan");
+    let script = orphaning(&place);
+    let launch = || {
+        let _ = place
+            .cmd("run -d --name box -p 8080:80 BB sleep 1000")
+            .env("SHOAL_MONITOR", &script)
+            .run()
+            .expect_failure();
+    };
+    launch();
+    let _ = place.ok("rm -f box");
+    assert_eq!(place.ok("ps -aq"), "");
+    assert!(integration::scratch::mounts_below(&place.host.root().join("run/containers")).is_empty());
+    assert!(!place.host.cmd("ip").args(["-o", "link"]).ok().contains("veth"));
+    eventually("no process of it is left", PATIENCE, || {
+        let pids = integration::Cmd::new("ip").args(["netns", "pids", &place.host.netns]).ok();
+        pids.split_whitespace()
+            .all(|pid| !fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().contains("monitor"))
+            .then_some(())
+    });
+    // Left alone it starts, and is a container like any other.
+    launch();
+    place.await_state("box", "Status", "running");
+    let _ = place.ok("stop -t 0 box");
+    assert_eq!(place.state("box", "Status"), "exited");
+    let _ = place.ok("rm box");
+}
+
+#[test]
+fn what_could_not_be_disconnected_stays_on_record_and_goes_with_the_next_rm() {
+    let place = Place::new("leak");
+    let id = place.ok("run -d --name box -p 8080:80 BB sleep 1000");
+    let network = place.ok("network inspect -f '{{.Id}}' bridge");
+    let run = place.host.root().join("run/networks").join(&network);
+    let member = run.join("members").join(format!("{id}.json"));
+    // A directory cannot be removed as a file.
+    fs::remove_file(&member).expect("enrolled");
+    fs::create_dir(&member).expect("ours");
+    let _ = place.run("rm -f box").expect_code(1);
+    assert!(place.ok("ps -a").contains("Removal"), "it is still there");
+    assert!(place.host.root().join("data/containers").join(&id).join("network.json").exists());
+    fs::remove_dir(&member).expect("empty");
+    let _ = place.ok("rm box");
+    assert_eq!(fs::read_dir(run.join("leases")).expect("there").count(), 0);
+    let _ = place.ok("run -d --name box -p 8080:80 BB sleep 1000");
+}
+
+#[test]
+fn a_stop_that_meets_the_natural_end_keeps_its_exit_code() {
+    let place = Place::new("meet");
+    for round in 0..20 {
+        let _ = place.ok(&format!("run -d --name box{round} BB sh -c 'sleep 0.{:02}; exit 3'", round * 3 % 40));
+        let _ = place.ok(&format!("stop -t 5 box{round}"));
+        assert_eq!(place.state(&format!("box{round}"), "ExitCode"), "3", "round {round}");
+    }
+}
+
+#[test]
+fn a_restart_keeps_a_container_that_is_removed_at_its_end_and_obeys_its_timeout() {
+    let place = Place::new("again");
+    let id = place.ok("run -d --rm --name box BB sh -c 'trap : TERM; while :; do sleep 0.1; done'");
+    let before = std::time::Instant::now();
+    let _ = place.ok("restart -t 1 box");
+    assert!(before.elapsed() < std::time::Duration::from_secs(8), "{:?}", before.elapsed());
+    assert_eq!(place.ok("ps -q --no-trunc"), id);
+    let _ = place.ok("stop -t 0 box");
+    assert_eq!(place.ok("ps -aq"), "");
+}
+
+#[test]
+fn folders_that_killed_commands_left_pin_nothing_and_are_swept() {
+    let place = Place::new("sweep");
+    let _ = place.ok("volume create data");
+    let half = place.host.root().join("data/containers").join("f".repeat(64));
+    fs::create_dir_all(&half).expect("ours");
+    let users = place.host.root().join("data/volumes/data/users");
+    fs::create_dir_all(&users).expect("ours");
+    fs::write(users.join("f".repeat(64)), "").expect("ours");
+    let _ = place.ok("volume rm data");
+    let _ = place.ok("container prune -f");
+    assert!(!half.exists());
+}
+
+#[test]
+fn trees_deeper_than_paths_are_removed_with_their_container() {
+    let place = Place::new("deep");
+    let deep =
+        "i=0; while [ $i -lt 1500 ]; do mkdir dddddddddd && cd -P dddddddddd || exit 9; i=$((i+1)); done 2>/dev/null";
+    let _ = place
+        .cmd("run --name box -v vol:/vol BB sh -c")
+        .arg(format!("cd /vol; {deep}; cd /; {deep}"))
+        .run()
+        .expect_success();
+    let _ = place.ok("rm box");
+    let _ = place.ok("volume rm vol");
+    assert_eq!(fs::read_dir(place.host.root().join("data/volumes")).expect("there").count(), 0);
+}
+
+#[test]
+fn a_removed_network_leaves_no_element_also_when_its_bridge_went_first() {
+    let place = Place::new("elements");
+    let _ = place.ok("network create extra");
+    let _ = place.ok("run --rm --network extra BB true");
+    let bridge = place.ok("network inspect -f '{{.Bridge}}' extra");
+    let elements = || place.host.cmd("nft").args(["list", "table", "inet", "shoal"]).ok();
+    assert!(elements().contains(&bridge));
+    let _ = place.host.cmd("ip").args(["link", "del", &bridge]).ok();
+    let _ = place.ok("network rm extra");
+    assert!(!elements().contains(&bridge), "{}", elements());
+}

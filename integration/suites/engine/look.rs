@@ -3,7 +3,6 @@
 use crate::case::Place;
 
 #[test]
-#[ignore = "docs/gaps.md: methods with arguments in --format"]
 fn ps_prints_dockers_table_filters_and_formats() {
     let place = Place::new("ps");
     let id = place.ok("run -d --name web -l tier=front -p 8080:80 BB sleep 1000");
@@ -143,7 +142,6 @@ impl Drop for Watched {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: system prune covers containers only"]
 fn system_shows_and_gives_back_space() {
     let place = Place::new("system");
     let _ = place.ok("run --name aa -v /anon BB sh -c 'head -c 100000 /dev/zero > /file'");

@@ -26,7 +26,6 @@ fn binds_show_the_hosts_files_with_their_options() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: volume inspect -f"]
 fn volumes_keep_are_filled_and_go_with_rm_v_when_anonymous() {
     let place = Place::new("volumes");
     let _ = place.sh("-v data:/d", "echo kept > /d/file");
@@ -89,7 +88,6 @@ fn tmpfs_has_its_size_and_mode() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: cp"]
 fn cp_goes_in_and_out_of_running_and_stopped_containers() {
     let place = Place::new("cp");
     let _ = place.file("in.txt", "content");

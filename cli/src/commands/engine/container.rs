@@ -81,7 +81,10 @@ pub(crate) fn prune(engine: &Engine, filters: &[String]) -> Result<(Vec<String>,
     let filter = Filter::parse(&rest).map_err(explain)?;
     let (mut removed, mut bytes) = (Vec::new(), 0);
     for container in engine.list(true, None, &filter).map_err(explain)?.containers {
-        if container.state.status.is_active() || until.is_some_and(|until| container.record.created > until) {
+        if container.monitored
+            || container.state.status.is_active()
+            || until.is_some_and(|until| container.record.created > until)
+        {
             continue;
         }
         let size = engine.upper(&container).map_or(0, |upper| ps::folder_bytes(&upper));
@@ -91,6 +94,8 @@ pub(crate) fn prune(engine: &Engine, filters: &[String]) -> Result<(Vec<String>,
             bytes += size;
         }
     }
+    // Also what killed commands have left.
+    engine.sweep_folders().map_err(explain)?;
     Ok((removed, bytes))
 }
 

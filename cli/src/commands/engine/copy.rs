@@ -1,13 +1,14 @@
-//! `diff`, `export`, `commit`.
+//! `cp`, `diff`, `export`, `commit`.
 
 use super::{explain, open};
 use crate::commands::Global;
 use crate::error::Error;
-use engine::CommitWish;
+use engine::wish::human_decimal;
+use engine::{CommitWish, CopyWish};
 use oci::Reference;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Show what a container has changed in its root file system
@@ -90,4 +91,86 @@ pub(crate) fn commit(global: &Global, args: &CommitArgs) -> Result<ExitCode, Err
     };
     println!("{}", open(global)?.commit(&args.container, &wish).map_err(explain)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Copy files between a container and this host: `-` is a tar on stdin or stdout
+#[derive(Debug, clap::Args)]
+pub(crate) struct CpArgs {
+    /// Keep owners and attributes
+    #[arg(short, long)]
+    archive: bool,
+    /// Follow a link that is named as the source
+    #[arg(short = 'L', long)]
+    follow_link: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// CONTAINER:PATH, PATH or -
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// PATH, CONTAINER:PATH or -
+    #[arg(value_name = "DESTINATION")]
+    destination: String,
+}
+
+/// One end of `cp`.
+#[derive(Debug, PartialEq, Eq)]
+enum End<'a> {
+    Container(&'a str, &'a Path),
+    Host(&'a Path),
+    Stream,
+}
+
+impl<'a> End<'a> {
+    /// As docker: `a:b` is a container's unless it begins with `/` or `.`.
+    fn parse(text: &'a str) -> Self {
+        match text.split_once(':') {
+            _ if text == "-" => Self::Stream,
+            Some((name, path)) if !name.is_empty() && !text.starts_with(['/', '.']) => {
+                Self::Container(name, Path::new(if path.is_empty() { "/" } else { path }))
+            }
+            _ => Self::Host(Path::new(text)),
+        }
+    }
+}
+
+pub(crate) fn cp(global: &Global, args: &CpArgs) -> Result<ExitCode, Error> {
+    let engine = open(global)?;
+    let wish = CopyWish { archive: args.archive, follow: args.follow_link };
+    let bytes = match (End::parse(&args.source), End::parse(&args.destination)) {
+        (End::Container(name, path), End::Host(to)) => engine.copy_out(name, path, to, wish),
+        (End::Host(from), End::Container(name, path)) => engine.copy_in(name, from, path, wish),
+        (End::Container(name, path), End::Stream) => {
+            if std::io::stdout().is_terminal() {
+                return Err(Error::new("a tar is not for a terminal").hint("redirect stdout"));
+            }
+            engine.copy_out_tar(name, path, wish, BufWriter::new(std::io::stdout())).map_err(explain)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        (End::Stream, End::Container(name, path)) => engine.copy_in_tar(name, std::io::stdin(), path),
+        (End::Container(..), End::Container(..)) => {
+            return Err(Error::new("copying between containers is not supported").hint("copy to this host and on"));
+        }
+        _ => return Err(Error::new("must specify at least one container source").hint("CONTAINER:PATH").code(1)),
+    };
+    let bytes = bytes.map_err(explain)?;
+    if !args.quiet {
+        eprintln!("Successfully copied {} to {}", human_decimal(bytes), args.destination);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colon_names_a_container_unless_the_text_is_a_path() {
+        assert_eq!(End::parse("box:/tmp"), End::Container("box", Path::new("/tmp")));
+        assert_eq!(End::parse("box:"), End::Container("box", Path::new("/")));
+        assert_eq!(End::parse("./a:b"), End::Host(Path::new("./a:b")));
+        assert_eq!(End::parse("/a:b"), End::Host(Path::new("/a:b")));
+        assert_eq!(End::parse("file"), End::Host(Path::new("file")));
+        assert_eq!(End::parse("-"), End::Stream);
+    }
 }

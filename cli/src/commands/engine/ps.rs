@@ -130,6 +130,7 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
         "Ports": ports(engine, container),
         "Names": record.name,
         "Labels": labels.join(","),
+        "Label": record.labels(),
         "Mounts": mounts.join(","),
         "LocalVolumes": volumes.to_string(),
         "Networks": if networks.is_empty() { "bridge".to_owned() } else { networks.join(",") },

@@ -15,14 +15,27 @@ use std::process::ExitCode;
 pub(crate) enum System {
     /// Show disk usage
     Df,
-    /// Remove containers that do not run and networks that nobody uses
-    Prune {
-        /// Do not ask
-        #[arg(short, long)]
-        force: bool,
-    },
+    /// Remove containers that do not run, networks and images that nobody uses
+    Prune(PruneArgs),
     /// Show what this engine is and runs on
     Info(info::InfoArgs),
+}
+
+/// Remove containers that do not run, networks and images that nobody uses
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Every image that no container uses, not only those without a name
+    #[arg(short, long)]
+    all: bool,
+    /// Volumes without a name, too
+    #[arg(long)]
+    volumes: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Only these: label=KEY[=VALUE], label!=KEY[=VALUE], until=TIME
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
 }
 
 /// `shoal generate …`
@@ -43,17 +56,7 @@ pub(crate) fn run(global: &Global, verb: System) -> Result<ExitCode, Error> {
     let engine = open(global)?;
     match verb {
         System::Info(args) => info::info(global, &args),
-        System::Prune { force } => {
-            if !force && !confirmed("This will remove all stopped containers.")? {
-                return Ok(ExitCode::FAILURE);
-            }
-            let (removed, bytes) = prune(&engine, &[])?;
-            for id in removed {
-                println!("{id}");
-            }
-            println!("Total reclaimed space: {}", human_decimal(bytes));
-            Ok(ExitCode::SUCCESS)
-        }
+        System::Prune(args) => prune_all(global, &engine, &args),
         System::Df => {
             let (containers, _) = engine.all().map_err(explain)?;
             let images = engine.images().map_err(explain)?.images()?;
@@ -100,6 +103,47 @@ pub(crate) fn run(global: &Global, verb: System) -> Result<ExitCode, Error> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn prune_all(global: &Global, engine: &engine::Engine, args: &PruneArgs) -> Result<ExitCode, Error> {
+    if args.volumes && args.filter.iter().any(|filter| filter.starts_with("until=")) {
+        return Err(Error::new("the \"until\" filter is not supported with \"--volumes\"").code(2));
+    }
+    if let Some(filter) =
+        args.filter.iter().find(|text| !["label=", "label!=", "until="].iter().any(|known| text.starts_with(known)))
+    {
+        return Err(Error::new(format!("invalid filter '{filter}'"))
+            .hint("label=, label!= and until= are known")
+            .code(2));
+    }
+    let mut what =
+        "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n"
+            .to_owned();
+    if args.volumes {
+        what.push_str("  - all anonymous volumes not used by at least one container\n");
+    }
+    what.push_str(if args.all {
+        "  - all images without at least one container associated to them\n"
+    } else {
+        "  - all dangling images\n"
+    });
+    for filter in &args.filter {
+        what.push_str(&format!("\n  Items to be pruned will be filtered with: {filter}\n"));
+    }
+    if !args.force && !confirmed(&what)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let (removed, mut bytes) = prune(engine, &args.filter)?;
+    if !removed.is_empty() {
+        println!("Deleted Containers:\n{}\n", removed.join("\n"));
+    }
+    crate::commands::network::prune_networks(engine, &args.filter)?;
+    if args.volumes {
+        bytes += crate::commands::network::prune_volumes(engine, &args.filter)?;
+    }
+    bytes += crate::commands::image::prune_for_system(global, args.all, &args.filter)?;
+    println!("Total reclaimed space: {}", human_decimal(bytes));
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn generate(global: &Global, verb: &Generate) -> Result<ExitCode, Error> {

@@ -34,16 +34,23 @@ pub(crate) fn prune(global: &Global, args: &PruneArgs) -> Result<ExitCode, Error
             return Ok(ExitCode::SUCCESS);
         }
     }
+    let freed = remove_unused(&store, args.all, &filters)?;
+    println!("Total reclaimed space: {}", bytes(freed));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes images that no container uses, the named ones too when `all`; prints docker's list and returns the freed bytes.
+fn remove_unused(store: &image::Store, all: bool, filters: &Filters) -> Result<u64, Error> {
     let mut removed = Vec::new();
     for image in store.images()? {
         let unnamed = image.names.is_empty() && image.digests.is_empty();
-        let takes = (args.all || unnamed) && store.users(&image)?.is_empty() && filters.keep(&store, &image)?;
+        let takes = (all || unnamed) && store.users(&image)?.is_empty() && filters.keep(store, &image)?;
         if takes {
             store.forget(&image.target.digest)?;
             removed.push(image);
         }
     }
-    let report = image::gc::run(&store, image::gc::Options::default())?;
+    let report = image::gc::run(store, image::gc::Options::default())?;
     if !removed.is_empty() {
         println!("Deleted Images:");
         for image in &removed {
@@ -54,8 +61,14 @@ pub(crate) fn prune(global: &Global, args: &PruneArgs) -> Result<ExitCode, Error
         }
         println!();
     }
-    println!("Total reclaimed space: {}", bytes(report.bytes));
-    Ok(ExitCode::SUCCESS)
+    Ok(report.bytes)
+}
+
+/// What `system prune` does to images; `filters` are those of the command line.
+pub(crate) fn prune_for_system(global: &Global, all: bool, filters: &[String]) -> Result<u64, Error> {
+    let store = super::open_store(global)?;
+    let filters = Filters::parse(&store, filters)?;
+    remove_unused(&store, all, &filters)
 }
 
 /// Remove content that no image and no container needs

@@ -9,6 +9,9 @@ use std::process::ExitCode;
 /// Show networks in full
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
+    /// json, or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names or ids
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<String>,
@@ -25,7 +28,7 @@ pub(super) fn run(networks: &Networks, args: &Inspect) -> Result<ExitCode, Error
             Err(error) => code = Error::from(error).report(),
         }
     }
-    println!("{}", serde_json::to_string_pretty(&documents)?);
+    super::print_documents(&documents, args.format.as_deref())?;
     Ok(code)
 }
 

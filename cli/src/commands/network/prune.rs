@@ -73,7 +73,12 @@ pub(super) fn run(engine: &Engine, args: &Prune) -> Result<ExitCode, Error> {
     if !agreed("all networks not used by at least one container", args.force)? {
         return Ok(ExitCode::SUCCESS);
     }
-    // Also networks that a container joins at its next start are in use.
+    remove_unused(engine, &filters)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes networks that no container is on, now or at its next start; prints docker's list.
+pub(super) fn remove_unused(engine: &Engine, filters: &[Filter]) -> Result<(), Error> {
     let mut used = BTreeSet::from([DEFAULT.to_owned()]);
     for container in engine.all()?.0 {
         if let Ok(Mode::Networks(names)) = Mode::parse(&container.record.wish.networks) {
@@ -91,5 +96,5 @@ pub(super) fn run(engine: &Engine, args: &Prune) -> Result<ExitCode, Error> {
     if !removed.is_empty() {
         println!("Deleted Networks:\n{}\n", removed.join("\n"));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

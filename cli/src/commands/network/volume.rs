@@ -1,8 +1,9 @@
 //! `volume`: create, ls, inspect, rm, prune.
 
 use super::prune::{Filter, agreed};
-use super::{each, labels_match, pair, table};
+use super::{each, labels_match, pair, print_documents};
 use crate::error::Error;
+use crate::output::{Column, Format};
 use clap::{Args, Subcommand};
 use engine::Engine;
 use engine::volume::{self, Volume, Volumes};
@@ -42,6 +43,9 @@ pub(crate) struct Ls {
     /// Only those that match: name=, label=, driver=, dangling=true|false
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
+    /// table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names only
     #[arg(short, long)]
     quiet: bool,
@@ -50,6 +54,9 @@ pub(crate) struct Ls {
 /// Show volumes in full
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
+    /// json, or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
@@ -122,14 +129,37 @@ fn list(volumes: &Volumes, args: &Ls) -> Result<ExitCode, Error> {
             _ => return Err(Error::new(format!("invalid filter '{key}={value}'")).code(2)),
         }
     }
-    if args.quiet {
+    if args.quiet && args.format.is_none() {
         found.iter().for_each(|volume| println!("{}", volume.name));
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<Vec<String>> = found.into_iter().map(|volume| vec![volume.driver, volume.name]).collect();
-    table(&["DRIVER", "VOLUME NAME"], &rows);
+    let labels = |volume: &Volume| {
+        volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    };
+    let rows: Vec<Value> = found
+        .iter()
+        .map(|volume| {
+            json!({
+                "Driver": volume.driver,
+                "Name": volume.name,
+                "Scope": "local",
+                "Mountpoint": volumes.path(volume),
+                "Labels": labels(volume),
+                "Label": volume.labels,
+            })
+        })
+        .collect();
+    print!("{}", Format::parse(args.format.as_deref())?.render(&rows, &COLUMNS, &MORE)?);
     Ok(ExitCode::SUCCESS)
 }
+
+const COLUMNS: [Column; 2] =
+    [Column { field: "Driver", heading: "DRIVER" }, Column { field: "Name", heading: "VOLUME NAME" }];
+const MORE: [Column; 3] = [
+    Column { field: "Scope", heading: "SCOPE" },
+    Column { field: "Mountpoint", heading: "MOUNTPOINT" },
+    Column { field: "Labels", heading: "LABELS" },
+];
 
 fn inspect(volumes: &Volumes, args: &Inspect) -> Result<ExitCode, Error> {
     let mut documents = Vec::new();
@@ -140,7 +170,7 @@ fn inspect(volumes: &Volumes, args: &Inspect) -> Result<ExitCode, Error> {
             Err(error) => code = Error::from(error).report(),
         }
     }
-    println!("{}", serde_json::to_string_pretty(&documents)?);
+    print_documents(&documents, args.format.as_deref())?;
     Ok(code)
 }
 
@@ -162,15 +192,20 @@ fn prune(volumes: &Volumes, args: &Prune) -> Result<ExitCode, Error> {
     if !agreed(&format!("{what} not used by at least one container"), args.force)? {
         return Ok(ExitCode::SUCCESS);
     }
+    println!("Total reclaimed space: {}", size(remove_unused(volumes, args.all, &filters)?));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes volumes that no container uses, those with a name too when `all`; prints docker's list, returns the bytes.
+pub(super) fn remove_unused(volumes: &Volumes, all: bool, filters: &[Filter]) -> Result<u64, Error> {
     let wanted = |volume: &Volume| {
-        (args.all || volume.is_anonymous()) && filters.iter().all(|filter| filter.fits(&volume.labels, volume.created))
+        (all || volume.is_anonymous()) && filters.iter().all(|filter| filter.fits(&volume.labels, volume.created))
     };
     let (names, bytes) = volumes.prune(wanted)?;
     if !names.is_empty() {
         println!("Deleted Volumes:\n{}\n", names.join("\n"));
     }
-    println!("Total reclaimed space: {}", size(bytes));
-    Ok(ExitCode::SUCCESS)
+    Ok(bytes)
 }
 
 /// Bytes as docker prints them: three digits, decimal units.

@@ -4,7 +4,7 @@
 //! Written here because no crate with a licence and a reach that fit encodes maps, fib and numgen; `nft list ruleset` judges
 //! it in the tests. Source: `include/uapi/linux/netfilter/nf_tables.h`.
 
-use crate::host::netlink::message::{ACK, APPEND, Buffer, CREATE, EXCL};
+use crate::host::netlink::message::{APPEND, Buffer, CREATE, EXCL};
 
 /// `NFNL_SUBSYS_NFTABLES`, shifted to its place in a message type.
 pub(crate) const SUBSYSTEM: u16 = 10 << 8;
@@ -408,7 +408,6 @@ pub(crate) struct Batch<'a> {
     table: &'a str,
     buffer: Buffer,
     next_set: u32,
-    acknowledged: u32,
 }
 
 impl<'a> Batch<'a> {
@@ -416,13 +415,18 @@ impl<'a> Batch<'a> {
     pub(crate) fn new(table: &'a str) -> Self {
         let mut buffer = Buffer::new();
         buffer.begin(BATCH_BEGIN, 0, &frame());
-        Self { table, buffer, next_set: 1, acknowledged: 0 }
+        Self { table, buffer, next_set: 1 }
     }
 
-    /// Ends the transaction; returns the bytes and how many acknowledgements will come.
+    /// Ends the transaction; returns the bytes and the sequence number after whose answer no more will come.
+    ///
+    /// Only the last message asks for an acknowledgement: every failure is told anyway, and an answer to each of many
+    /// hundreds would overrun the socket's buffer.
     pub(crate) fn finish(mut self) -> (Buffer, u32) {
+        let last = self.buffer.count();
+        self.buffer.ask_acknowledgement();
         self.buffer.begin(BATCH_END, 0, &frame());
-        (self.buffer, self.acknowledged)
+        (self.buffer, last)
     }
 
     /// Returns the sequence number that the next message will get.
@@ -431,8 +435,7 @@ impl<'a> Batch<'a> {
     }
 
     fn begin(&mut self, kind: u16, flags: u16) {
-        self.acknowledged += 1;
-        self.buffer.begin(kind, flags | ACK, &[INET, 0, 0, 0]);
+        self.buffer.begin(kind, flags, &[INET, 0, 0, 0]);
     }
 
     /// Makes the table; with `exclusive`, one that is there already fails the transaction.

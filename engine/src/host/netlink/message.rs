@@ -63,6 +63,15 @@ impl Buffer {
         self.close();
     }
 
+    /// Lets the message that was begun last ask for an acknowledgement.
+    pub(crate) fn ask_acknowledgement(&mut self) {
+        // The flags are the second 16 bits after the length and the kind.
+        if let Some(flags) = self.bytes.get_mut(self.start + 6..self.start + 8) {
+            let asked = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
+            flags.copy_from_slice(&asked.to_ne_bytes());
+        }
+    }
+
     /// Returns how many messages the buffer holds.
     pub(crate) fn count(&self) -> u32 {
         self.count
