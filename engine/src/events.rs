@@ -1,12 +1,16 @@
 //! What happened on this host, as docker's `events`: one JSON line each in `run/events.jsonl`, appended by whoever did
 //! it, without a lock (an append of one line is atomic), halved when it grows too large.
 
+use crate::host::sys;
 use crate::time::Nanos;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Above this size the file is renamed to `.1` and begun anew.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -47,6 +51,37 @@ pub fn append(file: &Path, event: &Event) -> io::Result<()> {
         handle = fs::OpenOptions::new().create(true).append(true).open(file)?;
     }
     handle.write_all(&line)
+}
+
+/// Waits for events without looking again and again. `inotify(7)`
+#[derive(Debug)]
+pub struct Watcher {
+    watch: OwnedFd,
+}
+
+impl Watcher {
+    /// Watches the folder of the events' file: the file itself is replaced when it grows too large.
+    pub fn new(run: &Path) -> io::Result<Self> {
+        fs::create_dir_all(run)?;
+        let mask = libc::IN_MODIFY | libc::IN_CREATE | libc::IN_MOVED_TO;
+        Ok(Self { watch: sys::watch(run, mask)? })
+    }
+
+    /// Waits until something was written, or for `patience`; for ever without one.
+    pub fn wait(&self, patience: Option<Duration>) -> io::Result<()> {
+        let timeout = patience.map_or(PollTimeout::NONE, |patience| {
+            // Rounded up: a moment too early would be waited for again at once.
+            let ms = i32::try_from(patience.as_millis() + 1).unwrap_or(i32::MAX);
+            PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut [PollFd::new(self.watch.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut told = [0u8; 4096];
+        while nix::unistd::read(&self.watch, &mut told).is_ok_and(|count| count > 0) {}
+        Ok(())
+    }
 }
 
 /// Reads every event that is still there, oldest first; damaged lines are skipped.

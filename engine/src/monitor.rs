@@ -8,6 +8,7 @@
 mod child;
 mod connection;
 pub mod lock;
+mod oom;
 mod plan;
 pub mod protocol;
 mod run;

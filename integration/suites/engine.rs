@@ -17,5 +17,7 @@ mod look;
 mod net;
 #[path = "engine/process.rs"]
 mod process;
+#[path = "engine/security.rs"]
+mod security;
 #[path = "engine/storage.rs"]
 mod storage;

@@ -235,7 +235,7 @@ fn names_and_aliases_resolve_while_their_containers_live_and_the_resolver_goes_w
     let one = run(&host, &["--network", "web", "--name", "one", "--network-alias", "api"]);
     let two = run(&host, &["--network", "web", "--name", "two", "--network-alias", "api"]);
     let dig = |container: &Box, question: &[&str]| {
-        let server = Ipv4Addr::from(u32::from(one.ip(&host, "web")) & 0xffff_ff00 | 1);
+        let server = Ipv4Addr::from(u32::from(two.ip(&host, "web")) & 0xffff_ff00 | 1);
         Cmd::new("nsenter")
             .arg(format!("--net={}", container.netns.display()))
             .args(["dig", "+time=2", "+tries=1", &format!("@{server}")])

@@ -1,6 +1,7 @@
 //! Benchmarks: ours and the peer interleaved in one go, minimum, median and ratio. They assert nothing.
 
 pub(crate) mod bundle;
+mod engine;
 mod figure;
 mod image;
 mod measured;
@@ -17,14 +18,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     match args.first().map(String::as_str) {
         Some("runtime") => runtime::run(&args[1..]),
         Some("image") => image::run(&args[1..]),
+        Some("engine") => engine::run(&args[1..]),
         Some("mesh") => mesh::run(&args[1..]),
-        Some(name @ "engine") => {
-            let script = format!("xtask/bench/{name}");
-            if !shell::top().join(&script).exists() {
-                return Err(format!("there is no benchmark {name} yet"));
-            }
-            shell::run(&format!("./{script}"), &args[1..])
-        }
         _ => Err("bench takes one of: runtime image engine mesh".into()),
     }
 }

@@ -125,7 +125,7 @@ impl End<'_> {
                 let stat = fstatat(&parent, ".", AtFlags::AT_SYMLINK_NOFOLLOW)?;
                 return Ok(Spot { parent, name: ".".into(), stat: Some(stat) });
             };
-            let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+            let folder = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
             let parent = self.root.file(&folder, flags)?;
             let stat = match fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) => Some(stat),
@@ -221,7 +221,8 @@ impl Engine {
             if spot.stat.is_none() {
                 return Err(of(Errno::ENOENT.into()));
             }
-            let label = if from.is_content() { OsStr::new(".") } else { from.name().unwrap_or(OsStr::new(".")) };
+            let label =
+                if from.is_content() { OsStr::new(".") } else { from.name().unwrap_or_else(|| OsStr::new(".")) };
             diff::write_entry(&spot.parent, &spot.name, label.as_bytes(), out).map(|_| ())
         })?
         .map_err(step())

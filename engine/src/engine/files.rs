@@ -2,7 +2,7 @@
 
 use super::{Container, Engine};
 use crate::error::EngineError;
-use crate::network::{Attachment, Mode};
+use crate::network::{Attachment, Mode, resolv};
 use oci::spec::Mount;
 use std::fs;
 use std::net::IpAddr;
@@ -96,47 +96,18 @@ impl Engine {
 
     fn resolver(&self, container: &Container, mode: &Mode, attachments: &[Attachment]) -> Result<String, EngineError> {
         let wish = &container.record.wish;
-        let host = host_resolver();
-        let own_namespace = !matches!(mode, Mode::Host);
-        let mut servers: Vec<String> =
-            attachments.iter().flat_map(|attachment| &attachment.nameservers).map(ToString::to_string).collect();
-        if servers.is_empty() {
-            servers = wish.dns.clone();
-        }
-        let (mut search, mut options) = (wish.dns_search.clone(), wish.dns_options.clone());
-        for line in host.lines() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("nameserver")
-                    if wish.dns.is_empty()
-                        && attachments.iter().all(|attachment| attachment.nameservers.is_empty()) =>
-                {
-                    servers.extend(
-                        words
-                            .next()
-                            .filter(|server| {
-                                let loopback = server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-                                !(own_namespace && loopback)
-                            })
-                            .map(str::to_owned),
-                    );
-                }
-                Some("search") if wish.dns_search.is_empty() => search.extend(words.map(str::to_owned)),
-                Some("options") if wish.dns_options.is_empty() => options.extend(words.map(str::to_owned)),
-                _ => {}
-            }
-        }
-        let mut text = String::new();
-        for server in servers {
-            text.push_str(&format!("nameserver {server}\n"));
-        }
-        if !search.is_empty() && search != ["."] {
-            text.push_str(&format!("search {}\n", search.join(" ")));
-        }
-        if !options.is_empty() {
-            text.push_str(&format!("options {}\n", options.join(" ")));
-        }
-        Ok(text)
+        let server = |text: &String| {
+            text.parse::<IpAddr>()
+                .map_err(|_| EngineError::Invalid(format!("--dns {text:?}: the address of a server is needed")))
+        };
+        let wanted = resolv::Wanted {
+            servers: wish.dns.iter().map(server).collect::<Result<_, _>>()?,
+            search: wish.dns_search.clone(),
+            options: wish.dns_options.clone(),
+        };
+        let resolvers: Vec<IpAddr> =
+            attachments.iter().flat_map(|attachment| &attachment.nameservers).copied().collect();
+        Ok(resolv::conf(&host_resolver(), &resolvers, &wanted, matches!(mode, Mode::Host)))
     }
 }
 

@@ -130,7 +130,24 @@ impl Engine {
         self.release_ids(container);
         self.event(&container.record, "destroy", &[]);
         self.names().release(container.name(), container.id())?;
-        remove_data(&container.data)
+        remove_data(&container.data)?;
+        if self.ids()?.is_empty() {
+            self.remove_cgroup_parents();
+        }
+        Ok(())
+    }
+
+    /// Removes the cgroups above the containers' own, in every hierarchy. Whatever lives in one keeps it.
+    fn remove_cgroup_parents(&self) {
+        let cgroup = self.roots.cgroup();
+        let Some(own) = cgroup.strip_prefix('/') else { return };
+        let mount = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([mount.to_owned()]) {
+            let mut folder = hierarchy.join(own);
+            // HASH, then `shoal`, which other roots may share.
+            while folder != hierarchy && fs::remove_dir(&folder).is_ok() && folder.pop() {}
+        }
     }
 
     /// Removes folders of containers without a record that nobody is making or removing: what a killed `create` or `rm` has

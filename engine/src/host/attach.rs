@@ -11,7 +11,7 @@ use crate::network::{
     ATTACHMENT_VERSION, Attach, Attachment, Driver, Error, Member, Network, Networks, PortMapping, PublishedPort, Step,
     Subnet, plan,
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,6 +23,8 @@ use std::path::Path;
 
 /// How many ports are published in one transaction: it must fit the netlink socket's send buffer, 130 bytes a port.
 const PORTS_A_TRANSACTION: usize = 512;
+/// What every bridge with IPv6 is called on its own link; docker's choice.
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64);
 /// The MTU where the host has no default route.
 const MTU: u32 = 1500;
 
@@ -471,6 +473,11 @@ fn build(network: &Network, host: &mut Socket, warnings: &mut Vec<String>) -> Re
     for subnet in &network.subnets {
         let address = IpNet::new(subnet.gateway, subnet.subnet.prefix_len()).expect("the prefix fits its own family");
         route::address_add(host, bridge.index, address).step(|| format!("give bridge {name} the address {address}"))?;
+    }
+    if network.ipv6 {
+        // Without a link-local address that is valid at once, the bridge asks for no neighbour in its first second.
+        route::address_add(host, bridge.index, LINK_LOCAL.into())
+            .step(|| format!("give bridge {name} the address {LINK_LOCAL}"))?;
     }
     forwarding(network).step(|| format!("let the kernel forward for bridge {name}"))?;
     let mut firewall = Firewall::open().step(|| "open nf_tables".to_owned())?;

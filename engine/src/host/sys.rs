@@ -85,6 +85,12 @@ pub fn watch(path: &std::path::Path, mask: u32) -> io::Result<OwnedFd> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
 }
 
+/// A counter that the kernel raises: readable once something has happened. `eventfd(2)`
+pub fn event_counter() -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers.
+    owned(i64::from(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }))
+}
+
 /// Takes ownership of the descriptor a system call returned.
 fn owned(answer: i64) -> io::Result<OwnedFd> {
     match RawFd::try_from(answer) {

@@ -2,6 +2,7 @@
 
 use super::child::{self, Child, StartError};
 use super::connection::{Connection, Incoming};
+use super::oom::Oom;
 use super::plan::{PLAN_VERSION, Plan};
 use super::protocol::{Kind, Reply, Request, SOCKET};
 use crate::events::{self, Event};
@@ -129,7 +130,7 @@ struct Monitor {
     /// Connections (by descriptor) that asked for a probe.
     probe_asked: bool,
     stopping: bool,
-    oom_before: u64,
+    oom: Option<Oom>,
     ports: Option<crate::network::Reservation>,
     over: bool,
 }
@@ -172,7 +173,7 @@ impl Monitor {
             probe_at: None,
             probe_asked: false,
             stopping: false,
-            oom_before: 0,
+            oom: None,
             ports: None,
             over: false,
         })
@@ -221,6 +222,9 @@ impl Monitor {
         if ready.probe {
             self.probe_progress();
         }
+        if ready.oom {
+            self.look_for_oom(true);
+        }
         if ready.exited {
             self.exited();
         }
@@ -266,6 +270,9 @@ impl Monitor {
                 }
             }
         }
+        if let Some(oom) = &self.oom {
+            list.push((oom.as_fd(), PollFlags::POLLIN, What::Oom));
+        }
         if let Some(probe) = &self.probe {
             list.push((probe.handle.as_fd(), PollFlags::POLLIN, What::Probe));
             list.push((probe.output.as_fd(), PollFlags::POLLIN, What::Probe));
@@ -287,6 +294,7 @@ impl Monitor {
                 What::Stderr => ready.stderr = true,
                 What::Exited => ready.exited = true,
                 What::Probe => ready.probe = true,
+                What::Oom => ready.oom = true,
             }
         }
         ready
@@ -437,7 +445,6 @@ impl Monitor {
     }
 
     fn start(&mut self) {
-        self.oom_before = 0;
         // Held over restarts, given back with the monitor.
         if self.ports.is_none() {
             match crate::network::reserve(&self.plan.ports) {
@@ -467,6 +474,7 @@ impl Monitor {
         }
         let pid = child.process.pid;
         self.child = Some(child);
+        self.oom = Oom::watch(&self.plan.cgroup);
         self.save(Durable::No);
         self.event("start", &[]);
         for connection in &mut self.connections {
@@ -526,10 +534,8 @@ impl Monitor {
             probe.child.kill().ok();
             probe.child.wait().ok();
         }
-        self.state.oom_killed = crate::cgroup::oom_kills(&self.plan.cgroup) > self.oom_before;
-        if self.state.oom_killed {
-            self.event("oom", &[]);
-        }
+        self.look_for_oom(false);
+        self.oom = None;
         child::force_delete(&self.plan);
         child::reap_orphans(&[]);
         self.state.exit_code = code;
@@ -544,6 +550,19 @@ impl Monitor {
                 self.restart_in(pause);
             }
             None => self.end(code),
+        }
+    }
+
+    /// Tells that the kernel has killed in the container, as soon as it has.
+    fn look_for_oom(&mut self, woken: bool) {
+        let happened = match &mut self.oom {
+            Some(oom) => oom.happened(&self.plan.cgroup, woken),
+            None => !self.state.oom_killed && crate::cgroup::oom_kills(&self.plan.cgroup) > 0,
+        };
+        if happened {
+            self.state.oom_killed = true;
+            self.save(Durable::No);
+            self.event("oom", &[]);
         }
     }
 
@@ -823,6 +842,7 @@ struct Ready {
     stderr: bool,
     exited: bool,
     probe: bool,
+    oom: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -834,4 +854,5 @@ enum What {
     Stderr,
     Exited,
     Probe,
+    Oom,
 }

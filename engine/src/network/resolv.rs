@@ -46,13 +46,14 @@ pub fn parse(text: &str) -> Conf {
 }
 
 /// Writes a container's `resolv.conf`. `resolvers` are those of its networks: with one, it alone is named, and `--dns` goes
-/// to it. Without, `--dns` or the host's servers; those on loopback cannot be reached from inside and are left out.
-pub fn conf(host: &str, resolvers: &[IpAddr], wanted: &Wanted) -> String {
+/// to it. Without, `--dns` or the host's servers; those on loopback cannot be reached from a namespace of its own and are left
+/// out unless `on_host`.
+pub fn conf(host: &str, resolvers: &[IpAddr], wanted: &Wanted, on_host: bool) -> String {
     let host = parse(host);
     let servers: Vec<IpAddr> = match () {
         () if !resolvers.is_empty() => resolvers.to_vec(),
         () if !wanted.servers.is_empty() => wanted.servers.clone(),
-        () => host.servers.into_iter().filter(|address| !address.is_loopback()).collect(),
+        () => host.servers.into_iter().filter(|address| on_host || !address.is_loopback()).collect(),
     };
     let search = match wanted.search.as_slice() {
         [] => host.search,
@@ -88,7 +89,7 @@ mod tests {
     #[test]
     fn the_hosts_servers_come_without_loopback() {
         assert_eq!(
-            conf(HOST, &[], &Wanted::default()),
+            conf(HOST, &[], &Wanted::default(), false),
             "nameserver 192.0.2.53\nnameserver fe80::1\nsearch a.example b.example\noptions edns0 trust-ad\n"
         );
     }
@@ -100,8 +101,12 @@ mod tests {
             search: vec![".".to_owned()],
             options: vec!["timeout:1".to_owned()],
         };
-        assert_eq!(conf(HOST, &[ip("10.93.0.1")], &wanted), "nameserver 10.93.0.1\noptions timeout:1 ndots:0\n");
-        assert_eq!(conf(HOST, &[], &wanted), "nameserver 9.9.9.9\noptions timeout:1\n");
+        assert_eq!(conf(HOST, &[ip("10.93.0.1")], &wanted, false), "nameserver 10.93.0.1\noptions timeout:1 ndots:0\n");
+        assert!(
+            conf(HOST, &[], &Wanted::default(), true).starts_with("nameserver 127.0.0.53\n"),
+            "the host's own network"
+        );
+        assert_eq!(conf(HOST, &[], &wanted, false), "nameserver 9.9.9.9\noptions timeout:1\n");
     }
 
     #[test]

@@ -42,9 +42,9 @@ impl Whiteouts {
 }
 
 impl Whiteouts {
-    /// Whether lower layers lie in the same directory.
+    /// Whether the directory holds the whole tree: lower layers lie in it too, or there are none.
     fn apply(self) -> bool {
-        matches!(self, Self::Apply | Self::Merge)
+        matches!(self, Self::Apply | Self::Merge | Self::Keep)
     }
 }
 

@@ -25,7 +25,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     match open_top(path) {
         Ok(top) => clear(&top)?,
         Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(std::fs::remove_file(path)?),
+        Err(Errno::NOTDIR | Errno::LOOP) => return std::fs::remove_file(path),
         Err(error) => return Err(error.into()),
     }
     match std::fs::remove_dir(path) {

@@ -29,6 +29,44 @@ fn a_hog_is_killed_and_its_end_is_told_as_out_of_memory() {
 }
 
 #[test]
+fn a_kill_for_want_of_memory_is_told_while_the_container_goes_on() {
+    let place = Place::new("oom-live");
+    let _ = place.ok("run -d --name hog -m 32m --memory-swap 32m BB sh -c 'probe hog 200; sleep 1000'");
+    // Up to a time to come: it sleeps until something is written.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let line =
+        format!("events --since 1h --until {} --filter event=oom --format '{{{{.Actor.Attributes.name}}}}'", now + 4);
+    let events = place.ok(&line);
+    assert!(events.lines().any(|name| name == "hog"), "{events:?}");
+    assert_eq!((place.state("hog", "OOMKilled"), place.state("hog", "Status")), ("true".into(), "running".into()));
+}
+
+#[test]
+fn the_cgroups_above_go_with_the_last_container() {
+    let place = Place::new("parents");
+    let _ = place.ok("run -d --name one BB sleep 1000");
+    let _ = place.ok("run -d --name two BB sleep 1000");
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", place.pid("one"))).expect("it runs");
+    let parents: Vec<std::path::PathBuf> = text
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let parent = std::path::Path::new(path).parent()?.to_str()?.trim_start_matches('/').to_owned();
+            let mount = std::path::Path::new("/sys/fs/cgroup");
+            let below = mount.join(controllers.trim_start_matches("name=")).join(&parent);
+            Some(if below.is_dir() { below } else { mount.join(parent) })
+        })
+        .filter(|path| path.to_string_lossy().contains("/shoal/"))
+        .collect();
+    assert!(parents.iter().any(|parent| parent.is_dir()), "{parents:?}");
+    let _ = place.ok("rm -f one");
+    assert!(parents.iter().any(|parent| parent.is_dir()));
+    let _ = place.ok("rm -f two");
+    assert!(parents.iter().all(|parent| !parent.exists()), "{parents:?}");
+}
+
+#[test]
 fn a_fork_bomb_ends_at_its_limit() {
     let place = Place::new("forks");
     let made: u32 = place.ok("run --rm --pids-limit 20 BB probe forks 200").parse().expect("a number");

@@ -150,7 +150,14 @@ fn system_shows_and_gives_back_space() {
     for row in ["Images", "Containers", "Local Volumes"] {
         assert!(df.contains(row), "{df}");
     }
-    let _ = place.ok("system prune -f --volumes");
+    place.refused("system prune -f --filter colour=red", 2, "colour");
+    place.refused("system prune -f --volumes --filter until=1h", 2, "until");
+    assert!(!place.ok("system prune -f --filter label=nobody").contains("Deleted"));
+    let pruned = place.ok("system prune -f --volumes");
+    for part in ["Deleted Containers:", "Deleted Networks:\nunused", "Deleted Volumes:", "Total reclaimed space: "] {
+        assert!(pruned.contains(part), "{part:?}: {pruned}");
+    }
+    assert_eq!(place.ok("volume ls -q"), "");
     assert_eq!(place.ok("ps -aq"), "");
     assert!(!place.ok("network ls").contains("unused"));
     assert!(place.ok("images").contains("localhost/bb"), "a tagged image stays");
@@ -158,6 +165,23 @@ fn system_shows_and_gives_back_space() {
     assert!(!place.ok("images").contains("localhost/bb"));
     assert!(place.ok("info").contains("Containers"));
     assert!(place.ok("version").contains("shoal") || place.ok("version").contains("Version"));
+}
+
+#[test]
+fn volumes_and_networks_are_shown_by_template() {
+    let place = Place::new("templates");
+    let _ = place.ok("volume create data --label kind=test");
+    let _ = place.ok("network create --label kind=test red");
+    assert_eq!(place.ok("volume inspect -f '{{.Name}} {{.Labels.kind}} {{.Driver}}' data"), "data test local");
+    assert!(place.ok("volume inspect --format json data").starts_with("[{"));
+    assert_eq!(place.ok("volume ls --format '{{.Name}} {{.Label \"kind\"}}'"), "data test");
+    assert!(place.ok("volume ls --format 'table {{.Name}}\t{{.Driver}}'").starts_with("VOLUME NAME"));
+    assert_eq!(place.ok("network inspect -f '{{.Driver}} {{index .Labels \"kind\"}}' red"), "bridge test");
+    assert_eq!(
+        place.ok("network ls --filter name=red --format '{{.Name}}: {{.Label \"kind\"}} {{upper .Scope}}'"),
+        "red: test LOCAL"
+    );
+    place.refused("volume inspect -f '{{.Nothing}}' data", 1, "Nothing");
 }
 
 #[test]

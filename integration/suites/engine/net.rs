@@ -3,6 +3,17 @@
 use crate::case::Place;
 
 #[test]
+fn a_server_that_is_no_address_is_refused_and_not_dropped() {
+    let place = Place::new("dns");
+    place.refused("create --dns dns.example BB true", 125, "--dns");
+    assert!(
+        place
+            .sh("--dns 9.9.9.9 --dns-search a.example", "cat /etc/resolv.conf")
+            .contains("nameserver 9.9.9.9\nsearch a.example")
+    );
+}
+
+#[test]
 fn modes_addresses_and_generated_files() {
     let place = Place::new("modes");
     assert_eq!(place.ok("run --rm --network none BB sh -c 'ls /sys/class/net'"), "lo");

@@ -165,6 +165,7 @@ fn namespaces_can_be_the_hosts_or_anothers() {
 }
 
 #[test]
+#[ignore = "docs/gaps.md: --userns auto"]
 fn users_of_an_auto_namespace_are_nobody_else() {
     let place = Place::new("userns");
     let range = |name: &str| {

@@ -4,12 +4,9 @@
 
 pub mod bpf;
 pub mod clone;
-<<<<<<< HEAD
 pub mod exe;
-pub mod memory;
-=======
 pub mod landlock;
->>>>>>> f6867db (runtime: landlock by the annotation org.shoal.landlock, for the container and its execs; a start command that is gone cannot end the container)
+pub mod memory;
 pub mod mount;
 #[cfg(feature = "musl")]
 mod musl;

@@ -26,9 +26,6 @@ pub(crate) struct Args {
     until: Option<String>,
 }
 
-/// How often the file is looked at while nothing happens.
-const PERIOD: Duration = Duration::from_millis(200);
-
 pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let engine = open(global)?;
     let now = engine::time::now();
@@ -54,6 +51,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         Some(text) => Some(Template::parse(text)?),
     };
     let file = events::file(&engine.roots().run);
+    // Before the first look: what is written meanwhile wakes the first wait.
+    let watcher = events::Watcher::new(&engine.roots().run)?;
     let mut seen = since.unwrap_or(now);
     let mut last: Vec<Event> = Vec::new();
     loop {
@@ -68,10 +67,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
             seen = newest;
             last = fresh.into_iter().filter(|event| event.time == newest).collect();
         }
-        if until.is_some_and(|until| engine::time::now() >= until) {
+        let left = until.map(|until| Duration::from_nanos(until.saturating_sub(engine::time::now())));
+        if left.is_some_and(|left| left.is_zero()) {
             return Ok(ExitCode::SUCCESS);
         }
-        std::thread::sleep(PERIOD);
+        watcher.wait(left)?;
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
     } else {
         attachments.iter().map(|attachment| attachment.network.as_str()).collect()
     };
-    let size = if size { engine.upper(container).map_or(0, |upper| folder_bytes(&upper)) } else { 0 };
+    let size = if size { human_size(engine, container) } else { String::new() };
     json!({
         "ID": if no_trunc { container.id() } else { container.short_id() },
         "Image": if no_trunc || !record.image.starts_with("sha256:") { record.image.clone() } else { record.image[7..].chars().take(12).collect() },
@@ -134,7 +134,7 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
         "Mounts": mounts.join(","),
         "LocalVolumes": volumes.to_string(),
         "Networks": if networks.is_empty() { "bridge".to_owned() } else { networks.join(",") },
-        "Size": human_decimal(size),
+        "Size": size,
     })
 }
 
@@ -160,6 +160,14 @@ pub(crate) fn ports(engine: &Engine, container: &Container) -> String {
         }
     }
     texts.join(", ")
+}
+
+/// docker's SIZE: what the container has written, and that with its image.
+fn human_size(engine: &Engine, container: &Container) -> String {
+    let own = engine.upper(container).map_or(0, |upper| folder_bytes(&upper));
+    let image = engine.images().ok().and_then(|store| store.find(&container.record.image_id).ok());
+    let whole = own + image.map_or(0, |image| image.packed_size());
+    format!("{} (virtual {})", human_decimal(own), human_decimal(whole))
 }
 
 fn shortened(text: &str, most: usize) -> String {
