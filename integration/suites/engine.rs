@@ -7,6 +7,8 @@ mod case;
 mod copy;
 #[path = "engine/faults.rs"]
 mod faults;
+#[path = "engine/flags.rs"]
+mod flags;
 #[path = "engine/life.rs"]
 mod life;
 #[path = "engine/limits.rs"]

@@ -1,5 +1,7 @@
 //! The loop of the monitor.
 
+mod probe;
+
 use super::child::{self, Child, StartError};
 use super::connection::{Connection, Incoming};
 use super::oom::Oom;
@@ -15,13 +17,14 @@ use crate::record::{STATE_VERSION, State, Status};
 use crate::restart::Backoff;
 use crate::time::now;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use probe::{Probe, kill_probe};
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How much input may wait for a container that does not read, in bytes.
@@ -30,8 +33,6 @@ const STDIN_WAITING_BYTES_MAX: usize = 64 * 1024;
 const CLIENTS_MAX: usize = 256;
 /// How long output is still read after the end while another process holds the pipes.
 const DRAIN: Duration = Duration::from_millis(500);
-/// How often a probe's output is read in one round, 4 KiB each: a pipe's worth.
-const PROBE_READS_MAX: usize = 16;
 /// How long clients may take to read the last words.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -92,18 +93,6 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Result<(), MonitorError> {
         return Err(step("execute the cleanup")(Command::new(program).args(arguments).exec()));
     }
     Ok(())
-}
-
-/// A probe in flight.
-#[derive(Debug)]
-struct Probe {
-    child: std::process::Child,
-    handle: OwnedFd,
-    output: OwnedFd,
-    text: Vec<u8>,
-    start: u64,
-    deadline: Instant,
-    timed_out: bool,
 }
 
 struct Monitor {
@@ -722,81 +711,6 @@ impl Monitor {
         }
     }
 
-    fn probe_start(&mut self) {
-        if self.child.is_none() || self.state.status == Status::Paused {
-            self.probe_at = Some(Instant::now() + Duration::from_secs(1));
-            return;
-        }
-        let Some(check) = &self.plan.health else { return };
-        let Some(argv) = check.argv() else { return };
-        let timeout = Duration::from_nanos(check.timeout_ns());
-        let Ok((output, write)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)
-        else {
-            return;
-        };
-        fs::remove_file("probe.pid").ok();
-        let Ok(also) = write.try_clone() else { return };
-        let mut command = Command::new(&self.plan.runtime);
-        command.arg("--root").arg(&self.plan.runtime_root).args(["exec", "--pid-file", "probe.pid", &self.plan.id]);
-        command.args(argv).stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(Stdio::from(also));
-        let started = command.spawn();
-        drop(command);
-        let start = now();
-        match started.and_then(|child| {
-            let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-            Ok((child, sys::pidfd_open(pid)?))
-        }) {
-            Ok((child, handle)) => {
-                let deadline = Instant::now() + timeout;
-                self.probe = Some(Probe { child, handle, output, text: Vec::new(), start, deadline, timed_out: false });
-            }
-            Err(error) => {
-                let output = error.to_string();
-                self.probed(health::Entry { start, end: now(), exit_code: 1, output });
-            }
-        }
-    }
-
-    fn probe_progress(&mut self) {
-        let Some(probe) = &mut self.probe else { return };
-        let ended = probe.child.try_wait();
-        let mut buffer = [0u8; 4096];
-        // A probe that never stops writing gets its turn like everything else.
-        for _ in 0..PROBE_READS_MAX {
-            let Ok(count @ 1..) = nix::unistd::read(&probe.output, &mut buffer) else { break };
-            let room = health::OUTPUT_BYTES_MAX.saturating_sub(probe.text.len());
-            probe.text.extend_from_slice(&buffer[..count.min(room)]);
-        }
-        let Ok(Some(status)) = ended else {
-            return;
-        };
-        let Some(probe) = self.probe.take() else { return };
-        let (exit_code, output) = if probe.timed_out {
-            let seconds = self.plan.health.as_ref().map_or(0, health::Check::timeout_ns) / 1_000_000;
-            (-1, format!("Health check exceeded timeout ({seconds}ms)"))
-        } else {
-            (status.code().unwrap_or(-1), String::from_utf8_lossy(&probe.text).into_owned())
-        };
-        self.probed(health::Entry { start: probe.start, end: now(), exit_code, output });
-    }
-
-    fn probed(&mut self, entry: health::Entry) {
-        let Some(check) = self.plan.health.clone() else { return };
-        let age = u64::try_from(self.started_at.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let changed = self.health.record(&check, entry.clone(), age);
-        self.probe_at = Some(Instant::now() + Duration::from_nanos(self.health.pause(&check, age)));
-        self.state.health = Some(self.health.clone());
-        self.save(Durable::No);
-        if changed {
-            self.event(&format!("health_status: {}", self.health.status.as_str()), &[]);
-        }
-        if std::mem::take(&mut self.probe_asked) {
-            for connection in &mut self.connections {
-                connection.reply(&Reply::Probed { entry: entry.clone() });
-            }
-        }
-    }
-
     fn save(&mut self, durable: Durable) {
         if let Err(error) = file::save(&self.plan.data.join("state.json"), &self.state, durable) {
             // Nothing can be written: the container goes on, clients still hear the end over the socket.
@@ -819,16 +733,6 @@ impl Monitor {
         };
         // A lost event stops nothing.
         events::append(&self.plan.events, &event).ok();
-    }
-}
-
-/// Kills the process a probe started inside the container; the runtime that waits for it ends by itself.
-fn kill_probe(probe: &mut Probe) {
-    let mut text = String::new();
-    let inside = fs::File::open("probe.pid").and_then(|mut file| file.read_to_string(&mut text)).ok();
-    match inside.and_then(|_| text.trim().parse().ok()).and_then(ProcessId::of) {
-        Some(process) => drop(process.signal(libc::SIGKILL)),
-        None => drop(probe.child.kill()),
     }
 }
 
