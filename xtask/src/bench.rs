@@ -11,7 +11,7 @@ mod youki;
 
 pub(crate) use measured::{MEASURED, measured};
 
-use crate::shell::{self, Result};
+use crate::shell::Result;
 
 /// Runs one benchmark by name; figures it prints go to the file of `--json` too.
 pub(crate) fn run(args: &[String]) -> Result<()> {
