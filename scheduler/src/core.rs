@@ -5,6 +5,7 @@
 //! only, so a lost, doubled or late event changes nothing in the end.
 
 mod duties;
+mod gate;
 mod stewardship;
 
 use crate::model::{
@@ -57,6 +58,8 @@ pub enum Event {
     Service(Box<ServiceRow>),
     /// A service was removed.
     ServiceGone(String),
+    /// A service's row is there and this version does not understand it: its instances are left as they are.
+    ServiceUnclear(String),
     /// An instance's row arrived, or this node's own was read from disk.
     Instance(Box<InstanceRow>),
     /// An instance's row was dropped.
@@ -85,6 +88,17 @@ pub enum Event {
     },
     /// Every container that exists has been reported; instances without one have lost it.
     ContainersListed,
+    /// Everything on this node's disk has been told; before, no container is a stranger.
+    TablesRead,
+    /// A container could not be stopped; it still runs.
+    StopFailed {
+        /// The instance.
+        id: String,
+        /// Why.
+        message: String,
+    },
+    /// The nodes that may only read: they place nothing, and nobody waits for them to.
+    Readers(BTreeSet<NodeId>),
     /// Somebody stops using this node: all its instances are given back (`mesh down --drain` ends with it).
     Retire,
 }
@@ -219,7 +233,11 @@ pub struct Core {
     dirty: BTreeSet<String>,
     own_dirty: bool,
     own_wake: Option<Ms>,
-    containers_listed: bool,
+    gate: gate::Gate,
+    /// Services whose row is not understood.
+    unclear: BTreeSet<String>,
+    /// Nodes that may only read.
+    readers: BTreeSet<NodeId>,
     downs: VecDeque<Ms>,
     brake_until: Ms,
     brake_begun: Ms,
@@ -249,7 +267,9 @@ impl Core {
             dirty: BTreeSet::new(),
             own_dirty: false,
             own_wake: None,
-            containers_listed: false,
+            gate: gate::Gate::default(),
+            unclear: BTreeSet::new(),
+            readers: BTreeSet::new(),
             downs: VecDeque::new(),
             brake_until: 0,
             brake_begun: 0,
@@ -277,7 +297,12 @@ impl Core {
                 self.all_dirty();
             }
             Event::Service(row) => self.service_changed(*row),
+            Event::ServiceUnclear(name) => {
+                self.unclear.insert(name);
+                self.own_dirty = true;
+            }
             Event::ServiceGone(name) => {
+                self.unclear.remove(&name);
                 self.services.remove(&name);
                 self.watches.remove(&name);
                 self.own_dirty = true;
@@ -296,9 +321,13 @@ impl Core {
             Event::Release(call, release) => self.release_asked(call, &release),
             Event::Reserved { id, answer } => self.reserve_answered(&id, answer),
             Event::Container { id, seen } => self.container_seen(&id, seen),
-            Event::ContainersListed => {
-                self.containers_listed = true;
-                self.missing_containers();
+            Event::ContainersListed => self.containers_listed(),
+            Event::TablesRead => self.tables_read(),
+            Event::StopFailed { id, message } => self.stop_failed(&id, &message),
+            Event::Readers(readers) if readers == self.readers => {}
+            Event::Readers(readers) => {
+                self.readers = readers;
+                self.all_dirty();
             }
             Event::Retire => self.retire(),
         }
@@ -317,7 +346,7 @@ impl Core {
     pub fn poll_timeout(&self) -> Option<Ms> {
         let services = self.watches.values().filter_map(|watch| watch.wake);
         let pending = self.pending.values().map(|pending| pending.deadline);
-        services.chain(pending).chain(self.own_wake).min()
+        services.chain(pending).chain(self.own_wake).chain(self.gate.wake).min()
     }
 
     /// Returns the nodes as this one sees them, ordered by id.
@@ -352,12 +381,6 @@ impl Core {
         self.rollouts.get(name)
     }
 
-    /// Returns why the last slot of a service could not be placed by this node, if so.
-    #[must_use]
-    pub fn no_fit(&self, name: &str) -> Option<&str> {
-        self.watches.get(name).and_then(|watch| watch.no_fit.as_deref())
-    }
-
     /// Says what an instance's node means for it.
     #[must_use]
     pub fn standing_of(&self, service: &Service, row: &InstanceRow) -> Standing {
@@ -375,6 +398,7 @@ impl Core {
             // A row of a node the membership has not named yet: nothing is placed there and nothing given up.
             liveness: if id == me { Liveness::Alive } else { Liveness::Suspect },
             since_ms: now,
+            silent_since_ms: now,
             ..Node::default()
         })
     }
@@ -384,6 +408,9 @@ impl Core {
         let before = self.nodes.get(&node).map(|known| known.liveness);
         let known = self.node_mut(&node);
         if before != Some(liveness) {
+            if matches!(before, None | Some(Liveness::Alive)) || liveness == Liveness::Alive {
+                known.silent_since_ms = now;
+            }
             known.liveness = liveness;
             known.since_ms = now;
             if liveness == Liveness::Down && before.is_some() {
@@ -421,18 +448,23 @@ impl Core {
 
     fn service_changed(&mut self, row: ServiceRow) {
         let name = row.spec.name.clone();
-        match row.spec.clone().accept() {
+        let accepted = match row.v {
+            1 => row.spec.clone().accept().map_err(|error| error.to_string()),
+            other => Err(format!("it has version {other}, this node knows 1")),
+        };
+        match accepted {
             Ok(service) => {
+                self.unclear.remove(&name);
                 self.watches.entry(name.clone()).or_default().progress_at = self.now;
                 self.services.insert(name.clone(), Known { row, service });
                 self.dirty.insert(name);
                 self.own_dirty = true;
             }
-            Err(error) => self.actions.push_back(Action::Note(Note {
-                kind: "quarantine",
-                subject: name,
-                message: format!("the service's row is not used: {error}"),
-            })),
+            Err(error) => {
+                let message = format!("the service's row is not used, its instances stay as they are: {error}");
+                self.note("quarantine", &name, message);
+                self.unclear.insert(name);
+            }
         }
     }
 
@@ -441,7 +473,8 @@ impl Core {
             // This node's rows come from here; an echo tells nothing new.
             return;
         }
-        self.index(row);
+        self.index(row.clone());
+        self.late_row(&row);
     }
 
     /// Stores a row and keeps the local clocks about it.
@@ -488,13 +521,12 @@ impl Core {
 
     fn tick(&mut self) {
         let now = self.now;
-        let due: Vec<String> = self
-            .watches
-            .iter()
-            .filter(|(_, watch)| watch.wake.is_some_and(|at| at <= now))
-            .map(|(name, _)| name.clone())
-            .collect();
-        self.dirty.extend(due);
+        for (name, watch) in &mut self.watches {
+            // Taken, so that a service nobody looks at now does not wake this node again and again.
+            if watch.wake.take_if(|at| *at <= now).is_some() {
+                self.dirty.insert(name.clone());
+            }
+        }
         self.own_dirty |= self.own_wake.is_some_and(|at| at <= now);
         let late: Vec<String> =
             self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| id.clone()).collect();
@@ -504,8 +536,15 @@ impl Core {
     }
 
     fn evaluate(&mut self) {
+        if !self.ready() {
+            return;
+        }
+        self.settle();
         if std::mem::take(&mut self.own_dirty) {
             self.do_duties();
+        }
+        if !self.settled() {
+            return;
         }
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.is_empty() {

@@ -397,6 +397,8 @@ pub struct Node {
     pub liveness: Liveness,
     /// Since when it has that liveness, by the local clock.
     pub since_ms: Ms,
+    /// Since when it has not been alive without a break, by the local clock; what is to be replaced counts from here.
+    pub silent_since_ms: Ms,
 }
 
 impl Node {

@@ -29,6 +29,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 const INPUTS_MAX: usize = 4_096;
 /// The longest the core sleeps: a lost timer costs a second, not an hour.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How long the API waits for the node's own rows and containers before it answers anyway: an engine that cannot list them is
+/// for people to find out.
+const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// How to run a node.
 #[derive(Debug, Clone)]
@@ -156,6 +159,7 @@ pub async fn run(
     traffic::claim(&mesh, &options, &port, &me, &mut facts, &journal).await;
     let worker = containers::Worker::new(me.clone(), Arc::clone(&port), handle.clone(), mesh.clone());
     let changed = Arc::new(Notify::new());
+    let (told_ready, mut is_ready) = tokio::sync::watch::channel(false);
 
     cluster::serve(&mesh, &handle, &worker).await?;
     blobs::serve(&mesh, &port).await?;
@@ -175,6 +179,8 @@ pub async fn run(
         calls: HashMap::new(),
         call_serial: 0,
         changed: Arc::clone(&changed),
+        ready: told_ready,
+        settled: false,
     };
     let core_task = tokio::spawn(driver.run(receiver));
     cluster::announce(&mesh, &me, &facts, &journal).await?;
@@ -190,6 +196,8 @@ pub async fn run(
         changed,
     }));
 
+    // Before, an answer would show less than there is.
+    let _ = tokio::time::timeout(READY_WITHIN, is_ready.wait_for(|ready| *ready)).await;
     let (ended, end) = oneshot::channel();
     let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone());
     let server = tokio::spawn(api::serve(listener, context));
@@ -240,6 +248,10 @@ struct Driver {
     call_serial: u64,
     /// Told when something came in that routes may depend on.
     changed: Arc<Notify>,
+    /// Told once when this node's own rows and containers are known.
+    ready: tokio::sync::watch::Sender<bool>,
+    /// Whether the core knew enough to route when it was looked at last.
+    settled: bool,
 }
 
 impl Driver {
@@ -248,6 +260,7 @@ impl Driver {
             while let Some(action) = self.core.poll_action() {
                 self.act(action).await;
             }
+            self.tell();
             let now = self.clock.now();
             let sleep = self.core.poll_timeout().map_or(SLEEP_MAX, |at| Duration::from_millis(at.saturating_sub(now)));
             tokio::select! {
@@ -263,6 +276,17 @@ impl Driver {
                 },
                 () = tokio::time::sleep(sleep.min(SLEEP_MAX)) => self.core.handle(self.clock.now(), Event::Tick),
             }
+        }
+    }
+
+    /// Wakes those that wait for the core to know enough.
+    fn tell(&mut self) {
+        if self.core.ready() && !*self.ready.borrow() {
+            self.ready.send_replace(true);
+        }
+        if self.core.settled() && !self.settled {
+            self.settled = true;
+            self.changed.notify_one();
         }
     }
 

@@ -23,7 +23,9 @@ pub enum Standing {
 pub fn standing(service: &Service, node: &Node, now: Ms) -> Standing {
     match node.liveness {
         Liveness::Left => return Standing::Lost,
-        Liveness::Down if now >= node.since_ms.saturating_add(service.spec.lost_after_ms) => return Standing::Lost,
+        Liveness::Down if now >= node.silent_since_ms.saturating_add(service.spec.lost_after_ms) => {
+            return Standing::Lost;
+        }
         _ => {}
     }
     let moved = node.policy.availability == Availability::Drain
@@ -42,7 +44,7 @@ pub struct SlotView<'a> {
     pub leaving: Vec<&'a InstanceRow>,
     /// Instances that were told to stop and have not ended.
     pub stopping: Vec<&'a InstanceRow>,
-    /// The latest ended instance with the wanted revision.
+    /// The instance with the wanted revision whose end was seen last.
     pub ended: Option<&'a InstanceRow>,
     /// Whether an active instance was on a node that is given up.
     pub lost: bool,
@@ -70,21 +72,23 @@ pub fn wanted<'a>(service: &Service, nodes: impl Iterator<Item = &'a Node>) -> V
     }
 }
 
-/// Sorts a service's instances into its slots. `stands` says what an instance's node means; every slot that is wanted or
-/// has an instance appears.
+/// Sorts a service's instances into its slots. `stands` says what an instance's node means, `ended_at` when its end was seen
+/// here (ids carry the clocks of many nodes, so they do not order ends); every slot that is wanted or has an instance appears.
 pub fn slots<'a>(
     row: &ServiceRow,
     service: &Service,
     wanted: &[Slot],
     instances: impl Iterator<Item = &'a InstanceRow>,
     stands: impl Fn(&InstanceRow) -> Standing,
+    ended_at: impl Fn(&InstanceRow) -> Ms,
 ) -> BTreeMap<Slot, SlotView<'a>> {
     let mut out: BTreeMap<Slot, SlotView<'a>> = wanted.iter().map(|slot| (slot.clone(), SlotView::default())).collect();
     for instance in instances.filter(|instance| instance.service_id == row.id) {
         let view = out.entry(instance.slot.clone()).or_default();
         let is_current = instance.revision == service.revision;
         if instance.phase.ended() {
-            if is_current && view.ended.is_none_or(|last| last.id < instance.id) {
+            let order = |row: &'a InstanceRow| (ended_at(row), &row.id);
+            if is_current && view.ended.is_none_or(|last| order(last) < order(instance)) {
                 view.ended = Some(instance);
             }
             continue;
@@ -133,10 +137,25 @@ mod tests {
         dead.slot = Slot::Number(1);
         let all = [good, old, dead];
         let stands = |row: &InstanceRow| if row.node == "lost" { Standing::Lost } else { Standing::Good };
-        let slots = slots(&service_row(spec), &service, &[Slot::Number(0), Slot::Number(1)], all.iter(), stands);
+        let slots = slots(&service_row(spec), &service, &[Slot::Number(0), Slot::Number(1)], all.iter(), stands, |_| 0);
         assert_eq!(slots[&Slot::Number(0)].current.len(), 1);
         assert_eq!(slots[&Slot::Number(0)].outdated.len(), 1);
         assert!(slots[&Slot::Number(1)].lost && slots[&Slot::Number(1)].current.is_empty());
+    }
+
+    #[test]
+    fn the_end_that_was_seen_last_counts_whatever_clock_made_the_ids() {
+        let spec = ServiceSpec::new("web", "a");
+        let service = spec.clone().accept().unwrap();
+        let mut ahead = row("f-of-a-clock-that-is-ahead", "a", Phase::Failed);
+        let mut behind = row("0-of-a-clock-that-is-behind", "b", Phase::Failed);
+        for row in [&mut ahead, &mut behind] {
+            row.revision.clone_from(&service.revision);
+        }
+        let all = [ahead, behind];
+        let seen = |row: &InstanceRow| if row.node == "b" { 2 } else { 1 };
+        let slots = slots(&service_row(spec), &service, &[], all.iter(), |_| Standing::Good, seen);
+        assert_eq!(slots[&Slot::Number(0)].ended.unwrap().node, "b");
     }
 
     #[test]

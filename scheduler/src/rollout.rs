@@ -62,7 +62,8 @@ pub fn step(facts: &Facts<'_>) -> Step {
     let state = rollout.map_or(RolloutState::Completed, |row| row.state);
     let outdated: Vec<&Slot> = facts.wanted.iter().filter(|slot| is_outdated(facts, slot)).collect();
     let running = matches!(state, RolloutState::Updating | RolloutState::RollbackStarted);
-    if !running && (outdated.is_empty() || rollout.is_some_and(|row| row.state != RolloutState::Completed)) {
+    let done = matches!(state, RolloutState::Completed | RolloutState::RollbackCompleted);
+    if !running && (outdated.is_empty() || !done) {
         return Step::default();
     }
     if !running {
@@ -242,6 +243,13 @@ mod tests {
         case.service.spec.update.failure_action = FailureAction::Pause;
         case.service.spec.update.max_failure_ratio = 0.5;
         assert_eq!(case.step().replace.len(), 1);
+    }
+
+    #[test]
+    fn what_is_outdated_after_the_way_back_is_replaced_too() {
+        let mut case = Case::new(1, 2);
+        case.state = RolloutState::RollbackCompleted;
+        assert_eq!(case.step().state, Some((RolloutState::Updating, String::new())));
     }
 
     #[test]

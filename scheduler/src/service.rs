@@ -40,7 +40,8 @@ pub struct ServiceSpec {
     /// The same for the way back.
     #[serde(default)]
     pub rollback: UpdateConfig,
-    /// Milliseconds from the verdict that a node is down to the replacement of its instances.
+    /// Milliseconds that a node must have been silent, from the first suspicion, before its instances are replaced; never
+    /// before the verdict that it is down.
     #[serde(default = "lost_after_default")]
     pub lost_after_ms: u64,
     /// Fields of a newer version, kept as they came.

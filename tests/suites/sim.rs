@@ -1,5 +1,6 @@
 //! The mesh's promises over random histories and named scenarios, in virtual time.
 
+use p2p::membership::Liveness;
 use p2p::table::{Key, Table};
 use tests::sim::net::Profile;
 use tests::sim::{Bug, Fault, World, checks, random};
@@ -74,6 +75,41 @@ fn a_cluster_that_was_off_for_a_month_comes_back_and_nothing_deleted_does() {
     let tombstones: usize =
         world.machines.iter().filter_map(|m| m.node.as_ref()).map(|n| n.replica().rows().tombstones()).sum();
     assert_eq!(tombstones, 0);
+}
+
+/// A replacement follows a verdict at once, so a false verdict is a duplicate: at most 3 of 100 stalls may cause one.
+#[test]
+fn stalls_of_three_seconds_are_not_called_down_in_small_clusters_either() {
+    for nodes in [2, 3, 5] {
+        let mut world = World::new(51, nodes, 1, Profile::LAN);
+        world.start_all();
+        world.run(10_000);
+        let mut wrong = 0;
+        for _ in 0..100 {
+            world.seen.clear();
+            let at = world.dice().index(nodes);
+            let wait = world.dice().below(1_500);
+            world.run(wait);
+            world.fault(&Fault::Stall(at, 3_000));
+            world.run(8_000);
+            wrong += usize::from(world.seen.iter().any(|seen| seen.liveness == Liveness::Down));
+        }
+        assert!(wrong <= 3, "{wrong} of 100 stalls of one of {nodes} nodes");
+        // A dead one is known within the period and four seconds.
+        for _ in 0..10 {
+            let wait = world.dice().below(1_500);
+            world.run(wait);
+            world.seen.clear();
+            let began = world.now_ms();
+            world.fault(&Fault::PowerOff(1));
+            world.run(6_000);
+            let known = world.seen.iter().find(|seen| seen.subject == 1 && seen.liveness == Liveness::Down);
+            let after = known.map(|seen| seen.at_ms - began);
+            assert!(after.is_some_and(|ms| ms <= if nodes < 5 { 3_900 } else { 4_400 }), "{nodes} nodes: {after:?}");
+            world.fault(&Fault::Start(1));
+            world.run(10_000);
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::brake::Brake;
-use super::ring::Rings;
+use super::ring::{OBSERVERS, Rings};
 use super::{Liveness, Role};
 use crate::id::NodeId;
 use crate::table::codec::{Reader, put_varint};
@@ -15,14 +15,18 @@ use crate::table::row::Body;
 
 /// How often the core looks; also the finest time it judges by.
 pub const TICK_MS: u64 = 500;
-/// How often a node tells each of its observers that it lives: four messages a second in all.
+/// How often a node tells each of four observers that it lives: four messages a second in all. With fewer observers each
+/// hears more often, so that the messages stay as many.
 pub const BEAT_MS: u64 = 1_000;
-/// Silence after which an observer asks for a heartbeat: two were lost, or the rings differ for a moment.
-pub const ASK_AFTER_MS: u64 = 1_900;
-/// Silence after which an observer says Suspect.
-pub const SUSPECT_AFTER_MS: u64 = 2_500;
-/// Silence after which an observer says Missing: a stall of three seconds and one heartbeat period pass it by.
-pub const MISSING_AFTER_MS: u64 = 4_300;
+/// The shortest period of heartbeats: with one or two observers.
+pub const BEAT_MS_MIN: u64 = 500;
+/// Silence beyond one heartbeat period after which an observer asks for a heartbeat: one was lost, or the rings differ for a
+/// moment.
+pub const ASK_AFTER_MS: u64 = 900;
+/// Silence beyond one heartbeat period after which an observer says Suspect.
+pub const SUSPECT_AFTER_MS: u64 = 1_500;
+/// Silence beyond one heartbeat period after which an observer says Missing: a stall of three seconds passes it by.
+pub const MISSING_AFTER_MS: u64 = 3_300;
 /// The same when the peer's host answers that nobody listens: the process is gone, not slow.
 pub const REFUSED_AFTER_MS: u64 = 2_000;
 /// A tick this late means that this process stalled, and its silence is its own.
@@ -124,8 +128,25 @@ impl Peer {
 #[derive(Debug, Clone, Copy)]
 struct Watched {
     heard_ms: u64,
+    /// How often it sends heartbeats.
+    beat_ms: u64,
     refused: bool,
     said: Verdict,
+}
+
+impl Watched {
+    /// Silence after which to ask, to suspect, to miss.
+    fn limits(&self) -> [u64; 3] {
+        let missing = self.beat_ms + MISSING_AFTER_MS;
+        let missing = if self.refused { missing.min(REFUSED_AFTER_MS) } else { missing };
+        [self.beat_ms + ASK_AFTER_MS, (self.beat_ms + SUSPECT_AFTER_MS).min(missing), missing]
+    }
+}
+
+/// The period of a node's heartbeats, from the number of its observers.
+#[must_use]
+pub fn beat_ms(observers: usize) -> u64 {
+    (BEAT_MS * observers as u64 / OBSERVERS as u64).clamp(BEAT_MS_MIN, BEAT_MS)
 }
 
 /// What a tick wants done.
@@ -163,6 +184,8 @@ pub struct View {
     observers: Vec<NodeId>,
     watched: BTreeMap<NodeId, Watched>,
     due_ms: Option<u64>,
+    /// A dial was refused since the last tick: what that shortens is looked at now.
+    hurry: bool,
     brake: Brake,
     accused: BTreeSet<NodeId>,
 }
@@ -180,6 +203,7 @@ impl View {
             observers: Vec::new(),
             watched: BTreeMap::new(),
             due_ms: None,
+            hurry: false,
             brake: Brake::default(),
             accused: BTreeSet::new(),
         }
@@ -314,20 +338,28 @@ impl View {
     /// Dialling a node was refused by its host.
     pub fn refused(&mut self, node: NodeId) {
         if let Some(watched) = self.watched.get_mut(&node) {
+            self.hurry |= !watched.refused;
             watched.refused = true;
         }
+    }
+
+    /// How often this node sends heartbeats.
+    #[must_use]
+    pub fn beat_ms(&self) -> u64 {
+        beat_ms(self.observers.len())
     }
 
     /// When the next tick is due.
     #[must_use]
     pub fn due_ms(&self) -> Option<u64> {
-        self.due_ms
+        self.due_ms.filter(|_| !self.hurry)
     }
 
     /// Looks at whom this node observes.
     pub fn tick(&mut self, now_ms: u64) -> Judgement {
         let late = self.due_ms.map_or(0, |due| now_ms.saturating_sub(due));
         self.due_ms = Some(now_ms + TICK_MS);
+        self.hurry = false;
         self.refresh(now_ms);
         let mut judgement = Judgement { stalled: late > STALL_MS, ..Judgement::default() };
         if judgement.stalled {
@@ -339,17 +371,18 @@ impl View {
             }
             return judgement;
         }
+        let mut due_ms = now_ms + TICK_MS;
         for (node, watched) in &mut self.watched {
             let silent = now_ms.saturating_sub(watched.heard_ms);
-            let missing_after = if watched.refused { REFUSED_AFTER_MS } else { MISSING_AFTER_MS };
-            let verdict = if silent >= missing_after {
+            let [ask, suspect, missing] = watched.limits();
+            let verdict = if silent >= missing {
                 Verdict::Missing
-            } else if silent >= SUSPECT_AFTER_MS {
+            } else if silent >= suspect {
                 Verdict::Suspect
             } else {
                 Verdict::Fine
             };
-            if silent >= ASK_AFTER_MS {
+            if silent >= ask {
                 judgement.ask.push(*node);
             }
             if verdict > watched.said {
@@ -358,7 +391,11 @@ impl View {
                     judgement.write.push((*node, verdict, peer.incarnation));
                 }
             }
+            // The next verdict comes when it is due, not at the next round.
+            let next = [suspect, missing].into_iter().find(|limit| *limit > silent);
+            due_ms = due_ms.min(next.map_or(u64::MAX, |limit| watched.heard_ms + limit));
         }
+        self.due_ms = Some(due_ms);
         judgement
     }
 
@@ -383,9 +420,12 @@ impl View {
         self.observers = self.rings.observers(self.me, &self.my_site);
         let mut watched = BTreeMap::new();
         for (node, peer) in &self.peers {
-            if *node != self.me && self.rings.observers(*node, &peer.facts.site).contains(&self.me) {
-                let fresh = Watched { heard_ms: now_ms, refused: false, said: Verdict::Fine };
-                watched.insert(*node, self.watched.get(node).copied().unwrap_or(fresh));
+            let observers = self.rings.observers(*node, &peer.facts.site);
+            if *node != self.me && observers.contains(&self.me) {
+                let beat_ms = beat_ms(observers.len());
+                let fresh = Watched { heard_ms: now_ms, beat_ms, refused: false, said: Verdict::Fine };
+                let before = self.watched.get(node).copied().unwrap_or(fresh);
+                watched.insert(*node, Watched { beat_ms, ..before });
             }
         }
         self.watched = watched;
@@ -478,13 +518,25 @@ mod tests {
 
     #[test]
     fn silence_is_suspected_then_missed_and_a_heartbeat_takes_it_back() {
-        let mut view = view(2);
-        let (mut said, mut now) = (Vec::new(), 0);
-        while now < 6_000 {
-            now += TICK_MS;
-            said.extend(view.tick(now).write.into_iter().map(|(_, verdict, _)| (now, verdict)));
+        // One observer or two hear a node twice a second, four once: the verdicts follow.
+        for (nodes, verdicts) in [
+            (2, [(2_000, Verdict::Suspect), (3_800, Verdict::Missing)]),
+            (3, [(2_000, Verdict::Suspect), (3_800, Verdict::Missing)]),
+            (5, [(2_500, Verdict::Suspect), (4_300, Verdict::Missing)]),
+        ] {
+            let mut view = view(nodes);
+            assert_eq!(view.beat_ms(), if nodes == 5 { 1_000 } else { 500 });
+            let (mut said, mut now) = (Vec::new(), 0);
+            while now < 6_000 {
+                now = view.due_ms().unwrap();
+                let written = view.tick(now).write.into_iter().filter(|(node, ..)| *node == NodeId(1));
+                said.extend(written.map(|(_, verdict, _)| (now, verdict)));
+            }
+            assert_eq!(said, verdicts, "{nodes} nodes");
         }
-        assert_eq!(said, [(2_500, Verdict::Suspect), (4_500, Verdict::Missing)]);
+        let (mut view, now) = (view(2), 9_000);
+        view.tick(TICK_MS);
+        view.watched.get_mut(&NodeId(1)).unwrap().said = Verdict::Missing;
         assert_eq!(view.heard(NodeId(1), now), Some((NodeId(1), Verdict::Fine, (1, 1))));
         assert_eq!(view.heard(NodeId(1), now), None);
     }
@@ -502,9 +554,10 @@ mod tests {
     fn a_refused_dial_shortens_the_wait() {
         let mut view = view(2);
         view.refused(NodeId(1));
-        let mut now = 0;
+        assert_eq!(view.due_ms(), None, "it is looked at now");
+        view.tick(0);
         let at = loop {
-            now += TICK_MS;
+            let now = view.due_ms().unwrap();
             if view.tick(now).write.iter().any(|(_, verdict, _)| *verdict == Verdict::Missing) {
                 break now;
             }

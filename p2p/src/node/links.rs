@@ -7,7 +7,6 @@ use super::{CLOCK_ALARM_MS, CLONE_BUMPS, CLONE_WINDOW_MS, Node, Now, Output};
 use crate::admission::{Certificate, check_chain};
 use crate::id::NodeId;
 use crate::membership::Liveness;
-use crate::membership::view::BEAT_MS;
 use crate::table::row::Version;
 use crate::table::{Key, Table};
 use crate::wire::{Beat, Hello, Message};
@@ -256,7 +255,7 @@ impl Node {
     }
 
     pub(super) fn beat(&mut self, now: Now) {
-        self.beat_at = now.ms + BEAT_MS;
+        self.beat_at = now.ms + self.view.beat_ms();
         let beats = self.counters.entry("beats").or_default();
         *beats += 1;
         let measure = *beats % MEASURE_EVERY < 2;

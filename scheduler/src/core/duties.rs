@@ -19,6 +19,8 @@ const DRAIN_MS_MAX: u64 = 30_000;
 /// An instance whose service is unknown stops after this time; the row of a new service may come later than the
 /// reservation.
 const ORPHAN_MS: u64 = 10_000;
+/// How long after a failed stop it is tried again.
+const STOP_AGAIN_MS: u64 = 2_000;
 
 impl Core {
     /// Admits or refuses one more instance, against what this node itself knows.
@@ -34,8 +36,11 @@ impl Core {
         if self.instances.contains_key(&reserve.id) {
             return Ok(());
         }
-        if !self.containers_listed {
+        if !self.ready() {
             return Err("it has just started and looks for its containers".to_owned());
+        }
+        if self.unclear.contains(&reserve.service.spec.name) {
+            return Err("it does not understand the service's row".to_owned());
         }
         let service = reserve.service.spec.clone().accept().map_err(|error| error.to_string())?;
         if let Some(known) = self.services.get(&service.spec.name)
@@ -106,6 +111,9 @@ impl Core {
 
     /// Takes what the engine sees of a container.
     pub(super) fn container_seen(&mut self, id: &str, seen: Observed) {
+        if self.too_early(id, &seen) {
+            return;
+        }
         let Some(mut row) = self.instances.get(id).filter(|row| row.node == self.me).cloned() else {
             // A container with our label and no row: a row that was dropped while this node was down.
             self.actions.push_back(Action::Remove(id.to_owned()));
@@ -184,6 +192,18 @@ impl Core {
         self.own_dirty = true;
     }
 
+    /// Takes that a container could not be stopped: it is still there, and it is tried again.
+    pub(super) fn stop_failed(&mut self, id: &str, message: &str) {
+        let now = self.now;
+        let Some(row) = self.instances.get(id).filter(|row| row.node == self.me && !row.phase.ended()) else { return };
+        let (service, task) = (row.service.clone(), row.slot.task_name(&row.service));
+        let own = self.own.entry(id.to_owned()).or_default();
+        own.stop_sent = false;
+        own.stop_at = Some(now + STOP_AGAIN_MS);
+        self.own_dirty = true;
+        self.note("stop", &service, format!("{task} could not be stopped and is tried again: {message}"));
+    }
+
     /// Gives every instance back.
     pub(super) fn retire(&mut self) {
         let mine: Vec<String> = self.own.keys().cloned().collect();
@@ -215,7 +235,8 @@ impl Core {
     fn drive(&mut self, id: &str) {
         let Some(row) = self.instances.get(id).cloned() else { return };
         let now = self.now;
-        let listed = self.containers_listed;
+        let listed = self.ready();
+        let unclear = self.unclear.contains(&row.service);
         let known = self.known_for(&row);
         let own = self.own.entry(id.to_owned()).or_default();
         match row.phase {
@@ -242,7 +263,7 @@ impl Core {
                     self.container_seen(id, Observed::Ended { code: None, message: String::new() });
                 }
             }
-            Phase::Reserved | Phase::Preparing | Phase::Starting if !own.start_sent && listed => {
+            Phase::Reserved | Phase::Preparing | Phase::Starting if !own.start_sent && listed && !unclear => {
                 let Some(known) = known.filter(|known| known.service.revision == row.revision) else {
                     let message = "its template is no longer known".to_owned();
                     own.failing = None;
@@ -259,6 +280,9 @@ impl Core {
     /// Returns why an instance is no longer wanted here.
     fn superfluous(&mut self, row: &InstanceRow) -> Option<String> {
         let now = self.now;
+        if self.unclear.contains(&row.service) {
+            return None;
+        }
         let table = self.services.get(&row.service).filter(|known| known.row.id == row.service_id).cloned();
         let Some(known) = table else {
             let newer = self.services.contains_key(&row.service);
@@ -361,7 +385,7 @@ impl Core {
             let known = self.services.get(&row.service).filter(|known| known.row.id == row.service_id);
             let beyond = match (&row.slot, known.map(|known| known.service.spec.mode)) {
                 (Slot::Number(number), Some(Mode::Replicated { replicas })) => *number >= replicas,
-                (_, None) => true,
+                (_, None) => !self.unclear.contains(&row.service),
                 _ => false,
             };
             let count = kept.entry((&row.service_id, row.slot.clone())).or_default();

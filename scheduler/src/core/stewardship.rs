@@ -3,9 +3,11 @@
 
 use super::{AVOID_MS, Action, BRAKE_WINDOW_MS, BRAKED_PACE_MS, Core, Known, PENDING_MAX, Pending, RESERVE_MS_MAX};
 use crate::health::{Next, after_end};
-use crate::model::{Answer, Liveness, Ms, NodeId, Phase, Release, Reserve, RolloutRow, RolloutState, Slot};
+use crate::model::{
+    Answer, InstanceRow, Liveness, Ms, Node, NodeId, Phase, Release, Reserve, RolloutRow, RolloutState, Slot,
+};
 use crate::place::{Placer, Used, eligible, filter::NoFit, means};
-use crate::reconcile::{SlotView, slots, wanted};
+use crate::reconcile::{SlotView, Standing, slots, wanted};
 use crate::rollout;
 use crate::service::UpdateOrder;
 use crate::steward::{PATIENCE_MS, rank};
@@ -29,15 +31,17 @@ impl Wake {
 impl Core {
     /// Looks at one service and does what this node's place in its order asks for.
     pub(super) fn steward(&mut self, name: &str, used: &mut BTreeMap<NodeId, Used>) {
-        let Some(known) = self.services.get(name).cloned() else { return };
+        let Some(known) = self.services.get(name).filter(|_| !self.unclear.contains(name)).cloned() else { return };
         let now = self.now;
-        let alive = self.nodes.values().filter(|node| node.liveness == Liveness::Alive).map(|node| &node.id);
+        let places = |node: &&Node| node.liveness == Liveness::Alive && !self.readers.contains(&node.id);
+        let alive = self.nodes.values().filter(places).map(|node| &node.id);
         let Some(rank) = rank(&known.row.id, &self.me, alive) else { return };
         let rank = u64::try_from(rank).unwrap_or(u64::MAX);
         let wanted = wanted(&known.service, self.nodes.values());
         let rows: Vec<_> = self.instances_of(&known.row.id).cloned().collect();
-        let slots =
-            slots(&known.row, &known.service, &wanted, rows.iter(), |row| self.standing_of(&known.service, row));
+        let ended_at = |row: &InstanceRow| self.ended_seen.get(&row.id).copied().unwrap_or(now);
+        let stands = |row: &InstanceRow| self.standing_of(&known.service, row);
+        let slots = slots(&known.row, &known.service, &wanted, rows.iter(), stands, ended_at);
         let mut wake = Wake::default();
         self.wake_for_lost(&known, &mut wake);
 
@@ -70,10 +74,40 @@ impl Core {
         self.watches.entry(name.to_owned()).or_default().wake = wake.0;
     }
 
+    /// Returns why a slot of a service has no instance, found anew from what this node knows, whoever its steward is; `None`
+    /// when every slot has one, or one is on its way.
+    #[must_use]
+    pub fn no_fit(&self, name: &str) -> Option<String> {
+        let known = self.services.get(name)?;
+        let wanted = wanted(&known.service, self.nodes.values());
+        let used = self.used();
+        let avoid = BTreeSet::new();
+        let has_one = |slot: &Slot| {
+            let counts = |row: &InstanceRow| self.standing_of(&known.service, row) != Standing::Lost;
+            self.instances_of(&known.row.id).any(|row| row.slot == *slot && !row.phase.ended() && counts(row))
+        };
+        let waits = |slot: &Slot| {
+            // A slot whose instances ended by themselves waits for its restart policy, not for a node.
+            let ended = |row: &InstanceRow| {
+                row.revision == known.service.revision && matches!(row.phase, Phase::Failed | Phase::Complete)
+            };
+            self.instances_of(&known.row.id).any(|row| row.slot == *slot && ended(row))
+        };
+        let missing = wanted.iter().find(|slot| !has_one(slot) && !waits(slot))?;
+        match missing {
+            Slot::Node(node) => self.fits(known, node, &used, &avoid).err(),
+            Slot::Number(_) => {
+                let placer = Placer::new(&known.service, &known.row.id, self.nodes.values(), &used, &avoid);
+                (placer.open() == 0).then(|| placer.why())
+            }
+        }
+        .map(|why| why.to_string())
+    }
+
     /// Asks to come back when a down node's instances are given up.
     fn wake_for_lost(&self, known: &Known, wake: &mut Wake) {
         for node in self.nodes.values().filter(|node| node.liveness == Liveness::Down) {
-            let at = node.since_ms.saturating_add(known.service.spec.lost_after_ms);
+            let at = node.silent_since_ms.saturating_add(known.service.spec.lost_after_ms);
             if at > self.now {
                 wake.at(at);
             }
@@ -283,7 +317,7 @@ impl Core {
     ) -> Vec<Slot> {
         let now = self.now;
         let config = *rollout::config(&known.service, rollout);
-        let since = |row: &&crate::model::InstanceRow| self.works_since.get(&row.id).copied();
+        let since = |row: &&InstanceRow| self.works_since.get(&row.id).copied();
         let current: Vec<Option<Ms>> = slots.values().flat_map(|view| &view.current).map(&since).collect();
         let settle_ms = match known.service.spec.template.healthcheck {
             Some(_) => 0,

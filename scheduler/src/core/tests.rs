@@ -63,6 +63,7 @@ impl Sim {
             sim.broadcast(|_| Event::Facts(id(n), facts.clone()));
         }
         sim.broadcast(|_| Event::ContainersListed);
+        sim.broadcast(|_| Event::TablesRead);
         sim
     }
 
@@ -449,10 +450,189 @@ fn a_restarted_node_adopts_what_runs_and_starts_what_did_not() {
         let seen = Observed::Running { container: id.clone(), health: Default::default(), addresses: vec![] };
         core.handle(sim.now, Event::Container { id: id.clone(), seen });
     }
+    core.handle(sim.now, Event::TablesRead);
     core.handle(sim.now, Event::ContainersListed);
     sim.cores[0] = Some(core);
     sim.run(10_000);
     assert_eq!(sim.slots(), numbers(4));
     assert!(mine[1..].iter().all(|id| sim.running.contains_key(&(0, id.clone()))));
     assert_eq!(sim.cores[0].as_ref().unwrap().instances[&lost].phase, Phase::Failed);
+}
+
+/// What a node has on its disk when it starts again.
+struct Disk {
+    services: Vec<ServiceRow>,
+    own: Vec<InstanceRow>,
+    nodes: Vec<NodeId>,
+}
+
+impl Disk {
+    fn of(core: &Core) -> Self {
+        Self {
+            services: core.services().map(|(row, _)| row.clone()).collect(),
+            own: core.instances().filter(|row| row.node == core.me).cloned().collect(),
+            nodes: core.nodes().map(|node| node.id.clone()).collect(),
+        }
+    }
+
+    fn read(&self, core: &mut Core, now: Ms) {
+        for node in &self.nodes {
+            core.handle(now, Event::Member { node: node.clone(), liveness: Liveness::Alive });
+        }
+        for row in &self.services {
+            core.handle(now, Event::Service(Box::new(row.clone())));
+        }
+        for row in &self.own {
+            core.handle(now, Event::Instance(Box::new(row.clone())));
+        }
+        core.handle(now, Event::TablesRead);
+    }
+}
+
+fn actions(core: &mut Core) -> Vec<Action> {
+    std::iter::from_fn(|| core.poll_action()).collect()
+}
+
+fn seen_running(id: &str) -> Observed {
+    Observed::Running { container: format!("c{id}"), health: Default::default(), addresses: vec![] }
+}
+
+#[test]
+fn containers_that_are_listed_before_the_tables_are_read_are_nobody_s_strangers() {
+    let mut sim = Sim::new(2, 4);
+    sim.put_service(spec("a:1", 4), 1, None);
+    sim.run(10_000);
+    let disk = Disk::of(sim.cores[0].as_ref().unwrap());
+    let mut core = Core::new(Config { me: id(0), seed: 99 }, sim.now);
+    for row in &disk.own {
+        core.handle(sim.now, Event::Container { id: row.id.clone(), seen: seen_running(&row.id) });
+    }
+    core.handle(sim.now, Event::Container { id: "stranger".to_owned(), seen: seen_running("stranger") });
+    core.handle(sim.now, Event::ContainersListed);
+    assert!(!core.ready());
+    assert_eq!(actions(&mut core), []);
+    disk.read(&mut core, sim.now);
+    assert!(core.ready());
+    assert_eq!(actions(&mut core), [Action::Remove("stranger".to_owned())]);
+    assert!(core.instances().all(|row| row.phase == Phase::Running));
+}
+
+#[test]
+fn a_restarted_node_places_nothing_before_the_others_have_told_what_they_run() {
+    let mut sim = Sim::new(3, 6);
+    sim.put_service(spec("a:1", 6), 1, None);
+    sim.run(10_000);
+    for n in 0..3 {
+        let old = sim.cores[n].take().unwrap();
+        let disk = Disk::of(&old);
+        let mut core = Core::new(Config { me: id(n), seed: 5 }, sim.now);
+        for row in &disk.own {
+            core.handle(sim.now, Event::Container { id: row.id.clone(), seen: seen_running(&row.id) });
+        }
+        core.handle(sim.now, Event::ContainersListed);
+        disk.read(&mut core, sim.now);
+        sim.cores[n] = Some(core);
+        sim.run(1_000);
+        assert!(!sim.cores[n].as_ref().unwrap().settled());
+        for node in old.nodes() {
+            let event = Event::Facts(node.id.clone(), node.facts.clone());
+            sim.at(sim.now, Due::Event(n, Box::new(event)));
+        }
+        for row in old.instances() {
+            sim.at(sim.now + 5, Due::Event(n, Box::new(Event::Instance(Box::new(row.clone())))));
+        }
+        sim.run(10_000);
+        assert_eq!(sim.slots(), numbers(6), "node{n}");
+        assert!(sim.notes.iter().all(|note| note.kind != "duplicate"), "{:?}", sim.notes);
+    }
+}
+
+#[test]
+fn a_restarted_node_acts_alone_when_nobody_tells_it_anything() {
+    let sim = Sim::new(2, 6);
+    let mut core = Core::new(Config { me: id(0), seed: 5 }, sim.now);
+    for n in 0..2 {
+        core.handle(0, Event::Member { node: id(n), liveness: Liveness::Alive });
+    }
+    core.handle(0, Event::ContainersListed);
+    core.handle(0, Event::TablesRead);
+    assert_eq!(actions(&mut core), []);
+    let at = core.poll_timeout().unwrap();
+    core.handle(at, Event::Tick);
+    assert_eq!(actions(&mut core), []);
+    assert!(core.settled() && at == 3_000);
+}
+
+#[test]
+fn a_row_of_its_own_that_comes_later_is_checked_against_its_containers() {
+    let mut core = Core::new(Config { me: id(0), seed: 5 }, 0);
+    core.handle(0, Event::ContainersListed);
+    core.handle(0, Event::TablesRead);
+    let late = crate::health::tests::row("i", "node0", Phase::Running);
+    core.handle(5, Event::Instance(Box::new(late)));
+    assert_eq!(core.instances["i"].phase, Phase::Failed);
+    assert_eq!(core.instances["i"].message, "its container is gone");
+}
+
+#[test]
+fn a_service_row_that_is_not_understood_leaves_its_instances_alone() {
+    for restarted in [false, true] {
+        let mut sim = Sim::new(2, 3);
+        sim.put_service(spec("a:1", 4), 1, None);
+        sim.run(10_000);
+        if restarted {
+            let old = sim.cores[0].take().unwrap();
+            let mut disk = Disk::of(&old);
+            disk.services.clear();
+            let mut core = Core::new(Config { me: id(0), seed: 99 }, sim.now);
+            core.handle(sim.now, Event::ServiceUnclear("web".to_owned()));
+            disk.read(&mut core, sim.now);
+            for row in old.instances().filter(|row| row.node == id(0)) {
+                core.handle(sim.now, Event::Container { id: row.id.clone(), seen: seen_running(&row.id) });
+            }
+            core.handle(sim.now, Event::ContainersListed);
+            sim.cores[0] = Some(core);
+        }
+        let row = sim.cores[1].as_ref().unwrap().service("web").unwrap().0.clone();
+        let newer = ServiceRow { v: 2, generation: 2, spec: spec("b:1", 4), ..row.clone() };
+        sim.broadcast(|_| Event::Service(Box::new(newer.clone())));
+        sim.broadcast(|_| Event::ServiceUnclear("web".to_owned()));
+        sim.run(60_000);
+        assert_eq!((sim.slots(), sim.count("a:1")), (numbers(4), 4), "restarted: {restarted}");
+        // Understood again, it goes on.
+        sim.put_service(spec("a:1", 2), 3, None);
+        sim.run(10_000);
+        assert_eq!(sim.slots(), numbers(2), "restarted: {restarted}");
+    }
+}
+
+#[test]
+fn nodes_that_may_only_read_place_nothing_and_nobody_waits_for_them() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(3, seed);
+        sim.broadcast(|_| Event::Readers(BTreeSet::from([id(0), id(1)])));
+        sim.run(1_000);
+        sim.put_service(spec("a:1", 3), 1, None);
+        sim.run(1_000);
+        assert_eq!(sim.slots(), numbers(3), "seed {seed}");
+        assert!(sim.cores[..2].iter().flatten().all(|core| core.pending.is_empty()));
+    }
+}
+
+#[test]
+fn a_container_that_cannot_be_stopped_is_not_called_ended_and_is_tried_again() {
+    let mut sim = Sim::new(1, 3);
+    sim.put_service(spec("a:1", 1), 1, None);
+    sim.run(5_000);
+    let instance = sim.running.keys().next().unwrap().1.clone();
+    let core = sim.cores[0].as_mut().unwrap();
+    core.handle(5_000, Event::Release(0, Release { id: instance.clone(), message: "go".to_owned() }));
+    let stops = |core: &mut Core| actions(core).iter().filter(|action| matches!(action, Action::Stop { .. })).count();
+    assert_eq!(stops(core), 1);
+    core.handle(5_100, Event::StopFailed { id: instance.clone(), message: "the runtime hangs".to_owned() });
+    assert_eq!(stops(core), 0);
+    assert_eq!(core.instances[&instance].phase, Phase::Stopping);
+    let again = core.poll_timeout().unwrap();
+    core.handle(again, Event::Tick);
+    assert_eq!(stops(core), 1);
 }

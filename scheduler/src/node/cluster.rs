@@ -144,7 +144,9 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
     read_members(&mesh, &handle, &mut known).await;
     for table in TABLES {
         let Ok(mut receiver) = mesh.watch(table).await else { return };
-        read_table(&mesh, &handle, &mut told, table).await;
+        if !read_table(&mesh, &handle, &mut told, table).await {
+            return;
+        }
         let sender = sender.clone();
         tokio::spawn(async move {
             while let Some(change) = receiver.recv().await {
@@ -154,6 +156,7 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
             }
         });
     }
+    handle.event(Event::TablesRead).await;
     let mut every = tokio::time::interval(MEMBERS_EVERY);
     loop {
         tokio::select! {
@@ -179,7 +182,9 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
                         handle.event(event).await;
                     }
                 }
-                Some((table, Change::Lagged)) => read_table(&mesh, &handle, &mut told, table).await,
+                Some((table, Change::Lagged)) => {
+                    let _ = read_table(&mesh, &handle, &mut told, table).await;
+                }
                 None => return,
             },
             _ = every.tick() => read_members(&mesh, &handle, &mut known).await,
@@ -190,6 +195,8 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
 async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeSet<NodeId>) {
     let Ok(members) = mesh.members().await else { return };
     let mut present = BTreeSet::new();
+    let readers = members.iter().filter(|member| member.role == Role::Reader).map(|member| member.id.to_string());
+    handle.event(Event::Readers(readers.collect())).await;
     for member in members {
         let node = member.id.to_string();
         present.insert(node.clone());
@@ -234,14 +241,15 @@ impl Told {
     }
 }
 
-async fn read_table(mesh: &Mesh, handle: &Handle, told: &mut Told, table: Table) {
-    let Ok(rows) = mesh.rows_with(table, "", true).await else { return };
+async fn read_table(mesh: &Mesh, handle: &Handle, told: &mut Told, table: Table) -> bool {
+    let Ok(rows) = mesh.rows_with(table, "", true).await else { return false };
     for event in told.missing(table, &rows).iter().filter_map(|key| gone(table, key)) {
         handle.event(event).await;
     }
     for row in rows {
         deliver(mesh, handle, table, row).await;
     }
+    true
 }
 
 async fn deliver(mesh: &Mesh, handle: &Handle, table: Table, row: Row) {
@@ -255,6 +263,9 @@ async fn deliver(mesh: &Mesh, handle: &Handle, table: Table, row: Row) {
         Ok(Some(event)) => handle.event(event).await,
         Ok(None) => {}
         Err(reason) => {
+            if table == Table::SERVICE {
+                handle.event(Event::ServiceUnclear(row.key.id.clone())).await;
+            }
             let _ = mesh.quarantine(row.key, reason).await;
         }
     }

@@ -4,13 +4,13 @@
 #[cfg(feature = "engine")]
 pub mod engine;
 
-use super::{Handle, Input, blobs};
+use super::{Handle, blobs};
 use crate::core::Event;
 use crate::model::{InstanceRow, NodeId};
 use crate::port::{Containers, Observed, Wish};
 use crate::service::Service;
 use p2p::Mesh;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -32,6 +32,8 @@ pub struct Worker {
     handle: Handle,
     state: Arc<Mutex<State>>,
     permits: Arc<Semaphore>,
+    /// Held from asking the engine to the end of telling: an older listing never comes after a newer one.
+    listing: Arc<tokio::sync::Mutex<()>>,
     mesh: Mesh,
 }
 
@@ -49,6 +51,52 @@ struct State {
     seen: BTreeMap<String, Observed>,
     /// Instances whose operations are queued; each has a task of its own that does them in order.
     queues: HashMap<String, mpsc::Sender<Operation>>,
+    /// Counts listings.
+    listings: u64,
+    /// Instances with an operation that ended during or after this listing: what it says of them may be old.
+    acted: HashMap<String, u64>,
+}
+
+impl State {
+    /// Begins a listing and returns its number.
+    fn begin_listing(&mut self) -> u64 {
+        self.listings += 1;
+        self.listings
+    }
+
+    /// Notes that an operation of an instance ended now.
+    fn act(&mut self, id: &str) {
+        let listing = self.listings;
+        self.acted.insert(id.to_owned(), listing);
+    }
+
+    /// Takes a listing; returns what changed since the last one.
+    fn take(&mut self, listing: u64, listed: Vec<(String, String, Observed)>) -> Vec<(String, Observed)> {
+        let mut events = Vec::new();
+        let mut present = BTreeSet::new();
+        let is_old = |acted: &HashMap<String, u64>, id: &str| acted.get(id).is_some_and(|at| *at >= listing);
+        for (id, container, seen) in listed {
+            if !is_old(&self.acted, &id) {
+                self.containers.insert(id.clone(), container);
+                if self.seen.get(&id) != Some(&seen) {
+                    self.seen.insert(id.clone(), seen.clone());
+                    events.push((id.clone(), seen));
+                }
+            }
+            present.insert(id);
+        }
+        // Gone without our doing; an instance with an operation under way speaks for itself.
+        let is_gone =
+            |id: &&String| !present.contains(*id) && !self.queues.contains_key(*id) && !is_old(&self.acted, id);
+        let gone: Vec<String> = self.seen.keys().filter(is_gone).cloned().collect();
+        for id in gone {
+            self.seen.remove(&id);
+            self.containers.remove(&id);
+            events.push((id, Observed::Ended { code: None, message: "its container is gone".to_owned() }));
+        }
+        self.acted.retain(|_, at| *at >= listing);
+        events
+    }
 }
 
 #[derive(Debug)]
@@ -61,7 +109,7 @@ enum Operation {
 impl Worker {
     pub(crate) fn new(me: NodeId, port: Arc<dyn Containers>, handle: Handle, mesh: Mesh) -> Self {
         let permits = Arc::new(Semaphore::new(OPERATIONS_MAX));
-        Self { me, port, handle, state: Arc::default(), permits, mesh }
+        Self { me, port, handle, state: Arc::default(), permits, listing: Arc::default(), mesh }
     }
 
     /// Returns the engine.
@@ -98,53 +146,14 @@ impl Worker {
     pub(crate) async fn watch(self) {
         let mut first = true;
         loop {
-            let (port, me) = (Arc::clone(&self.port), self.me.clone());
-            let listed = tokio::task::spawn_blocking(move || port.list(&me)).await;
-            let idle = match listed {
-                Ok(Ok(listed)) => {
-                    let idle = listed.is_empty();
-                    self.report(listed).await;
-                    if std::mem::take(&mut first) {
-                        self.handle.event(Event::ContainersListed).await;
-                    }
-                    idle
-                }
-                // The engine's state could not be read: nothing is known, so nothing is reported.
-                Ok(Err(_)) | Err(_) => false,
-            };
+            // When the engine's state could not be read nothing is known, so nothing is reported.
+            let count = self.list_once().await;
+            if count.is_some() && std::mem::take(&mut first) {
+                self.handle.event(Event::ContainersListed).await;
+            }
+            let idle = count == Some(0);
             let idle = idle && self.state.lock().expect("no holder panics").queues.is_empty();
             tokio::time::sleep(if idle { LIST_IDLE.min(LIST_EVERY * 4) } else { LIST_EVERY }).await;
-        }
-    }
-
-    async fn report(&self, listed: Vec<(String, String, Observed)>) {
-        let mut events = Vec::new();
-        {
-            let mut state = self.state.lock().expect("no holder panics");
-            let mut present = BTreeMap::new();
-            for (id, container, seen) in listed {
-                state.containers.insert(id.clone(), container);
-                if state.seen.get(&id) != Some(&seen) {
-                    state.seen.insert(id.clone(), seen.clone());
-                    events.push((id.clone(), seen));
-                }
-                present.insert(id, ());
-            }
-            // Gone without our doing; an instance with an operation under way speaks for itself.
-            let gone: Vec<String> = state
-                .seen
-                .keys()
-                .filter(|id| !present.contains_key(*id) && !state.queues.contains_key(*id))
-                .cloned()
-                .collect();
-            for id in gone {
-                state.seen.remove(&id);
-                state.containers.remove(&id);
-                events.push((id, Observed::Ended { code: None, message: "its container is gone".to_owned() }));
-            }
-        }
-        for (id, seen) in events {
-            self.handle.event(Event::Container { id, seen }).await;
         }
     }
 
@@ -202,18 +211,29 @@ impl Worker {
         match flatten(started) {
             // What it does from here on is seen by listing, at once and then regularly.
             Ok(container) => {
-                self.state.lock().expect("no holder panics").containers.insert(id.to_owned(), container);
+                {
+                    let mut state = self.state.lock().expect("no holder panics");
+                    state.containers.insert(id.to_owned(), container);
+                    state.act(id);
+                }
                 self.list_once().await;
             }
             Err(message) => self.send(id, Observed::Ended { code: None, message }).await,
         }
     }
 
-    async fn list_once(&self) {
+    /// Asks the engine for every container and tells what changed; returns how many there are.
+    async fn list_once(&self) -> Option<usize> {
+        let _turn = self.listing.lock().await;
+        let listing = self.state.lock().expect("no holder panics").begin_listing();
         let (port, me) = (Arc::clone(&self.port), self.me.clone());
-        if let Ok(Ok(listed)) = tokio::task::spawn_blocking(move || port.list(&me)).await {
-            self.report(listed).await;
+        let listed = tokio::task::spawn_blocking(move || port.list(&me)).await.ok()?.ok()?;
+        let count = listed.len();
+        let events = self.state.lock().expect("no holder panics").take(listing, listed);
+        for (id, seen) in events {
+            self.handle.event(Event::Container { id, seen }).await;
         }
+        Some(count)
     }
 
     /// Gets an image from the peers that hold it, else from its registry.
@@ -236,11 +256,15 @@ impl Worker {
         };
         let port = Arc::clone(&self.port);
         let stopped = tokio::task::spawn_blocking(move || port.stop(&container, grace_ms)).await;
+        self.state.lock().expect("no holder panics").act(id);
         match flatten(stopped) {
-            Ok(()) => self.list_once().await,
+            Ok(()) => {
+                self.list_once().await;
+            }
             Err(message) => {
-                let _ = self.handle.inputs.send(Input::Event(Event::Tick)).await;
-                self.send(id, Observed::Ended { code: None, message }).await;
+                // It runs on: the next listing says so anew, and the core asks again.
+                self.state.lock().expect("no holder panics").seen.remove(id);
+                self.handle.event(Event::StopFailed { id: id.to_owned(), message }).await;
             }
         }
     }
@@ -255,6 +279,7 @@ impl Worker {
         let port = Arc::clone(&self.port);
         let _ =
             tokio::task::spawn_blocking(move || port.stop(&container, 0).and_then(|()| port.remove(&container))).await;
+        self.state.lock().expect("no holder panics").act(id);
     }
 
     async fn send(&self, id: &str, seen: Observed) {
@@ -270,5 +295,31 @@ fn flatten<T>(result: Result<Result<T, crate::port::EngineError>, tokio::task::J
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(format!("the engine's thread ended: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(id: &str) -> (String, String, Observed) {
+        let seen = Observed::Running { container: format!("c{id}"), health: Default::default(), addresses: vec![] };
+        (id.to_owned(), format!("c{id}"), seen)
+    }
+
+    #[test]
+    fn a_listing_that_began_before_an_operation_ended_says_nothing_about_its_instance() {
+        let mut state = State::default();
+        let first = state.begin_listing();
+        assert_eq!(state.take(first, vec![running("a"), running("b")]).len(), 2);
+        // While the second listing is under way, `a` is stopped and removed and `b` is started anew.
+        let second = state.begin_listing();
+        state.act("a");
+        state.act("b");
+        assert_eq!(state.take(second, vec![running("a")]), []);
+        // The next one counts again.
+        let third = state.begin_listing();
+        let events = state.take(third, vec![running("b")]);
+        assert!(matches!(events.as_slice(), [(id, Observed::Ended { .. })] if id == "a"), "{events:?}");
     }
 }

@@ -174,8 +174,12 @@ pub(crate) async fn follow(mut context: Context) {
     loop {
         let Some(own) = context.facts.overlay else { return };
         let me = context.me.clone();
-        let Some(next) = context.handle.look(move |core, _| wanted(core, &me, &own, vni)).await else { return };
-        if applied.as_ref() != Some(&next) {
+        let look = move |core: &Core, _| core.settled().then(|| wanted(core, &me, &own, vni));
+        let Some(next) = context.handle.look(look).await else { return };
+        // What an earlier process of this node left stays until this one knows as much.
+        if let Some(next) = next
+            && applied.as_ref() != Some(&next)
+        {
             let (port, traffic) = (Arc::clone(&context.port), next.clone());
             let done = tokio::task::spawn_blocking(move || port.route(&traffic)).await;
             let failed = match done {

@@ -142,7 +142,7 @@ pub(crate) fn run(global: &Global, stack: Stack) -> Result<ExitCode, Error> {
         Verb::Ps(one) => {
             let client = Client::new(global, &one.at)?;
             let mut views: Vec<InstanceView> = Vec::new();
-            for service in of_stack(&client, &one.stack)? {
+            for service in services_of(&client, &one.stack)? {
                 let path = format!("/v1/instances?service={}", encode(&service.service.spec.name));
                 views.extend(client.get::<Vec<InstanceView>>(&path)?);
             }
@@ -150,7 +150,7 @@ pub(crate) fn run(global: &Global, stack: Stack) -> Result<ExitCode, Error> {
         }
         Verb::Services(one) => {
             let client = Client::new(global, &one.at)?;
-            print_services(&one.output, &of_stack(&client, &one.stack)?)
+            print_services(&one.output, &services_of(&client, &one.stack)?)
         }
         Verb::Rm(rm) => remove(global, &rm),
     }
@@ -257,6 +257,15 @@ fn of_stack(client: &Client, stack: &str) -> Result<Vec<ServiceView>, Error> {
     Ok(all)
 }
 
+/// The services of a stack; a stack without any is none.
+fn services_of(client: &Client, stack: &str) -> Result<Vec<ServiceView>, Error> {
+    let services = of_stack(client, stack)?;
+    if services.is_empty() {
+        return Err(Error::new(format!("no stack {stack}")).hint("shoal stack ls"));
+    }
+    Ok(services)
+}
+
 fn list(global: &Global, ls: &Ls) -> Result<ExitCode, Error> {
     let all: Vec<ServiceView> = Client::new(global, &ls.at)?.get("/v1/services")?;
     let mut stacks: BTreeMap<String, usize> = BTreeMap::new();
@@ -282,11 +291,7 @@ fn list(global: &Global, ls: &Ls) -> Result<ExitCode, Error> {
 fn remove(global: &Global, rm: &Rm) -> Result<ExitCode, Error> {
     let client = Client::new(global, &rm.at)?;
     for stack in &rm.stacks {
-        let services = of_stack(&client, stack)?;
-        if services.is_empty() {
-            return Err(Error::new(format!("no stack {stack}")).hint("shoal stack ls"));
-        }
-        for view in services {
+        for view in services_of(&client, stack)? {
             let name = view.service.spec.name;
             if !rm.dry_run {
                 client.send("DELETE", &format!("/v1/services/{}", encode(&name)), &[])?.json::<Done>()?;

@@ -137,10 +137,18 @@ async fn commit(
             started_ms: row.updated_ms,
             changed_ms: row.updated_ms,
         };
-        context.handle.event(Event::Rollout(name.clone(), rollout.clone())).await;
         let (mesh, key) = (context.mesh.clone(), Key::global(Table::ROLLOUT, &name));
         let body = RowBody::json(&rollout).expect("plain data has a JSON form");
-        soon(async move { mesh.put(key, body).await }).await?;
+        // The first poll hands it to the mesh, so it stands before the service does; only its peers are not waited for twice.
+        let mut put = Box::pin(async move { mesh.put(key, body).await });
+        match futures::poll!(&mut put) {
+            std::task::Poll::Ready(done) => drop(done?),
+            std::task::Poll::Pending => {
+                let (durability, _) = futures::try_join!(write(context, call, row), soon(put))?;
+                context.handle.event(Event::Rollout(name.clone(), rollout)).await;
+                return answer(context, 200, &name, durability).await;
+            }
+        }
     }
     let durability = write(context, call, row).await?;
     answer(context, 200, &name, durability).await
@@ -263,9 +271,9 @@ async fn write(context: &Context, call: &Call, row: &ServiceRow) -> Result<Strin
     let (mesh, actor) = (context.mesh.clone(), call.actor.clone());
     let body = RowBody::json(row).expect("plain data has a JSON form");
     let key = Key::global(Table::SERVICE, &row.spec.name);
-    // This node acts at once; whether peers have the row by then changes nothing of what it does.
-    context.handle.event(Event::Service(Box::new(row.clone()))).await;
     let written = soon(async move { mesh.put_as(actor, key, body).await }).await?;
+    // Accepted: the table's watcher tells it as well, but the answer to this call shall show it.
+    context.handle.event(Event::Service(Box::new(row.clone()))).await;
     Ok(word(written.durability))
 }
 
@@ -308,7 +316,7 @@ fn view(core: &Core, row: &ServiceRow, service: &Service) -> ServiceView {
         wanted: wanted(service, core.nodes()).len(),
         current: current.len(),
         rollout: core.rollout(&row.spec.name).filter(|rollout| rollout.service_id == row.id).cloned(),
-        no_fit: core.no_fit(&row.spec.name).map(str::to_owned),
+        no_fit: core.no_fit(&row.spec.name),
         guarantee: GUARANTEE.to_owned(),
         durability: None,
     }
