@@ -90,6 +90,8 @@ pub struct MemberChange {
     pub id: NodeId,
     /// What is believed now.
     pub liveness: Liveness,
+    /// How often it had started by then.
+    pub epoch: u64,
     /// Milliseconds since 1970 by this node's clock.
     pub at_ms: u64,
 }

@@ -337,6 +337,13 @@ impl Node {
         self.links.get(&peer).is_some_and(|link| link.admitted)
     }
 
+    /// How often a member has started, as far as is known here: by its row, or by what it said on the standing connection.
+    #[must_use]
+    pub fn epoch_of_member(&self, node: NodeId) -> u64 {
+        let row = self.view.peers().get(&node).map_or(0, |peer| peer.incarnation.0);
+        self.links.get(&node).map_or(row, |link| row.max(link.epoch))
+    }
+
     /// The alarms, oldest first.
     pub fn alarms(&self) -> impl Iterator<Item = &Alarm> {
         self.alarms.iter()
@@ -414,7 +421,7 @@ impl Node {
                     liveness: peer.liveness,
                     addresses: peer.facts.addresses.clone(),
                     labels: peer.facts.labels.clone(),
-                    epoch: peer.incarnation.0,
+                    epoch: self.epoch_of_member(*id),
                     version: peer.facts.version.clone(),
                     feature_level: peer.facts.level,
                     is_self: *id == self.setup.id,

@@ -356,7 +356,10 @@ impl Task {
                 Output::Epoch(epoch) => self.keep_epoch(epoch),
                 Output::Changed(row) => self.watchers.changed(row),
                 Output::Gone(key) => self.watchers.gone(key),
-                Output::Turned(node, liveness) => self.watchers.turned(node, liveness, self.clock.now().wall_ms),
+                Output::Turned(node, liveness) => {
+                    let epoch = self.node.epoch_of_member(node);
+                    self.watchers.turned(node, liveness, epoch, self.clock.now().wall_ms);
+                }
                 Output::Acked(write, durability) => {
                     if let Some((row, done)) = self.writes.remove(&write) {
                         let _ = done.send(Ok(Written { row, durability }));

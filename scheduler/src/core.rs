@@ -25,6 +25,8 @@ const LISTEN_FIRST_MS: u64 = 10_000;
 const PENDING_MAX: usize = 256;
 /// How long a reservation may stay unanswered, and its row unseen after the answer.
 const RESERVE_MS_MAX: u64 = 5_000;
+/// How long the rows of a node that was given up and started anew count for nothing unless it says more.
+const UNHEARD_MS_MAX: u64 = 3_000;
 /// How long a node that refused or did not answer is passed over for the service.
 const AVOID_MS: u64 = 3_000;
 /// The mass-failure brake begins in clusters of this size.
@@ -48,6 +50,8 @@ pub enum Event {
         /// What it is now.
         liveness: Liveness,
     },
+    /// A node has started anew; tells its liveness after this.
+    Restarted(NodeId),
     /// A node was evicted or forgotten.
     MemberGone(NodeId),
     /// A node's facts arrived.
@@ -238,6 +242,8 @@ pub struct Core {
     unclear: BTreeSet<String>,
     /// Nodes that may only read.
     readers: BTreeSet<NodeId>,
+    /// Nodes that came back anew, and until when it is waited for what they say: it may have come before.
+    unheard_until: BTreeMap<NodeId, Ms>,
     downs: VecDeque<Ms>,
     brake_until: Ms,
     brake_begun: Ms,
@@ -270,6 +276,7 @@ impl Core {
             gate: gate::Gate::default(),
             unclear: BTreeSet::new(),
             readers: BTreeSet::new(),
+            unheard_until: BTreeMap::new(),
             downs: VecDeque::new(),
             brake_until: 0,
             brake_begun: 0,
@@ -284,12 +291,22 @@ impl Core {
         match event {
             Event::Tick => self.tick(),
             Event::Member { node, liveness } => self.member(node, liveness),
+            Event::Restarted(node) => {
+                if self.node_mut(&node).liveness == Liveness::Down {
+                    self.node_mut(&node).unheard = true;
+                    self.unheard_until.insert(node, self.now + UNHEARD_MS_MAX);
+                }
+            }
             Event::MemberGone(node) => {
                 self.nodes.remove(&node);
                 self.all_dirty();
             }
             Event::Facts(node, facts) => {
-                self.node_mut(&node).facts = facts;
+                let known = self.node_mut(&node);
+                known.facts = facts;
+                // A node tells its facts once it knows its rows and containers.
+                known.unheard = false;
+                self.unheard_until.remove(&node);
                 self.all_dirty();
             }
             Event::Policy(node, policy) => {
@@ -346,7 +363,12 @@ impl Core {
     pub fn poll_timeout(&self) -> Option<Ms> {
         let services = self.watches.values().filter_map(|watch| watch.wake);
         let pending = self.pending.values().map(|pending| pending.deadline);
-        services.chain(pending).chain(self.own_wake).chain(self.gate.wake).min()
+        services
+            .chain(pending)
+            .chain(self.own_wake)
+            .chain(self.gate.wake)
+            .chain(self.unheard_until.values().copied())
+            .min()
     }
 
     /// Returns the nodes as this one sees them, ordered by id.
@@ -528,6 +550,11 @@ impl Core {
             }
         }
         self.own_dirty |= self.own_wake.is_some_and(|at| at <= now);
+        while let Some(node) = self.unheard_until.iter().find(|(_, at)| **at <= now).map(|(node, _)| node.clone()) {
+            self.unheard_until.remove(&node);
+            self.node_mut(&node).unheard = false;
+            self.all_dirty();
+        }
         let late: Vec<String> =
             self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| id.clone()).collect();
         for id in late {

@@ -399,6 +399,8 @@ pub struct Node {
     pub since_ms: Ms,
     /// Since when it has not been alive without a break, by the local clock; what is to be replaced counts from here.
     pub silent_since_ms: Ms,
+    /// Whether it was given up, started anew, and has not said since what it runs: its rows are of its former life.
+    pub unheard: bool,
 }
 
 impl Node {

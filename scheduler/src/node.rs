@@ -183,6 +183,8 @@ pub async fn run(
         settled: false,
     };
     let core_task = tokio::spawn(driver.run(receiver));
+    // Before, the API would show less than there is, and the others would take this node's rows for true.
+    let _ = tokio::time::timeout(READY_WITHIN, is_ready.wait_for(|ready| *ready)).await;
     cluster::announce(&mesh, &me, &facts, &journal).await?;
 
     let router = tokio::spawn(traffic::follow(traffic::Context {
@@ -196,8 +198,6 @@ pub async fn run(
         changed,
     }));
 
-    // Before, an answer would show less than there is.
-    let _ = tokio::time::timeout(READY_WITHIN, is_ready.wait_for(|ready| *ready)).await;
     let (ended, end) = oneshot::channel();
     let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone());
     let server = tokio::spawn(api::serve(listener, context));

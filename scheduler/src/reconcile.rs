@@ -26,6 +26,7 @@ pub fn standing(service: &Service, node: &Node, now: Ms) -> Standing {
         Liveness::Down if now >= node.silent_since_ms.saturating_add(service.spec.lost_after_ms) => {
             return Standing::Lost;
         }
+        _ if node.unheard => return Standing::Lost,
         _ => {}
     }
     let moved = node.policy.availability == Availability::Drain

@@ -40,6 +40,20 @@ pub(crate) const COUNTS: &[Count] = &[
         soak: 1,
         variable: Some("SHOAL_CRASH_STRIDE"),
     },
+    Count {
+        name: "load",
+        round: "request through a node's published port during updates, a drain and an agent's restart",
+        ci: 2_000,
+        soak: 20_000,
+        variable: Some("SHOAL_LOAD_REQUESTS"),
+    },
+    Count {
+        name: "kills",
+        round: "node killed under load, its replicas replaced and routed",
+        ci: 2,
+        soak: 10,
+        variable: Some("SHOAL_LOAD_KILLS"),
+    },
 ];
 
 /// The row of one soak.

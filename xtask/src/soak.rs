@@ -27,6 +27,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         "runtime" => runtime::run(number),
         "attacks" => attacks::run(number, args.iter().any(|arg| arg == "--write")),
         "crash" => crash(number),
+        "load" => load(number, counts::of("kills")?.soak),
+        "kills" => load(0, number),
         _ => Err(format!("{name} has no code here")),
     }
 }
@@ -37,4 +39,19 @@ fn crash(stride: u32) -> Result<()> {
     command.args(["killed_anywhere", "--nocapture", "--test-threads", "2"]);
     command.env("SHOAL_CRASH_STRIDE", stride.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
     shell::status(command)
+}
+
+/// The mesh under load until `requests` were asked, then a node killed `kills` times; 0 leaves a part out.
+fn load(requests: u32, kills: u32) -> Result<()> {
+    for (count, test) in [(requests, "updates_drains"), (kills, "killed_nodes")] {
+        if count == 0 {
+            continue;
+        }
+        let mut command = Command::new(suite::binary("mesh")?);
+        command.args([test, "--nocapture", "--include-ignored"]);
+        command.env("SHOAL_LOAD_REQUESTS", requests.to_string()).env("SHOAL_LOAD_KILLS", kills.to_string());
+        command.env("SHOAL_BIN_DIR", shell::bin_dir());
+        shell::status(command)?;
+    }
+    Ok(())
 }

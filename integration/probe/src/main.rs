@@ -6,6 +6,7 @@
 mod attack;
 mod floor;
 mod report;
+mod serve;
 mod syscall;
 
 use std::process::ExitCode;
@@ -26,10 +27,11 @@ fn main() -> ExitCode {
         Some("peek") => attack::peek(),
         Some("swap") => attack::swap(&rest),
         Some("open") => attack::open(&rest),
+        Some("serve") => serve::run(&rest),
         Some("floor") => floor::run(&rest),
         _ => {
             eprintln!(
-                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | peek | swap A B | open PATH… | floor ROOTFS PROGRAM…"
+                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | peek | swap A B | open PATH… | floor ROOTFS PROGRAM… | serve PORT"
             );
             ExitCode::from(2)
         }

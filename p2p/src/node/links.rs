@@ -55,6 +55,8 @@ pub struct Link {
     pub(super) since_ms: u64,
     pub(super) heard_ms: u64,
     pub(super) instance: u64,
+    /// How often it had started when it said hello: known before its row arrives.
+    pub(super) epoch: u64,
     /// The process that held this key before, and our wall clock when another said hello under it.
     pub(super) former: Option<(u64, u64)>,
     pub(super) their_ms: Option<(u64, u64)>,
@@ -178,6 +180,7 @@ impl Node {
         }
         link.admitted = true;
         link.instance = hello.instance;
+        link.epoch = hello.epoch;
         link.same_site = hello.site == self.setup.facts.site;
         link.catch_up = self.marks.get(&peer).copied();
         self.tries.remove(&peer);

@@ -68,9 +68,9 @@ impl Watchers {
         });
     }
 
-    pub(crate) fn turned(&mut self, id: NodeId, liveness: Liveness, at_ms: u64) {
+    pub(crate) fn turned(&mut self, id: NodeId, liveness: Liveness, epoch: u64, at_ms: u64) {
         // A watcher thousands of changes behind is not reading; it is dropped and sees its stream end.
-        self.members.retain(|sender| sender.try_send(MemberChange { id, liveness, at_ms }).is_ok());
+        self.members.retain(|sender| sender.try_send(MemberChange { id, liveness, epoch, at_ms }).is_ok());
     }
 
     /// The disk takes writes again: its alarm is over.

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How long the winner among duplicates must be seen working before the loser stops.
 const DUPLICATE_GRACE_MS: u64 = 2_000;
-/// From "stopping" in the table to the stop signal, for services with published ports: every node has taken the instance
-/// out of its routes by then.
+/// From "stopping" in the table to the stop signal, for instances that worked: every node has taken them out of its routes and
+/// names by then.
 const ROUTES_MS: u64 = 1_000;
 /// An instance on a draining node stops at the latest after this time, replaced or not.
 const DRAIN_MS_MAX: u64 = 30_000;
@@ -368,7 +368,8 @@ impl Core {
         if row.phase.ended() || row.phase == Phase::Stopping {
             return;
         }
-        let routed = row.works() && self.known_for(&row).is_some_and(|known| !known.service.spec.ports.is_empty());
+        // By ports or by name: whatever works is being used, also one of an older template, which is no longer known here.
+        let routed = row.works();
         let own = self.own.entry(id.to_owned()).or_default();
         own.stop_at = Some(if routed { self.now + ROUTES_MS } else { self.now });
         row.phase = Phase::Stopping;

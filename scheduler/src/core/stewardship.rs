@@ -131,6 +131,11 @@ impl Core {
         if last_first && (!view.leaving.is_empty() || !view.stopping.is_empty()) {
             return None;
         }
+        // Stop first: what an update replaces has ended before its successor starts.
+        let is_outdated = |row: &&InstanceRow| row.revision != known.service.revision;
+        if order == UpdateOrder::StopFirst && view.stopping.iter().any(is_outdated) {
+            return None;
+        }
         let Some(last) = view.ended else { return Some(0) };
         match after_end(&known.service.spec.template.restart, last) {
             Next::Never => None,

@@ -628,11 +628,75 @@ fn a_container_that_cannot_be_stopped_is_not_called_ended_and_is_tried_again() {
     let core = sim.cores[0].as_mut().unwrap();
     core.handle(5_000, Event::Release(0, Release { id: instance.clone(), message: "go".to_owned() }));
     let stops = |core: &mut Core| actions(core).iter().filter(|action| matches!(action, Action::Stop { .. })).count();
+    assert_eq!(stops(core), 0, "it leaves the routes first");
+    core.handle(6_000, Event::Tick);
     assert_eq!(stops(core), 1);
-    core.handle(5_100, Event::StopFailed { id: instance.clone(), message: "the runtime hangs".to_owned() });
+    core.handle(6_100, Event::StopFailed { id: instance.clone(), message: "the runtime hangs".to_owned() });
     assert_eq!(stops(core), 0);
     assert_eq!(core.instances[&instance].phase, Phase::Stopping);
     let again = core.poll_timeout().unwrap();
     core.handle(again, Event::Tick);
     assert_eq!(stops(core), 1);
+}
+
+#[test]
+fn what_worked_leaves_the_routes_a_second_before_it_is_signalled_also_in_an_update() {
+    let mut sim = Sim::new(3, 8);
+    let old = spec("a:1", 3);
+    sim.put_service(old.clone(), 1, None);
+    sim.run(10_000);
+    let mut new = spec("a:2", 3);
+    new.update.order = UpdateOrder::StartFirst;
+    sim.put_service(new, 2, Some(old));
+    let mut left: BTreeMap<String, Ms> = BTreeMap::new();
+    let mut gone = 0;
+    for _ in 0..3_000 {
+        sim.run(10);
+        let rows: Vec<InstanceRow> = sim.cores[0].as_ref().unwrap().instances().cloned().collect();
+        for row in rows.into_iter().filter(|row| row.image == "a:1") {
+            if row.phase == Phase::Stopping {
+                left.entry(row.id.clone()).or_insert(sim.now);
+            }
+            if row.phase.ended()
+                && let Some(since) = left.remove(&row.id)
+            {
+                assert!(sim.now - since >= 1_000, "{} ms", sim.now - since);
+                gone += 1;
+            }
+        }
+    }
+    assert_eq!((gone, sim.count("a:2")), (3, 3));
+}
+
+#[test]
+fn what_a_node_ran_in_its_former_life_does_not_count_until_it_speaks() {
+    let mut core = Core::new(Config { me: id(0), seed: 5 }, 0);
+    let facts = NodeFacts { v: 1, ..NodeFacts::default() };
+    for n in 0..2 {
+        core.handle(0, Event::Member { node: id(n), liveness: Liveness::Alive });
+        core.handle(0, Event::Facts(id(n), facts.clone()));
+    }
+    let row = crate::health::tests::row("i", "node1", Phase::Running);
+    let service = spec("a:1", 1).accept().unwrap();
+    let stands = |core: &Core| core.standing_of(&service, &row);
+    // Its process alone was started anew, and nobody gave it up: what it runs, runs.
+    core.handle(1, Event::Restarted(id(1)));
+    assert_eq!(stands(&core), Standing::Good);
+    core.handle(2, Event::Member { node: id(1), liveness: Liveness::Down });
+    core.handle(5_000, Event::Restarted(id(1)));
+    core.handle(5_000, Event::Member { node: id(1), liveness: Liveness::Alive });
+    assert_eq!(stands(&core), Standing::Lost);
+    core.handle(5_100, Event::Facts(id(1), facts));
+    assert_eq!(stands(&core), Standing::Good);
+    // What it said may have come before the news that it is back: it is not waited for long.
+    core.handle(5_200, Event::Member { node: id(1), liveness: Liveness::Down });
+    core.handle(5_300, Event::Restarted(id(1)));
+    core.handle(5_300, Event::Member { node: id(1), liveness: Liveness::Alive });
+    assert_eq!(stands(&core), Standing::Lost);
+    core.handle(8_300, Event::Tick);
+    assert_eq!(stands(&core), Standing::Good);
+    // A cut that healed: it is the same life.
+    core.handle(8_400, Event::Member { node: id(1), liveness: Liveness::Down });
+    core.handle(9_000, Event::Member { node: id(1), liveness: Liveness::Alive });
+    assert_eq!(stands(&core), Standing::Good);
 }

@@ -11,7 +11,7 @@ use p2p::mesh::{Change, Error};
 use p2p::table::{Body, Key, Row, Table};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -139,7 +139,7 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
     const TABLES: [Table; 5] = [Table::NODE_FACTS, Table::NODE_POLICY, Table::SERVICE, Table::ROLLOUT, Table::INSTANCE];
     let (sender, mut changes) = mpsc::channel::<(Table, Change)>(WRITES_MAX);
     let Ok(mut members) = mesh.watch_members().await else { return };
-    let mut known = BTreeSet::new();
+    let mut known = BTreeMap::new();
     let mut told = Told::default();
     read_members(&mesh, &handle, &mut known).await;
     for table in TABLES {
@@ -166,7 +166,9 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
                     let word = serde_json::to_value(change.liveness).ok();
                     let word = word.as_ref().and_then(|value| value.as_str()).unwrap_or("changed").to_owned();
                     journal.note("member", &node, &word);
-                    known.insert(node.clone());
+                    if known.insert(node.clone(), change.epoch).is_some_and(|before| before < change.epoch) {
+                        handle.event(Event::Restarted(node.clone())).await;
+                    }
                     handle.event(Event::Member { node, liveness: liveness(change.liveness) }).await;
                 }
                 None => return,
@@ -192,17 +194,20 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
     }
 }
 
-async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeSet<NodeId>) {
+async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeMap<NodeId, u64>) {
     let Ok(members) = mesh.members().await else { return };
-    let mut present = BTreeSet::new();
+    let mut present = BTreeMap::new();
     let readers = members.iter().filter(|member| member.role == Role::Reader).map(|member| member.id.to_string());
     handle.event(Event::Readers(readers.collect())).await;
     for member in members {
         let node = member.id.to_string();
-        present.insert(node.clone());
+        present.insert(node.clone(), member.epoch);
+        if known.get(&node).is_some_and(|before| *before < member.epoch) {
+            handle.event(Event::Restarted(node.clone())).await;
+        }
         handle.event(Event::Member { node, liveness: liveness(member.liveness) }).await;
     }
-    for node in known.difference(&present) {
+    for node in known.keys().filter(|node| !present.contains_key(*node)) {
         handle.event(Event::MemberGone(node.clone())).await;
     }
     *known = present;

@@ -54,7 +54,8 @@ pub fn build<'a>(
     let ids: BTreeMap<&str, &str> = rows.iter().map(|row| (row.id.as_str(), row.spec.name.as_str())).collect();
     for row in instances.filter(|row| row.works()) {
         let Some(name) = ids.get(row.service_id.as_str()) else { continue };
-        let Some(node) = nodes.get(&row.node).filter(|node| node.liveness == Liveness::Alive) else { continue };
+        let works = |node: &&&Node| node.liveness == Liveness::Alive && !node.unheard;
+        let Some(node) = nodes.get(&row.node).filter(works) else { continue };
         table.services.entry((*name).to_owned()).or_default().push(Backend {
             instance: row.id.clone(),
             node: row.node.clone(),
@@ -105,8 +106,10 @@ mod tests {
     fn only_working_instances_on_living_nodes_get_traffic() {
         let alive = Node { id: "a".to_owned(), ..Node::default() };
         let suspect = Node { id: "b".to_owned(), liveness: Liveness::Suspect, ..Node::default() };
-        let nodes = BTreeMap::from([("a".to_owned(), &alive), ("b".to_owned(), &suspect)]);
+        let back = Node { id: "c".to_owned(), unheard: true, ..Node::default() };
+        let nodes = BTreeMap::from([("a".to_owned(), &alive), ("b".to_owned(), &suspect), ("c".to_owned(), &back)]);
         let rows = [
+            row("5", "c", Phase::Running),
             row("1", "a", Phase::Running),
             row("2", "b", Phase::Running),
             row("3", "a", Phase::Stopping),

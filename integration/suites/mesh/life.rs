@@ -1,0 +1,103 @@
+//! The life of a mesh: joined, served, two of three killed, back, left.
+
+use crate::rig::{Mesh, PATIENCE, ask};
+use integration::eventually;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+#[test]
+fn three_nodes_serve_each_other_and_outlive_two() {
+    let mut mesh = Mesh::new();
+    let [first, second, third] = &mesh.nodes[..] else { panic!("three nodes") };
+
+    // A key written at one is read at another.
+    let _ = first.shoal(["kv", "put", "color", "blue"]).ok();
+    eventually("the key is at the third node", PATIENCE, || {
+        (third.shoal(["kv", "get", "color"]).run().stdout.trim() == "blue").then_some(())
+    });
+
+    // Three replicas of an image that one node alone has: all nodes run one and hold the image now.
+    mesh.serve("web", 8080, 3);
+    let client = mesh.client_address.to_string();
+    for node in &mesh.nodes {
+        assert!(node.shoal(["images"]).ok().contains("localhost/mesh"), "{} has the image", node.name);
+        let mut hosts = BTreeSet::new();
+        eventually(&format!("all instances answer through {}", node.name), PATIENCE, || {
+            let text = mesh.ask(node, 8080)?;
+            let words: Vec<&str> = text.split_whitespace().collect();
+            assert_eq!(words.last(), Some(&client.as_str()), "{text}");
+            hosts.insert(words[0].to_owned());
+            (hosts.len() == 3).then_some(())
+        });
+    }
+
+    // Names resolve in every container, to addresses that answer.
+    for node in &mesh.nodes {
+        let ids = node.shoal(["ps", "-q", "--no-trunc"]).ok();
+        let id = ids.split_whitespace().next().expect("an instance runs on every node").to_owned();
+        // Busybox's own look-up: a static C library cannot resolve names.
+        let mut addresses = BTreeSet::new();
+        for name in ["web", "tasks.web", "web.mesh"] {
+            addresses = eventually(&format!("{name} is known in a container of {}", node.name), PATIENCE, || {
+                let said = node.shoal(["exec", &id, "nslookup", name]).run().stdout;
+                let found = said.lines().skip(2).filter_map(|line| line.strip_prefix("Address: "));
+                let found: BTreeSet<String> = found.map(str::to_owned).collect();
+                (found.len() == 3).then_some(found)
+            });
+        }
+        for address in addresses {
+            let netns = node.host.root().join("run/containers").join(&id).join("netns");
+            let address: Ipv4Addr = address.parse().expect("an address");
+            let said = ask(&netns, address, 8000);
+            assert!(said.is_some(), "{address} does not answer in a container of {}", node.name);
+        }
+    }
+
+    // Two die with everything on them and their cables: the last still writes, and runs what fits.
+    for node in [second, third] {
+        mesh.lan.cable(node.plug, false);
+        node.kill();
+    }
+    let began = Instant::now();
+    let _ = first.shoal(["kv", "put", "color", "red"]).deadline(Duration::from_secs(5)).ok();
+    eventually("the last node runs all three", PATIENCE, || {
+        (first.shoal(["ps", "-q"]).ok().split_whitespace().count() == 3).then_some(())
+    });
+    println!("two of three killed: all replicas on the last after {:?}", began.elapsed());
+    assert!(mesh.answers(first, 8080).contains(" one "));
+
+    // They come back, and all are equal.
+    for node in &mesh.nodes[1..] {
+        mesh.lan.cable(node.plug, true);
+        node.up(None);
+    }
+    mesh.all_alive();
+    eventually("equal digests", PATIENCE, || {
+        let digests: BTreeSet<String> =
+            mesh.nodes.iter().map(|node| node.json(&["mesh", "status"])["root"].to_string()).collect();
+        (digests.len() == 1).then_some(())
+    });
+    assert_eq!(mesh.nodes[2].shoal(["kv", "get", "color"]).ok().trim(), "red");
+
+    // Removing the service leaves nothing.
+    let _ = mesh.nodes[1].shoal(["service", "rm", "web"]).ok();
+    for node in &mesh.nodes {
+        eventually(&format!("no container is left on {}", node.name), PATIENCE, || {
+            node.shoal(["ps", "-aq"]).ok().trim().is_empty().then_some(())
+        });
+    }
+    assert!(mesh.ask(&mesh.nodes[0], 8080).is_none());
+
+    // A node that leaves takes its part of the network along.
+    let last = mesh.nodes.pop().expect("three nodes");
+    let _ = last.shoal(["mesh", "leave"]).ok();
+    eventually("the node has ended", PATIENCE, || {
+        let links = last.host.cmd("ip").args(["link", "show"]).ok();
+        (!links.contains("sh-")).then_some(())
+    });
+    eventually("two members are left", PATIENCE, || {
+        let members = mesh.nodes[0].json(&["mesh", "members"]);
+        (members.as_array().is_some_and(|all| all.len() == 2)).then_some(())
+    });
+}
