@@ -63,7 +63,8 @@ fn integration(filter: &[String]) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .current_dir(shell::top())
-        .args(["test", "-p", "integration"])
+        // A suite that fails must not hide what the others would say: a round takes minutes.
+        .args(["test", "-p", "integration", "--no-fail-fast"])
         .args(filter)
         .envs(counts::for_ci())
         .env("SHOAL_BIN_DIR", shell::bin_dir());

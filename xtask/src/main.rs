@@ -43,6 +43,10 @@ fn main() -> ExitCode {
     if args.first().map(String::as_str) == Some(bench::MEASURED) {
         return bench::measured(rest);
     }
+    if rest.first().is_some_and(|arg| arg == "--help" || arg == "-h") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
     let outcome = match args.first().map(String::as_str) {
         Some("build") if args.iter().any(|arg| arg == "--debug") => build::debug(),
         Some("build") => build::all(),
