@@ -9,15 +9,27 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// When the deadline passes, naming `what` was awaited.
-pub fn eventually<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, within: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    soon(within, condition).unwrap_or_else(|| panic!("not within {within:?}: {what}"))
+}
+
+/// Polls `condition` until it returns a value, `None` when `within` has passed: for cleaning up, which must not panic.
+pub fn soon<T>(within: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;
     loop {
         if let Some(value) = condition() {
-            return value;
+            return Some(value);
         }
-        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// The rhythm of what a test makes: requests of a load, pieces through a slow link. Never a wait for something to happen.
+pub fn pace(rhythm: Duration) {
+    std::thread::sleep(rhythm);
 }
 
 /// Watches a value for as long as `during`: what must stand still.

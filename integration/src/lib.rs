@@ -12,6 +12,6 @@ pub mod image;
 pub mod scratch;
 
 pub use command::{Cmd, Outcome};
-pub use deadline::{eventually, unchanged};
+pub use deadline::{eventually, pace, soon, unchanged};
 pub use host::Host;
 pub use scratch::Scratch;

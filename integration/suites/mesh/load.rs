@@ -2,7 +2,7 @@
 //! half are kept; nothing is tried again; a reset, a refusal or an answer after a second is a failure.
 
 use crate::rig::{Mesh, Node, PATIENCE};
-use integration::eventually;
+use integration::{eventually, pace, soon};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +60,7 @@ impl Seen {
                 let text = format!("at {at:.3} s: {how} through {node} after {took:?}: {why}");
                 self.failed.lock().expect("no holder panics").push(text);
             }
-            std::thread::sleep(PACE);
+            pace(PACE);
         }
     }
 
@@ -232,10 +232,8 @@ fn kill_one(mesh: &Mesh, victim: usize) -> Duration {
     let victim = &mesh.nodes[victim];
     // Every instance runs exactly once before.
     let all = || mesh.nodes.iter().map(|node| node.shoal(["ps", "-q"]).ok().split_whitespace().count());
-    let until = Instant::now() + PATIENCE;
-    while all().sum::<usize>() != REPLICAS {
-        assert!(Instant::now() < until, "{:?} run: {}", all().collect::<Vec<_>>(), said(mesh));
-        std::thread::sleep(PACE);
+    if soon(PATIENCE, || (all().sum::<usize>() == REPLICAS).then_some(())).is_none() {
+        panic!("{:?} run: {}", all().collect::<Vec<_>>(), said(mesh));
     }
     let pids = victim.pids();
     let (took, ..) = under_load(mesh, &nodes, |seen| {

@@ -1,7 +1,7 @@
 //! Where images live in this suite: our server, docker-registry, our store, disks of a given size, and images to move.
 
 use integration::image::Builder;
-use integration::{Cmd, Outcome, Scratch, binaries, eventually};
+use integration::{Cmd, Outcome, Scratch, binaries, eventually, soon};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -20,14 +20,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        for _ in 0..500 {
-            if self.0.try_wait().is_ok_and(|status| status.is_some()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if soon(Duration::from_secs(5), || self.0.try_wait().ok().flatten()).is_none() {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

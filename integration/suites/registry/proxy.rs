@@ -116,7 +116,7 @@ impl State {
             if to.write_all(&buffer[..count]).is_err() {
                 break;
             }
-            std::thread::sleep(self.pause);
+            integration::pace(self.pause);
         }
         let _ = to.shutdown(Shutdown::Write);
     }
@@ -142,7 +142,7 @@ impl State {
             }
             self.down.fetch_add(count as u64, Ordering::Relaxed);
             passed += count as u64;
-            std::thread::sleep(self.pause);
+            integration::pace(self.pause);
             if self.cut == Some(passed) {
                 self.cuts.fetch_add(1, Ordering::Relaxed);
                 break;

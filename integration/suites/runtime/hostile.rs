@@ -4,7 +4,7 @@
 use crate::case::cases;
 use crate::subject::{SOON, Subject};
 use integration::bundle::Bundle;
-use integration::{Cmd, Scratch, binaries, eventually};
+use integration::{Cmd, Scratch, binaries, eventually, soon};
 use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -79,10 +79,7 @@ impl Drop for Foreign {
         let _ = self.child.kill();
         let _ = self.child.wait();
         for folder in &self.folders {
-            let until = Instant::now() + SOON;
-            while std::fs::remove_dir(folder).is_err() && folder.exists() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            let _ = soon(SOON, || (std::fs::remove_dir(folder).is_ok() || !folder.exists()).then_some(()));
         }
     }
 }
@@ -549,22 +546,20 @@ fn a_terminal_nobody_has_open_costs_no_time(subject: &Subject) {
         .spawn()
         .expect("the runtime starts");
     let mut ticks = 0;
-    let until = Instant::now() + SOON;
-    let ended = loop {
-        if let Some(status) = child.try_wait().expect("a child of ours") {
-            break status;
+    let ended = eventually("the run ends", SOON, || {
+        let ended = child.try_wait().expect("a child of ours");
+        if ended.is_none() {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+            let fields: Vec<u64> = stat
+                .rsplit_once(')')
+                .map_or("", |(_, rest)| rest)
+                .split_ascii_whitespace()
+                .map(|field| field.parse().unwrap_or(0))
+                .collect();
+            ticks = fields.get(11..13).map_or(ticks, |used| used.iter().sum());
         }
-        assert!(Instant::now() < until, "still running");
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-        let fields: Vec<u64> = stat
-            .rsplit_once(')')
-            .map_or("", |(_, rest)| rest)
-            .split_ascii_whitespace()
-            .map(|field| field.parse().unwrap_or(0))
-            .collect();
-        ticks = fields.get(11..13).map_or(ticks, |used| used.iter().sum());
-        std::thread::sleep(Duration::from_millis(10));
-    };
+        ended
+    });
     assert!(ended.success(), "{ended}");
     // A hundred ticks are a second.
     assert!(ticks < 50, "{ticks} ticks of CPU for waiting");
