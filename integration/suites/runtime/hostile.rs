@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 cases! { "hostile":
     a_create_refused_for_an_inhabited_cgroup_leaves_who_lives_there ["runc": "1.1 only warns", "crun": "1.8 moves in"],
