@@ -27,7 +27,7 @@ const HELP: &str = "cargo xtask VERB
   demo [--keep]         the three jobs on real input
   bench NAME [--json F] runtime | image | engine | mesh, side by side with the peers
                         (runtime: --view v1|v2|vm, --vm adds the machine, --build-youki)
-  soak NAME [--count N] the long counts: the same code as CI, other numbers
+  soak NAME [--count N] the long counts: the same code as CI, other numbers (attacks: --minutes M ends it sooner, --write)
   sim --seeds N         the simulator over N seeds (--seed S replays one)
   fuzz [NAME --seconds N --seed S]  config | mount_options | seccomp: mutates the seeds of runtime/fuzz/corpus
   vm [--systemd] -- CMD a command in a small virtual machine with pure cgroup v2

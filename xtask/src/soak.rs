@@ -8,6 +8,7 @@ use crate::counts::{self, COUNTS};
 use crate::shell::{self, Result};
 use crate::suite;
 use std::process::Command;
+use std::time::Duration;
 
 /// Runs one soak by name.
 pub(crate) fn run(args: &[String]) -> Result<()> {
@@ -18,14 +19,17 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         return Ok(());
     };
     let count = counts::of(name)?;
-    let number = match args.get(1).map(String::as_str) {
-        Some("--ci") => count.ci,
-        Some("--count") => args.get(2).and_then(|text| text.parse().ok()).ok_or("--count takes a number")?,
-        _ => count.soak,
+    let given = |option: &'static str| match crate::bench::value(args, option).map(str::parse::<u32>) {
+        Some(Ok(number)) => Ok(Some(number)),
+        None if !args.iter().any(|arg| arg == option) => Ok(None),
+        _ => Err(format!("{option} takes a number")),
     };
+    let usual = if args.iter().any(|arg| arg == "--ci") { count.ci } else { count.soak };
+    let number = given("--count")?.unwrap_or(usual);
+    let limit = given("--minutes")?.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
     match name.as_str() {
         "runtime" => runtime::run(number),
-        "attacks" => attacks::run(number, args.iter().any(|arg| arg == "--write")),
+        "attacks" => attacks::run(number, limit, args.iter().any(|arg| arg == "--write")),
         "crash" => crash(number),
         "load" => load(number, counts::of("kills")?.soak),
         "kills" => load(0, number),

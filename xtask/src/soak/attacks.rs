@@ -1,14 +1,17 @@
 //! The known attacks, row by row: which tests hold them off, how many rounds were run, and what came of it.
 //!
-//! In: the number of rounds of a race. Out: a table, and with `--write` the page `docs/attacks.md`. The rows are those of
-//! the published advisories; the tests are cases of the runtime suite, each run in a process of its own.
+//! In: the number of rounds of a race, and how long all may take. Out: a table, and with `--write` the page
+//! `docs/attacks.md`. The rows are those of the published advisories; the tests are cases of the runtime suite, each run in
+//! a process of its own. The races take turns of some hundred rounds, so that a run that is cut short has tried each as often
+//! as every other; the page says how often that was.
 
 use crate::shell::{self, Result};
 use crate::suite;
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An attack: its name, what is tried, what must hold, and the cases of the suite that try it.
 struct Attack {
@@ -152,45 +155,137 @@ const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// Runs every case, the races `rounds` times, and prints the table.
-pub(super) fn run(rounds: u32, write: bool) -> Result<()> {
-    let (suite, rootless) = (suite::binary("runtime")?, suite::binary("rootless")?);
-    let known = [listed(&suite, "")?, listed(&rootless, ROOTLESS)?].concat();
-    let commit = shell::output("git", &["-C", &shell::top().to_string_lossy(), "rev-parse", "--short", "HEAD"])?;
-    let mut page = format!(
-        "# Known attacks\n\nMade by `cargo xtask soak attacks --count {rounds} --write` at {}; do not edit. Each case is one of \
-         `integration/suites/runtime`; a race is run that many rounds here, {} in CI and {} in a full soak.\n\n\
-         | attack | what is tried | what must hold | test | rounds | result |\n|---|---|---|---|---|---|\n",
-        commit.trim(),
-        crate::counts::of("attacks")?.ci,
-        crate::counts::of("attacks")?.soak,
-    );
-    let mut failed = Vec::new();
+/// Rounds of a race before the next race has its turn.
+const TURN: u32 = 250;
+
+/// What came of a case so far.
+#[derive(Debug, Clone, Default)]
+struct Tried {
+    rounds: u32,
+    seconds: f64,
+    broken: Option<String>,
+}
+
+/// Runs every case, the races `rounds` times or until `limit` is over, and prints the table.
+pub(super) fn run(rounds: u32, limit: Option<Duration>, write: bool) -> Result<()> {
+    let begun = Instant::now();
+    let suites = Suites::hold()?;
+    let known = [listed(&suites.runtime, "")?, listed(&suites.rootless, ROOTLESS)?].concat();
+    let cases = || ATTACKS.iter().flat_map(|attack| attack.cases).copied();
+    let mut tried: BTreeMap<&str, Tried> = BTreeMap::new();
+    for case in cases() {
+        let found = known.iter().any(|name| name == case);
+        let broken = (!found).then(|| "no test yet".to_owned());
+        let entry = tried.entry(case).or_insert(Tried { broken, ..Tried::default() });
+        if found && !case.starts_with(RACES) {
+            suites.turn(case, 1, entry);
+            println!("{case:84} {}", word(entry));
+        }
+    }
+    let mut done = 0;
+    while done < rounds && limit.is_none_or(|limit| begun.elapsed() < limit) {
+        let turn = TURN.min(rounds - done);
+        for case in cases().filter(|case| case.starts_with(RACES)) {
+            let entry = tried.entry(case).or_default();
+            if entry.broken.is_none() {
+                suites.turn(case, turn, entry);
+            }
+        }
+        done += turn;
+        println!("{done} rounds of every race after {:.0} s", begun.elapsed().as_secs_f64());
+        if write {
+            save(&tried, rounds)?;
+        }
+    }
     for attack in ATTACKS {
         for case in attack.cases {
-            let count = if case.starts_with(RACES) { rounds } else { 1 };
-            let result = match case.strip_prefix(ROOTLESS) {
-                _ if !known.iter().any(|name| name == case) => Err("no test yet".to_owned()),
-                Some(test) => one(&rootless, test, rounds),
-                None => one(&suite, case, rounds),
-            };
-            let word = match &result {
-                Ok(seconds) => format!("held ({seconds:.0} s)"),
-                Err(why) => format!("**{why}**"),
-            };
-            println!("{:44} {case:84} rounds={count} {word}", attack.id);
-            if result.is_err() {
-                failed.push(*case);
-            }
-            let _ =
-                writeln!(page, "| {} | {} | {} | `{case}` | {count} | {word} |", attack.id, attack.tried, attack.holds);
+            let entry = &tried[case];
+            println!("{:44} {case:84} rounds={} {}", attack.id, entry.rounds, word(entry));
         }
     }
     if write {
-        let path = shell::top().join("docs/attacks.md");
-        std::fs::write(&path, page).map_err(|error| format!("write {}: {error}", path.display()))?;
+        save(&tried, rounds)?;
     }
+    let failed: Vec<&str> = tried.iter().filter(|(_, entry)| entry.broken.is_some()).map(|(case, _)| *case).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("not held off: {}", failed.join(", "))) }
+}
+
+fn word(tried: &Tried) -> String {
+    tried.broken.as_ref().map_or_else(|| format!("held ({:.0} s)", tried.seconds), |why| format!("**{why}**"))
+}
+
+fn save(tried: &BTreeMap<&str, Tried>, rounds: u32) -> Result<()> {
+    let counts = crate::counts::of("attacks")?;
+    let mut page = format!(
+        "# Known attacks\n\nMade by `cargo xtask soak attacks --count {rounds} --write` at {}; do not edit. Each case is one of \
+         `integration/suites/runtime` or `rootless`; a race was run as many rounds as its row says, {} in CI and {} in a full soak.\n\n\
+         | attack | what is tried | what must hold | test | rounds | result |\n|---|---|---|---|---|---|\n",
+        commit()?,
+        counts.ci,
+        counts.soak,
+    );
+    for Attack { id, tried: what, holds, cases } in ATTACKS {
+        for case in *cases {
+            let entry = &tried[case];
+            let _ = writeln!(page, "| {id} | {what} | {holds} | `{case}` | {} | {} |", entry.rounds, word(entry));
+        }
+    }
+    let path = shell::top().join("docs/attacks.md");
+    std::fs::write(&path, page).map_err(|error| format!("write {}: {error}", path.display()))
+}
+
+/// The commit of the working tree.
+fn commit() -> Result<String> {
+    let commit = shell::output("git", &["-C", &shell::top().to_string_lossy(), "rev-parse", "--short", "HEAD"])?;
+    Ok(commit.trim().to_owned())
+}
+
+/// The suites' binaries, copied: a soak runs for hours, and somebody may build meanwhile.
+struct Suites {
+    folder: PathBuf,
+    runtime: PathBuf,
+    rootless: PathBuf,
+}
+
+impl Suites {
+    fn hold() -> Result<Self> {
+        let folder = shell::target().join(format!("soak-{}", std::process::id()));
+        let copy = |name: &str| {
+            let path = folder.join(name);
+            std::fs::create_dir_all(&folder)
+                .and_then(|()| std::fs::copy(suite::binary(name).map_err(std::io::Error::other)?, &path))
+                .map_err(|error| format!("copy the suite {name} to {}: {error}", path.display()))?;
+            Ok::<_, String>(path)
+        };
+        Ok(Self { runtime: copy("runtime")?, rootless: copy("rootless")?, folder })
+    }
+
+    /// Runs one case once, with `rounds` for a race, and adds what came of it.
+    fn turn(&self, case: &str, rounds: u32, tried: &mut Tried) {
+        let begun = Instant::now();
+        let (suite, test) = case.strip_prefix(ROOTLESS).map_or((&self.runtime, case), |test| (&self.rootless, test));
+        let mut command = Command::new(suite);
+        command.args(["--exact", test]).env("SHOAL_ROUNDS", rounds.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
+        match command.output() {
+            Err(error) => tried.broken = Some(format!("does not start: {error}")),
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout);
+                if !(output.status.success() && text.contains("1 passed")) {
+                    eprintln!("{text}");
+                    tried.broken = Some("broken".to_owned());
+                }
+            }
+        }
+        tried.rounds += rounds;
+        tried.seconds += begun.elapsed().as_secs_f64();
+    }
+}
+
+impl Drop for Suites {
+    fn drop(&mut self) {
+        // Copies in the build folder: what is left is only room.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 /// The tests of a suite, each with `before` in front of its name.
@@ -200,18 +295,4 @@ fn listed(suite: &Path, before: &str) -> Result<Vec<String>> {
     let output = list.output().map_err(|error| format!("{}: {error}", suite.display()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(|name| format!("{before}{name}")).collect())
-}
-
-/// Runs one case; returns the seconds it took.
-fn one(suite: &Path, case: &str, rounds: u32) -> std::result::Result<f64, String> {
-    let begun = Instant::now();
-    let mut command = Command::new(suite);
-    command.args(["--exact", case]).env("SHOAL_ROUNDS", rounds.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
-    let output = command.output().map_err(|error| format!("does not start: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() && text.contains("1 passed") {
-        return Ok(begun.elapsed().as_secs_f64());
-    }
-    eprintln!("{text}");
-    Err("broken".to_owned())
 }
