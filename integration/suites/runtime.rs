@@ -24,6 +24,8 @@ mod lifecycle;
 mod mounts;
 #[path = "runtime/namespaces.rs"]
 mod namespaces;
+#[path = "runtime/notify.rs"]
+mod notify;
 #[path = "runtime/process.rs"]
 mod process;
 #[path = "runtime/raced.rs"]
@@ -81,6 +83,7 @@ fn all() -> Vec<Case> {
         hooks::CASES,
         exec::CASES,
         terminal::CASES,
+        notify::CASES,
         security::CASES,
         hostile::CASES,
         raced::CASES,

@@ -11,7 +11,7 @@ pub struct HostFacts {
     pub in_user_namespace: bool,
     /// Whether cgroup failures are forgiven and id maps need helpers: no real root here.
     pub rootless: bool,
-    /// The socket on which systemd wants to hear that the container is ready.
+    /// The folder of the socket on which the container says that it is ready, if somebody wants to hear it.
     pub notify_socket: Option<String>,
     /// Whether `/proc/kcore` exists.
     pub has_kcore: bool,

@@ -20,6 +20,7 @@ pub mod launch;
 pub mod limits;
 pub mod mounts;
 pub mod net_device;
+pub mod notify;
 pub mod probe;
 pub mod processes;
 pub mod procfs;

@@ -106,8 +106,10 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// Where a container finds the socket of systemd's readiness protocol.
-pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
+/// Where a container finds the folder with its socket of systemd's readiness protocol.
+pub const NOTIFY_FOLDER: &str = "/run/notify";
+
+const NOTIFY_ATTR: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
 /// Options of the command line that change a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -195,7 +197,9 @@ fn tree(container: &Container, facts: &HostFacts, options: Options, steps: &mut 
     }
     if let Some(path) = facts.notify_socket.as_ref().filter(|_| private) {
         let source = mounts::Source::Bind { path: path.clone(), recursive: false };
-        let mount = mounts::Mount::plain(spec.mounts.len(), NOTIFY_SOCKET, source);
+        let mut mount = mounts::Mount::plain(spec.mounts.len(), NOTIFY_FOLDER, source);
+        // It may speak there, and change nothing.
+        mount.attr.set |= libc::MOUNT_ATTR_RDONLY | NOTIFY_ATTR;
         steps.push(Step::Mount(Box::new(mount)));
     }
     if private {

@@ -56,6 +56,8 @@ pub(super) fn start(plan: &Plan) -> Result<Child, StartError> {
     let mut command = Command::new(&plan.runtime);
     command.arg("--root").arg(&plan.runtime_root).args(["--log", LOG, "--log-format", "json"]);
     command.args(["run", "--detach", "--bundle", ".", "--pid-file", PID_FILE]);
+    // The runtime would stay until the program says that it is ready, and nobody reads its output meanwhile.
+    command.env_remove("NOTIFY_SOCKET");
     let mut ends = Ends::default();
     let mut listener = None;
     let mut diagnosis = None;

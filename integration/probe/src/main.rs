@@ -29,11 +29,26 @@ fn main() -> ExitCode {
         Some("open") => attack::open(&rest),
         Some("serve") => serve::run(&rest),
         Some("floor") => floor::run(&rest),
+        Some("notify") => notify(&rest),
         _ => {
             eprintln!(
-                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | peek | swap A B | open PATH… | floor ROOTFS PROGRAM… | serve PORT"
+                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | peek | swap A B | open PATH… | floor ROOTFS PROGRAM… | serve PORT | notify LINE…"
             );
             ExitCode::from(2)
+        }
+    }
+}
+
+/// Says lines to the service manager, as sd_notify(3) does.
+fn notify(lines: &[&str]) -> ExitCode {
+    let socket = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let sent = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|sender| sender.send_to(lines.join("\n").as_bytes(), socket));
+    match sent {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("probe: notify: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -55,6 +55,11 @@ impl Subject {
             .unwrap_or_else(|error| panic!("not a report: {error}\n{}", outcome.stdout))
     }
 
+    /// The bundle's container as it will be: whoever makes it, it is deleted in the end.
+    pub(crate) fn container(&self, bundle: &Bundle) -> Container<'_> {
+        Container { subject: self, id: bundle.id().to_owned() }
+    }
+
     /// Creates the bundle's container and returns it, parked before its program.
     pub(crate) fn create(&self, bundle: &Bundle) -> Container<'_> {
         bundle.write();

@@ -15,6 +15,7 @@ use nix::sys::termios::{self, SetArg, Termios};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use super::notify;
 use super::stage::parent::Born;
 use super::sys::clone::pidfd_send_signal;
 use super::sys::open::adopt;
@@ -132,6 +133,7 @@ pub fn accompany(
     born: &Born,
     signals: &Signals,
     relay: Option<&Relay>,
+    notify: Option<&notify::Relay>,
     start: impl FnOnce() -> Result<()>,
 ) -> Result<i32> {
     let mut session = relay.map(Session::begin).transpose()?;
@@ -150,12 +152,22 @@ pub fn accompany(
                 waited.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
             }
         }
+        let notified = waited.len();
+        if let Some(notify) = notify {
+            waited.push(PollFd::new(notify.as_fd(), PollFlags::POLLIN));
+        }
         match poll(&mut waited, PollTimeout::NONE) {
             Err(nix::Error::EINTR) => continue,
             answer => answer.during(|| "wait for the container's process")?,
         };
         let ready = |index: usize| waited.get(index).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
-        let (ended, signalled, output, input) = (ready(0), ready(1), ready(2), ready(3));
+        let is_notify = |index: usize| notify.is_some() && index == notified;
+        let (ended, signalled) = (ready(0), ready(1));
+        let (output, input) = (ready(2) && !is_notify(2), ready(3) && !is_notify(3));
+        if let Some(notify) = notify.filter(|_| ended || ready(notified)) {
+            // A service manager that is gone does not stop the container.
+            let _ = notify.pass_on();
+        }
         if signalled {
             forward(&signals.descriptor, born, session.as_ref());
         }

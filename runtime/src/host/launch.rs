@@ -16,7 +16,7 @@ use super::procfs::{Procfs, real_path};
 use super::stage::init::{self, Init};
 use super::stage::parent::{self, Born, Service};
 use super::state::{Directory, Record, Root, VERSION};
-use super::{clock, console, delete, hooks, net_device, start};
+use super::{clock, console, delete, hooks, net_device, notify, start};
 use crate::container::Container;
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
@@ -43,6 +43,8 @@ pub struct Request {
     pub options: Options,
     /// Descriptors from 3 on that the program inherits, `LISTEN_FDS` not counted.
     pub preserve_fds: u32,
+    /// The host's socket that hears when the container is ready.
+    pub notify: Option<String>,
     /// What `--rootless` says.
     pub rootless: Rootless,
     /// Who makes cgroups.
@@ -112,7 +114,11 @@ pub fn prepare(request: &Request) -> Result<Prepared> {
     let procfs = Procfs::open()?;
     container.namespaces.hosts = probe::hosts(&procfs, &container.namespaces)?;
     let mut facts = probe::facts(&procfs, request.rootless)?;
-    facts.notify_socket = std::env::var("NOTIFY_SOCKET").ok().filter(|path| path.starts_with('/'));
+    if request.notify.is_some() && container.namespaces.has(Kind::Mount) {
+        let directory = std::path::absolute(request.root.path().join(request.id.as_str()));
+        let directory = directory.during(|| "find the folder of the notification socket")?;
+        facts.notify_socket = Some(notify::folder(&directory).display().to_string());
+    }
     let plan = plan::plan(&container, &facts, request.options)?;
     let (cgroup, mounts) = plan_cgroup(&container, &facts, request.cgroup_manager)?;
     Ok(Prepared { container, config, facts, plan, cgroup, mounts, procfs })
@@ -148,6 +154,7 @@ pub fn launch(
     let console = console_for(prepared.plan.process.terminal, request.console_socket.as_deref(), console)?;
     let directory = request.root.create(&request.id)?;
     let mut record = record_of(prepared);
+    record.notify = request.notify.clone().filter(|_| prepared.facts.notify_socket.is_some());
     let mut warnings = Vec::new();
     let made = build(request, prepared, console, wait_for_start, &directory, &mut record, &mut warnings);
     match made {
@@ -238,7 +245,11 @@ fn build(
     let joins = parent::open_joins(&plan.namespaces)?;
     let listener = if wait_for_start { Some(start::listen(directory)?) } else { None };
     let (ours, theirs) = handshake::pair()?;
-    let (env, preserved) = inherited(request.preserve_fds)?;
+    let (mut env, preserved) = inherited(request.preserve_fds)?;
+    if record.notify.is_some() {
+        notify::make(directory)?;
+        env.push(format!("NOTIFY_SOCKET={}/{}", plan::NOTIFY_FOLDER, notify::SOCKET));
+    }
     let state = state_of(record, Status::Creating);
     let sources = super::source::open(plan, facts, procfs)?;
     let listener: Option<OwnedFd> = listener.map(Into::into);
@@ -345,8 +356,8 @@ pub(super) fn explain(channel: &Channel, error: Error) -> Result<()> {
     }
 }
 
-/// What systemd passed to us for the container: its sockets and its notification socket; and how many descriptors the
-/// program inherits, each of which must be there: its number could be one of ours else.
+/// What systemd passed to us for the container: its sockets; and how many descriptors the program inherits, each of
+/// which must be there: its number could be one of ours else.
 pub(super) fn inherited(preserve_fds: u32) -> Result<(Vec<String>, u32)> {
     let variable = |name: &str| std::env::var(name).ok();
     let listen: u32 = variable("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0);
@@ -354,9 +365,6 @@ pub(super) fn inherited(preserve_fds: u32) -> Result<(Vec<String>, u32)> {
     if listen > 0 {
         env.extend([format!("LISTEN_FDS={listen}"), "LISTEN_PID=1".to_owned()]);
         env.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
-    }
-    if variable("NOTIFY_SOCKET").is_some_and(|path| path.starts_with('/')) {
-        env.push(format!("NOTIFY_SOCKET={}", plan::NOTIFY_SOCKET));
     }
     let count = preserve_fds.saturating_add(listen);
     let missing = (3..).zip(0..count).map(|(fd, _)| fd).find(|fd| !super::sys::process::is_inherited(*fd));

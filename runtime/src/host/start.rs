@@ -12,7 +12,8 @@ use nix::sys::socket::{MsgFlags, send};
 use oci::ContainerId;
 use oci::spec::Status;
 
-use super::state::{self, Directory, Root, START_SOCKET};
+use super::notify::Relay;
+use super::state::{self, Directory, Record, Root, START_SOCKET};
 use crate::error::{During, Error, Result};
 
 /// The byte that asks for the start; a connection without it only looks.
@@ -79,16 +80,28 @@ fn say(stream: &UnixStream, mut text: &[u8]) {
     }
 }
 
-/// `start`: releases the created container `id` and runs its poststart hooks, whose failures are returned.
+/// `start`: releases the created container `id`, runs its poststart hooks and waits for it where a service manager does;
+/// failures of both are returned.
 pub fn start(root: &Root, id: &ContainerId) -> Result<Vec<Error>> {
     let directory = root.open(id)?;
     let record = directory.record()?;
     match state::status(root, &record) {
-        Status::Created => release(&directory)?,
+        Status::Created => {}
         Status::Stopped => return Err(Error::state("cannot start a container that has stopped")),
         _ => return Err(Error::state("cannot start an already running container")),
     }
-    Ok(super::launch::poststart(&directory, &record))
+    let relay = Relay::listen(&directory, &record, record.pid.unsigned_abs())?;
+    release(&directory)?;
+    let mut odd = super::launch::poststart(&directory, &record);
+    odd.extend(until_ready(relay.as_ref(), &directory, &record).err());
+    Ok(odd)
+}
+
+/// Waits until a started container is ready, where somebody wants to hear that. Others may be at it meanwhile.
+pub fn until_ready(relay: Option<&Relay>, directory: &Directory, record: &Record) -> Result<()> {
+    let Some(relay) = relay else { return Ok(()) };
+    directory.unlock()?;
+    relay.until_ready(record)
 }
 
 /// Asks the first process to execute its program and waits until it has.

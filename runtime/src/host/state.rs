@@ -1,7 +1,7 @@
 //! The directory of one container below `--root`: what outlives the command that made it.
 //!
 //! `state.json` is this program's record (versioned, replaced atomically), `config.json` the configuration as it was at
-//! `create`, `start` the socket on which the first process waits. The directory itself carries the lock. A command that
+//! `create`, `start` the socket on which the first process waits, `notify/` the container's notification socket. The directory itself carries the lock. A command that
 //! dies at any point leaves at worst a directory that `delete --force` removes with all it speaks of.
 
 mod lock;
@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
-use nix::unistd::AccessFlags;
+use nix::unistd::{AccessFlags, UnlinkatFlags};
 use oci::ContainerId;
 use oci::spec::{LinuxResources, Status};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::resctrl::Group;
 use super::cgroup::{Cgroup, CgroupState};
+use super::notify;
 use super::sys::open::{openat2, unlock};
 use crate::error::{During, Error, Result};
 
@@ -78,6 +79,9 @@ pub struct Record {
     pub poststart: bool,
     /// Whether its configuration has poststop hooks.
     pub poststop: bool,
+    /// The host's socket that hears when it is ready; it then has one of its own in the folder `notify`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
 }
 
 /// All containers of one root.
@@ -272,15 +276,33 @@ impl Directory {
                 // It has never waited, and nothing half-written was left.
                 return Ok(());
             }
-            match nix::unistd::unlinkat(&*self.fd, name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
+            match nix::unistd::unlinkat(&*self.fd, name, UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(nix::Error::ENOENT) => {}
                 Err(errno) => return Err(errno).during(operation),
             }
         }
+        self.remove_notify().during(operation)?;
         match std::fs::remove_dir(&self.path) {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
             removed => removed.during(operation),
         }
+    }
+}
+
+impl Directory {
+    /// Removes the folder of the notification socket; one that leads elsewhere is left, and with it the directory.
+    fn remove_notify(&self) -> nix::Result<()> {
+        let flags = libc::O_DIRECTORY | libc::O_RDONLY | libc::O_NOFOLLOW;
+        let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
+        let folder = match openat2(self.fd.as_fd(), notify::FOLDER.as_bytes(), flags, 0, resolve) {
+            Err(nix::Error::ENOENT) => return Ok(()),
+            opened => opened?,
+        };
+        match nix::unistd::unlinkat(&folder, notify::SOCKET, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(nix::Error::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        nix::unistd::unlinkat(&*self.fd, notify::FOLDER, UnlinkatFlags::RemoveDir)
     }
 }
 

@@ -127,9 +127,9 @@ fn options_and_facts_change_the_plan() {
     let no_pivot = Options { no_pivot: true, ..Options::default() };
     let moved = plan(&container, &HostFacts::default(), no_pivot).expect("a plan");
     assert!(moved.steps.contains(&Step::Enter(Entry::Move)));
-    let facts = HostFacts { notify_socket: Some("/run/notify".into()), ..HostFacts::default() };
+    let facts = HostFacts { notify_socket: Some("/state/notify".into()), ..HostFacts::default() };
     let notified = plan(&container, &facts, Options::default()).expect("a plan");
-    assert!(words(&notified).contains(&"bind mount /run/notify on /run/notify/notify.sock".to_owned()));
+    assert!(words(&notified).contains(&"bind mount /state/notify on /run/notify".to_owned()));
 }
 
 #[test]

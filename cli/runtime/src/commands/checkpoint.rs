@@ -108,7 +108,7 @@ pub(crate) fn restore(context: &Context<'_>, mut parser: Parser) -> Result<u8, F
     let restored = checkpoint::restore(&request, &prepared, terminal, &options)?;
     restored.warnings.iter().for_each(|warning| context.log.warn(warning));
     let Some(signals) = signals else { return Ok(0) };
-    let ended = foreground::accompany(&restored.born, &signals, relay.as_ref(), || restored.directory.unlock());
+    let ended = foreground::accompany(&restored.born, &signals, relay.as_ref(), None, || restored.directory.unlock());
     if !restored.directory.lock_again()? {
         return Ok(u8::try_from(ended?).unwrap_or(1));
     }

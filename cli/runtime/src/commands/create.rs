@@ -81,7 +81,8 @@ impl Flags {
             preserve_fds: self.preserve_fds,
             ..Self::default()
         };
-        one.request(context)
+        // The service is ready when all are: no single one can say that.
+        one.request(context).map(|request| Request { notify: None, ..request })
     }
 
     /// What the runtime is asked for.
@@ -99,6 +100,7 @@ impl Flags {
             pid_file: self.pid_file.clone(),
             options: self.options,
             preserve_fds: self.preserve_fds,
+            notify: runtime::host::notify::address(),
             rootless: context.global.rootless,
             cgroup_manager: context.global.cgroup_manager,
         })

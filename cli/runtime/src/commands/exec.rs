@@ -46,7 +46,7 @@ fn execute(context: &Context<'_>, request: &Request, detach: bool) -> Result<u8,
     let (relay, console) =
         if wants_relay { foreground::relay().map(|(a, b)| (Some(a), Some(b)))? } else { (None, None) };
     let launched = exec::launch(request, &prepared, console)?;
-    let code = foreground::accompany(&launched.born, &signals, relay.as_ref(), || launched.start())?;
+    let code = foreground::accompany(&launched.born, &signals, relay.as_ref(), None, || launched.start())?;
     Ok(u8::try_from(code).unwrap_or(NOT_EXECUTED))
 }
 

@@ -3,7 +3,7 @@
 use lexopt::Parser;
 use runtime::host::foreground::{self, Signals};
 use runtime::host::launch::{Prepared, Request};
-use runtime::host::{delete, launch};
+use runtime::host::{delete, launch, notify, start};
 
 use super::create::{Flags, prepare, print_plan};
 use super::{Context, Failure};
@@ -34,7 +34,15 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
     }
     let launched = launch::launch(&request, &prepared, console, false)?;
     launched.warnings.iter().for_each(|warning| context.log.warn(warning));
-    let ended = foreground::accompany(&launched.born, &signals, relay.as_ref(), || {
+    // The host watches this command, which ends with the container.
+    let notify = match notify::Relay::listen(&launched.directory, &launched.record, std::process::id()) {
+        Ok(notify) => notify,
+        Err(error) => {
+            let _ = delete::destroy(launched.directory, &launched.record);
+            return Err(error.into());
+        }
+    };
+    let ended = foreground::accompany(&launched.born, &signals, relay.as_ref(), notify.as_ref(), || {
         for error in launched.start()? {
             context.log.warn(&error.to_string());
         }
@@ -58,12 +66,20 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
 pub(crate) fn detached(context: &Context<'_>, request: &Request, prepared: &Prepared) -> Result<i32, Failure> {
     let launched = launch::launch(request, prepared, None, false)?;
     launched.warnings.iter().for_each(|warning| context.log.warn(warning));
-    match launched.start() {
-        Ok(odd) => odd.iter().for_each(|error| context.log.warn(&error.to_string())),
+    let started = notify::Relay::listen(&launched.directory, &launched.record, launched.born.pid.unsigned_abs())
+        .and_then(|relay| Ok((relay, launched.start()?)));
+    let relay = match started {
+        Ok((relay, odd)) => {
+            odd.iter().for_each(|error| context.log.warn(&error.to_string()));
+            relay
+        }
         Err(error) => {
             let _ = delete::destroy(launched.directory, &launched.record);
             return Err(error.into());
         }
+    };
+    if let Err(error) = start::until_ready(relay.as_ref(), &launched.directory, &launched.record) {
+        context.log.warn(&error.to_string());
     }
     Ok(launched.record.pid)
 }
