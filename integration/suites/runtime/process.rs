@@ -144,8 +144,8 @@ fn signals_start_with_default_actions(subject: &Subject) {
 
 fn a_missing_program_is_an_error(subject: &Subject) {
     let outcome = subject.run(&Bundle::new(&["/no/such/program"])).expect_failure();
-    assert!(outcome.stderr.contains("/no/such/program"), "{}", outcome.stderr);
-    assert!(outcome.stderr.to_lowercase().contains("no such file"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("/no/such/program"), "{outcome:?}");
+    assert!(outcome.stderr.to_lowercase().contains("no such file"), "{outcome:?}");
 }
 
 fn a_missing_cwd_is_made(subject: &Subject) {

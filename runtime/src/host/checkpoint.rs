@@ -135,6 +135,11 @@ impl Options {
         options
     }
 
+    /// Where CRIU's work shows; with lazy pages it waits for who asks for them.
+    fn watched(&self) -> Option<&Path> {
+        (!self.lazy_pages).then_some(&*self.image_path)
+    }
+
     fn work_path(&self) -> &Path {
         self.work_path.as_deref().unwrap_or(&self.image_path)
     }
@@ -190,7 +195,7 @@ pub fn checkpoint(root: &Root, id: &ContainerId, options: &Options) -> Result<Ve
     }
     let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
     let inherit: Vec<RawFd> = [images.as_raw_fd(), work.as_raw_fd()].into_iter().chain(options.status_fd).collect();
-    criu::ask(kind, &message, &inherit, &options.work_path().join(DUMP_LOG), |_, _| Ok(()))?;
+    criu::ask(kind, &message, &inherit, &options.work_path().join(DUMP_LOG), options.watched(), |_, _| Ok(()))?;
     if options.leave_running || options.pre_dump {
         return Ok(Vec::new());
     }
@@ -308,12 +313,13 @@ fn rebuild(
         inherit_as(&mut message, stream, number);
     }
     let log = options.work_path().join(RESTORE_LOG);
-    let answer = criu::ask(Kind::Restore, &message, &inherit, &log, |heard, fd| match (&console, fd) {
-        (Some(socket), Some(master)) if heard.notification == "orphan-pts-master" => {
-            console::send(std::os::fd::AsFd::as_fd(socket), &master)
-        }
-        _ => Ok(()),
-    })?;
+    let answer =
+        criu::ask(Kind::Restore, &message, &inherit, &log, options.watched(), |heard, fd| match (&console, fd) {
+            (Some(socket), Some(master)) if heard.notification == "orphan-pts-master" => {
+                console::send(std::os::fd::AsFd::as_fd(socket), &master)
+            }
+            _ => Ok(()),
+        })?;
     record.pid = answer.pid;
     record.start_time = state::stat(answer.pid).map_or(0, |(_, start)| start);
     let pidfd = pidfd_open(answer.pid).during(|| "open the restored process")?;

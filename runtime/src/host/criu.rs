@@ -1,12 +1,16 @@
 //! CRIU's RPC: one `criu swrk` process, requests and answers as protobuf over a socket pair. criu.org/RPC
 //!
 //! In: typed options. Out: CRIU's answer, or its own words about what failed. Only the fields that are named here are
-//! encoded; unknown fields of answers are passed over.
+//! encoded; unknown fields of answers are passed over. A CRIU that neither computes nor writes for a while is ended: the
+//! processes it holds then go on.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair};
 
 use super::sys::open::{adopt, keep_on_exec};
@@ -14,6 +18,12 @@ use crate::error::{During, Error, Result};
 
 /// CRIU's answers are small; its log is a file.
 const PACKET_LEN_MAX: usize = 64 * 1024;
+
+/// A dump may take as long as its memory is large; it may not stand still for longer than this.
+const STANDSTILL: Duration = Duration::from_secs(60);
+
+/// How often it is looked at.
+const LOOK_MS: u16 = 1_000;
 
 /// What CRIU is asked to do (`criu_req_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,29 +178,39 @@ impl Answer {
 
 /// Asks a CRIU of its own for `kind` with `options` (`criu_opts`); `inherit` are descriptors CRIU gets by number.
 ///
-/// `notified` hears of each notification; its failure makes CRIU give up.
+/// `notified` hears of each notification; its failure makes CRIU give up. `images` is where CRIU writes; without it, CRIU
+/// may wait for others as long as it likes.
 pub fn ask(
     kind: Kind,
     options: &Message,
     inherit: &[RawFd],
-    log: &std::path::Path,
+    log: &Path,
+    images: Option<&Path>,
     mut notified: impl FnMut(&Answer, Option<OwnedFd>) -> Result<()>,
 ) -> Result<Answer> {
     let (socket, mut child) = start(inherit)?;
-    let answer = converse(kind, options, &socket, &mut notified);
+    let mut watch = images.map(|images| Watch::begin(child.id(), images, log));
+    let answer = converse(kind, options, &socket, watch.as_mut(), &mut notified);
+    if matches!(answer, Ok(Heard::Nothing)) {
+        // What it holds is let go by the kernel; a failure means that it has just ended.
+        let _ = child.kill();
+    }
     drop(socket);
     let ended = child.wait();
     let failed = |reason: String| Error::Checkpoint {
         operation: format!("{kind:?}").to_lowercase(),
-        reason: format!("{reason}; log: {}", log.display()),
+        reason: format!("{reason}; log: {}, {}", log.display(), last_line(log)),
     };
     match answer? {
-        None => Err(failed(format!(
+        Heard::Nothing => {
+            Err(failed(format!("it did nothing for {} s and was ended, the container goes on", STANDSTILL.as_secs())))
+        }
+        Heard::End => Err(failed(format!(
             "it ended without an answer ({})",
             ended.map_or_else(|e| e.to_string(), |s| s.to_string())
         ))),
-        Some(answer) if answer.success => Ok(answer),
-        Some(answer) => {
+        Heard::Answer(answer) if answer.success => Ok(answer),
+        Heard::Answer(answer) => {
             let cause = if answer.errno == 0 { String::new() } else { crate::error::describe(answer.errno) };
             let words = [answer.message.as_str(), &cause].into_iter().filter(|text| !text.is_empty());
             let words = words.collect::<Vec<_>>().join(": ");
@@ -215,18 +235,91 @@ fn start(inherit: &[RawFd]) -> Result<(OwnedFd, Child)> {
     }
 }
 
+/// How a conversation ended.
+enum Heard {
+    Answer(Answer),
+    /// It closed the socket.
+    End,
+    /// It stands still.
+    Nothing,
+}
+
+/// What shows that CRIU is at work: its processor time, and the length of what it has written.
+#[derive(Debug, PartialEq, Eq)]
+struct Work {
+    ticks: u64,
+    bytes: u64,
+}
+
+/// Looks at a CRIU at work.
+struct Watch<'a> {
+    pid: u32,
+    written: [&'a Path; 2],
+    patience: Duration,
+    last: Work,
+    since: Instant,
+}
+
+impl<'a> Watch<'a> {
+    fn begin(pid: u32, images: &'a Path, log: &'a Path) -> Self {
+        let last = Work { ticks: 0, bytes: 0 };
+        Self { pid, written: [images, log], patience: STANDSTILL, last, since: Instant::now() }
+    }
+
+    /// Whether nothing has happened for too long.
+    fn stands_still(&mut self) -> bool {
+        let [images, log] = self.written;
+        let length = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        let names = std::fs::read_dir(images).into_iter().flatten().flatten();
+        let bytes = names.map(|entry| length(&entry.path())).sum::<u64>() + length(log);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let work = Work { ticks: ticks(&stat), bytes };
+        if work != self.last {
+            self.last = work;
+            self.since = Instant::now();
+        }
+        self.since.elapsed() > self.patience
+    }
+}
+
+/// The processor time in a line of `/proc/PID/stat`, children that have ended included. man proc_pid_stat(5)
+fn ticks(stat: &str) -> u64 {
+    // After the name, which may hold anything: the state is field 3, the four times are 14 to 17.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_whitespace().skip(11).take(4).filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
+/// Where CRIU was.
+fn last_line(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    match text.lines().rfind(|line| line.contains("Error")).or_else(|| text.lines().last()) {
+        Some(line) => format!("which ends with: {line}"),
+        None => "which is empty".into(),
+    }
+}
+
 fn converse(
     kind: Kind,
     options: &Message,
     socket: &OwnedFd,
+    mut watch: Option<&mut Watch<'_>>,
     notified: &mut impl FnMut(&Answer, Option<OwnedFd>) -> Result<()>,
-) -> Result<Option<Answer>> {
+) -> Result<Heard> {
     let mut request = Message::default();
     let operation = || "speak with criu";
     request.number(1, kind as i64).message(2, options);
     send(socket.as_raw_fd(), &request.0, MsgFlags::MSG_NOSIGNAL).during(operation)?;
     let mut packet = vec![0; PACKET_LEN_MAX];
     loop {
+        if let Some(watch) = &mut watch {
+            let mut waited = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut waited, PollTimeout::from(LOOK_MS)) {
+                Ok(0) if watch.stands_still() => return Ok(Heard::Nothing),
+                Ok(0) | Err(nix::Error::EINTR) => continue,
+                answer => drop(answer.during(operation)?),
+            }
+        }
         let mut control = nix::cmsg_space!([RawFd; 1]);
         let mut parts = [IoSliceMut::new(&mut packet)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -243,11 +336,11 @@ fn converse(
         };
         let fd = fd.map(adopt).transpose().during(operation)?;
         if length == 0 {
-            return Ok(None);
+            return Ok(Heard::End);
         }
         let answer = Answer::parse(&packet[..length]);
         if answer.kind != NOTIFY {
-            return Ok(Some(answer));
+            return Ok(Heard::Answer(answer));
         }
         let heard = notified(&answer, fd);
         let mut reply = Message::default();
@@ -273,6 +366,33 @@ mod tests {
             &[0x01],
         ];
         assert_eq!(message.0, expected.concat());
+    }
+
+    #[test]
+    fn work_is_seen_in_time_and_in_bytes() {
+        let stat = "77 (a) b) S 1 77 77 0 -1 4194560 100 0 0 0 7 5 3 1 20 0 1 0 100 1 1";
+        assert_eq!(ticks(stat), 16);
+        assert_eq!((ticks(""), ticks("77 (cut")), (0, 0));
+    }
+
+    #[test]
+    fn who_neither_computes_nor_writes_stands_still() {
+        let folder = std::env::temp_dir().join(format!("criu-watch-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep is everywhere");
+        let log = folder.join("dump.log");
+        let mut watch = Watch { patience: Duration::from_millis(200), ..Watch::begin(child.id(), &folder, &log) };
+        for line in ["one\n", "one\ntwo\n"] {
+            std::fs::write(&log, line).expect("the folder is ours");
+            assert!(!watch.stands_still(), "it has just written");
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !watch.stands_still() {
+            assert!(Instant::now() < deadline, "it sleeps");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(last_line(&log), "which ends with: two");
+        let _ = (child.kill(), child.wait(), std::fs::remove_dir_all(&folder));
     }
 
     #[test]
