@@ -2,9 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// No command of a test needs longer on two busy cores; a hang shows as this and not as a hung suite.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -181,36 +186,58 @@ impl Outcome {
     }
 }
 
-/// A pipe being read to its end, or as far as it came by the time the program had ended.
+/// A pipe being read to its end, or until it stays empty after the program's end (a detached container keeps its copy for
+/// ever).
 struct Drain {
-    bytes: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
-    reader: std::thread::JoinHandle<()>,
+    ended: Arc<AtomicBool>,
+    reader: std::thread::JoinHandle<Vec<u8>>,
 }
 
-/// How long after the program's end its pipe may stay open (a detached container keeps its copy for ever).
+/// How long after the program's end its pipe may stay open and empty. The reader itself takes the time: one that was not
+/// given a processor meanwhile has still to read what the program had said.
 const PIPE_GRACE: Duration = Duration::from_millis(300);
 
-fn drain(mut pipe: impl Read + Send + 'static) -> Drain {
-    let bytes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let sink = bytes.clone();
+/// The largest pipe without privilege.
+const PIPE_LEN_MAX: usize = 1 << 20;
+
+/// How often the reader looks whether the program has ended.
+const LOOK_MS: u16 = 20;
+
+fn drain(mut pipe: impl Read + AsFd + Send + 'static) -> Drain {
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ended);
     let reader = std::thread::spawn(move || {
-        let mut buffer = [0; 64 * 1024];
-        while let Ok(count) = pipe.read(&mut buffer) {
-            if count == 0 {
-                break;
+        let (mut bytes, mut buffer) = (Vec::new(), [0; 64 * 1024]);
+        let (mut seen, mut left) = (None::<Instant>, PIPE_LEN_MAX);
+        loop {
+            let is_over = seen.is_some_and(|seen| seen.elapsed() >= PIPE_GRACE);
+            let ready = poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK_MS));
+            match ready {
+                Ok(0) if is_over => return bytes,
+                Ok(0) | Err(_) => {}
+                Ok(_) => match pipe.read(&mut buffer) {
+                    Ok(0) | Err(_) => return bytes,
+                    Ok(count) => {
+                        bytes.extend_from_slice(&buffer[..count]);
+                        // More than a pipe holds is said by another, who may go on without end.
+                        left -= count.min(left) * usize::from(seen.is_some());
+                        if left == 0 {
+                            return bytes;
+                        }
+                    }
+                },
             }
-            sink.lock().expect("no reader panics").extend_from_slice(&buffer[..count]);
+            if seen.is_none() && told.load(Ordering::Acquire) {
+                seen = Some(Instant::now());
+            }
         }
     });
-    Drain { bytes, reader }
+    Drain { ended, reader }
 }
 
 fn finish(drain: Drain) -> String {
-    let deadline = Instant::now() + PIPE_GRACE;
-    while !drain.reader.is_finished() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    String::from_utf8_lossy(&drain.bytes.lock().expect("no reader panics")).into_owned()
+    drain.ended.store(true, Ordering::Release);
+    String::from_utf8_lossy(&drain.reader.join().expect("a reader does not panic")).into_owned()
 }
 
 fn wait(child: &mut Child, line: &str, within: Duration) -> ExitStatus {

@@ -205,3 +205,95 @@ fn a_checkpoint_can_leave_it_running_and_build_on_an_earlier_one() {
     let pages = |name: &str| std::fs::metadata(images.join(name).join("pages-1.img")).map_or(0, |found| found.len());
     assert!(pages("second") < pages("first"), "{} {}", pages("second"), pages("first"));
 }
+
+/// An account with a manager of its own, as a login gives it; gone with the machine.
+struct Session {
+    uid: u32,
+    gid: u32,
+}
+
+impl Session {
+    fn new(name: &str) -> Self {
+        let _ = Cmd::new(binaries::tool("useradd", "passwd")).args(["--create-home", "--user-group", name]).ok();
+        let id = |flag: &str| Cmd::new("id").args([flag, name]).ok().trim().parse().expect("a number");
+        let session = Self { uid: id("-u"), gid: id("-g") };
+        let _ = Cmd::new("systemctl").args(["start", &format!("user@{}.service", session.uid)]).ok();
+        eventually("the user's manager has a bus", SOON, || session.folder().join("bus").exists().then_some(()));
+        session
+    }
+
+    fn folder(&self) -> PathBuf {
+        PathBuf::from(format!("/run/user/{}", self.uid))
+    }
+
+    /// A command as this user, outside every unit of the user's.
+    fn outside(&self, program: &str) -> Cmd {
+        Cmd::new("setpriv")
+            .args([format!("--reuid={}", self.uid), format!("--regid={}", self.gid), "--clear-groups".into()])
+            .args(["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"])
+            .arg(format!("XDG_RUNTIME_DIR={}", self.folder().display()))
+            .arg(program)
+    }
+
+    /// A command in a service of the user's manager, where a shell of the user would run.
+    fn inside(&self, program: &Path) -> Cmd {
+        self.outside("systemd-run").args(["--user", "--pipe", "--wait", "--quiet", "--collect", "--"]).arg(program)
+    }
+
+    fn property(&self, unit: &str, name: &str) -> String {
+        self.outside("systemctl").args(["--user", "show", "--property", name, "--value", unit]).ok().trim().to_owned()
+    }
+
+    fn own(&self, path: &Path) {
+        let _ = Cmd::new("chown").args(["-R", "-h", &format!("{}:{}", self.uid, self.gid)]).arg(path).ok();
+    }
+}
+
+#[test]
+#[ignore = "needs a running systemd: suites/vm.rs runs it in cargo xtask vm --systemd"]
+fn a_user_with_a_session_gets_scopes_of_the_users_manager() {
+    let session = Session::new("shoaluser");
+    let state = Scratch::new("session");
+    let runtime = state.join("shoal-runtime");
+    let _ = std::fs::copy(binaries::runtime(), &runtime).expect("the runtime can be copied");
+    let mut bundle = Bundle::new(&["probe", "pause"]);
+    let linux = &mut bundle.config["linux"];
+    linux["cgroupsPath"] = "user.slice:shoal:session".into();
+    linux["resources"] = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 20}});
+    linux["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+    linux["uidMappings"] = json!([{"containerID": 0, "hostID": session.uid, "size": 1}]);
+    linux["gidMappings"] = json!([{"containerID": 0, "hostID": session.gid, "size": 1}]);
+    for mount in bundle.config["mounts"].as_array_mut().expect("a list") {
+        if let Some(options) = mount["options"].as_array_mut() {
+            // The group of terminals is not mapped.
+            options.retain(|option| option != "gid=5");
+        }
+    }
+    bundle.write();
+    session.own(bundle.path());
+    session.own(state.path());
+    let root = state.join("root");
+    let id = bundle.id();
+    let cmd = |args: &[&str]| session.inside(&runtime).arg("--root").arg(&root).arg("--systemd-cgroup").args(args);
+    let _ = cmd(&["run", "-d", "--bundle"]).arg(bundle.path()).arg(id).run().expect_success();
+    let unit = "shoal-session.scope";
+    let expected = [("ActiveState", "active"), ("Slice", "user.slice"), ("MemoryMax", "67108864"), ("TasksMax", "20")];
+    for (name, value) in expected {
+        assert_eq!(session.property(unit, name), value, "{name}");
+    }
+    let cgroup = PathBuf::from(format!("/sys/fs/cgroup{}", session.property(unit, "ControlGroup")));
+    assert!(cgroup.to_string_lossy().contains(&format!("user@{}.service", session.uid)), "{}", cgroup.display());
+    assert_eq!((file(&cgroup, "memory.max"), file(&cgroup, "pids.max")), ("67108864".into(), "20".into()));
+    assert_eq!(cmd(&["exec", id, "id", "-u"]).ok().trim(), "0");
+    let _ = cmd(&["update", "--memory", "33554432", id]).run().expect_success();
+    assert_eq!(
+        (file(&cgroup, "memory.max"), session.property(unit, "MemoryMax")),
+        ("33554432".into(), "33554432".into())
+    );
+    let _ = cmd(&["pause", id]).run().expect_success();
+    assert_eq!(file(&cgroup, "cgroup.freeze"), "1");
+    let _ = cmd(&["resume", id]).run().expect_success();
+    let _ = cmd(&["delete", "--force", id]).run().expect_success();
+    eventually("the scope is gone", SOON, || (!cgroup.exists()).then_some(()));
+    assert_eq!(session.property(unit, "ActiveState"), "inactive");
+}

@@ -69,5 +69,5 @@ fn scopes_and_checkpoints_work_under_a_running_systemd() {
         .deadline(DEADLINE)
         .run();
     assert!(outcome.status.success(), "{}\n{}", outcome.stdout, outcome.stderr);
-    assert!(outcome.stdout.contains("test result: ok. 5 passed"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("test result: ok. 6 passed"), "{}", outcome.stdout);
 }
