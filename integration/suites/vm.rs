@@ -57,7 +57,6 @@ fn the_runtime_suite_holds_on_pure_cgroup_v2() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: each of the five cases has passed, not yet all in one boot"]
 fn scopes_and_checkpoints_work_under_a_running_systemd() {
     let suite = suite("systemd");
     let outcome = Cmd::new(env!("CARGO"))

@@ -169,6 +169,8 @@ struct Tried {
 /// Runs every case, the races `rounds` times or until `limit` is over, and prints the table.
 pub(super) fn run(rounds: u32, limit: Option<Duration>, write: bool) -> Result<()> {
     let begun = Instant::now();
+    // What is tried is what was built now, whatever is committed meanwhile.
+    let commit = commit()?;
     let suites = Suites::hold()?;
     let known = [listed(&suites.runtime, "")?, listed(&suites.rootless, ROOTLESS)?].concat();
     let cases = || ATTACKS.iter().flat_map(|attack| attack.cases).copied();
@@ -194,7 +196,7 @@ pub(super) fn run(rounds: u32, limit: Option<Duration>, write: bool) -> Result<(
         done += turn;
         println!("{done} rounds of every race after {:.0} s", begun.elapsed().as_secs_f64());
         if write {
-            save(&tried, rounds)?;
+            save(&tried, rounds, &commit)?;
         }
     }
     for attack in ATTACKS {
@@ -204,7 +206,7 @@ pub(super) fn run(rounds: u32, limit: Option<Duration>, write: bool) -> Result<(
         }
     }
     if write {
-        save(&tried, rounds)?;
+        save(&tried, rounds, &commit)?;
     }
     let failed: Vec<&str> = tried.iter().filter(|(_, entry)| entry.broken.is_some()).map(|(case, _)| *case).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("not held off: {}", failed.join(", "))) }
@@ -214,15 +216,13 @@ fn word(tried: &Tried) -> String {
     tried.broken.as_ref().map_or_else(|| format!("held ({:.0} s)", tried.seconds), |why| format!("**{why}**"))
 }
 
-fn save(tried: &BTreeMap<&str, Tried>, rounds: u32) -> Result<()> {
+fn save(tried: &BTreeMap<&str, Tried>, rounds: u32, commit: &str) -> Result<()> {
     let counts = crate::counts::of("attacks")?;
     let mut page = format!(
         "# Known attacks\n\nMade by `cargo xtask soak attacks --count {rounds} --write` at {}; do not edit. Each case is one of \
          `integration/suites/runtime` or `rootless`; a race was run as many rounds as its row says, {} in CI and {} in a full soak.\n\n\
          | attack | what is tried | what must hold | test | rounds | result |\n|---|---|---|---|---|---|\n",
-        commit()?,
-        counts.ci,
-        counts.soak,
+        commit, counts.ci, counts.soak,
     );
     for Attack { id, tried: what, holds, cases } in ATTACKS {
         for case in *cases {
