@@ -178,7 +178,7 @@ pub(super) fn run(rounds: u32, limit: Option<Duration>, write: bool) -> Result<(
     for case in cases() {
         let found = known.iter().any(|name| name == case);
         let broken = (!found).then(|| "no test yet".to_owned());
-        let entry = tried.entry(case).or_insert(Tried { broken, ..Tried::default() });
+        let entry = tried.entry(case).or_insert_with(|| Tried { broken, ..Tried::default() });
         if found && !case.starts_with(RACES) {
             suites.turn(case, 1, entry);
             println!("{case:84} {}", word(entry));
