@@ -21,7 +21,8 @@ type Lines = BTreeMap<String, Value>;
 /// The views in the order of the columns.
 const VIEWS: [&str; 3] = ["v1", "hybrid", "v2"];
 
-/// Runs the suite in every view (`--view NAME`: in one) and writes the page of all that was ever run, unless a filter is given.
+/// Runs the suite in every view (`--view NAME`: in one) and writes the page of all that is kept of the views; with a filter
+/// the cases it names are asked anew, and the others stay as they were.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     if args.first().map(String::as_str) != Some("runtime") {
         return Err("table takes: runtime".into());
@@ -31,20 +32,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let suite = suite::binary("runtime")?;
     for view in VIEWS.into_iter().filter(|view| only.is_none_or(|only| only == *view)) {
         let Some(command) = command(view)? else { continue };
-        let lines = lines(command, &suite, filter)?;
-        if filter.is_none() {
-            keep(view, &lines)?;
-        }
+        lines(command, &suite, filter, view)?;
     }
-    if filter.is_some() {
-        return Ok(());
-    }
-    let mut views: Vec<(&str, Lines)> = Vec::new();
-    for view in VIEWS {
-        let Ok(text) = std::fs::read_to_string(kept(view)) else { continue };
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        views.push((view, lines.filter_map(|line| Some((line["case"].as_str()?.to_owned(), line))).collect()));
-    }
+    let mut views: Vec<(&str, Lines)> = VIEWS.map(|view| (view, known(view))).into();
+    views.retain(|(_, lines)| !lines.is_empty());
     let path = shell::top().join("docs/runtime-table.md");
     std::fs::write(&path, page(&views)?).map_err(|error| format!("write {}: {error}", path.display()))?;
     println!("{} written", path.display());
@@ -54,6 +45,13 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 /// Where the lines of a view are kept between runs.
 fn kept(view: &str) -> PathBuf {
     shell::target().join("table").join(format!("{view}.jsonl"))
+}
+
+/// What was kept of a view.
+fn known(view: &str) -> Lines {
+    let text = std::fs::read_to_string(kept(view)).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter_map(|line| Some((line["case"].as_str()?.to_owned(), line))).collect()
 }
 
 fn keep(view: &str, lines: &Lines) -> Result<()> {
@@ -78,10 +76,12 @@ fn command(view: &str) -> Result<Option<Command>> {
     })
 }
 
-fn lines(mut command: Command, suite: &Path, filter: Option<&str>) -> Result<Lines> {
+/// Runs the suite in a view; what it says is kept as it comes, so that a run that is cut short has told what it knows.
+fn lines(mut command: Command, suite: &Path, filter: Option<&str>, view: &str) -> Result<()> {
     command.arg(suite).arg("--table").args(filter).env("SHOAL_BIN_DIR", shell::bin_dir());
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("start the suite: {error}"))?;
-    let mut lines = Lines::new();
+    let mut lines = if filter.is_some() { known(view) } else { Lines::new() };
+    let mut said = false;
     let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
     for line in output.lines().map_while(std::result::Result::ok) {
         let Ok(line) = serde_json::from_str::<Value>(line.trim()) else { continue };
@@ -89,11 +89,13 @@ fn lines(mut command: Command, suite: &Path, filter: Option<&str>) -> Result<Lin
             let words = SUBJECTS.map(|name| if line[name].is_null() { "pass" } else { "FAIL" });
             eprintln!("{case:80} {}", words.join(" "));
             lines.insert(case.to_owned(), line);
+            keep(view, &lines)?;
+            said = true;
         }
     }
     // A failing case makes the suite fail; the table says which.
     let _ = child.wait();
-    if lines.is_empty() { Err("the suite printed no case".into()) } else { Ok(lines) }
+    if said { Ok(()) } else { Err("the suite printed no case".into()) }
 }
 
 fn version(program: &str) -> String {
@@ -138,7 +140,7 @@ host); v2: the small machine of `cargo xtask vm`, whose kernel is older and has 
     }
     let _ = writeln!(page, "\n|---|{}", "---|".repeat(columns.len()));
     let mut counts = vec![(0, 0); columns.len()];
-    for case in views[0].1.keys() {
+    for case in views.first().ok_or("no view was ever run")?.1.keys() {
         let _ = write!(page, "| {} |", case.replace("::", ": ").replace('_', " "));
         for ((at, view, name), count) in columns.iter().zip(&mut counts) {
             let Some(line) = views[*at].1.get(case) else {
