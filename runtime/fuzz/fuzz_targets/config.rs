@@ -1,6 +1,7 @@
 //! `cargo +nightly fuzz run config`, from `runtime/`: the target with the coverage of libFuzzer.
 #![no_main]
 
+#[expect(dead_code, reason = "each program runs one of the targets")]
 #[path = "../targets.rs"]
 mod targets;
 
