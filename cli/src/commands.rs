@@ -40,6 +40,9 @@ pub(crate) enum Command {
 
 /// Runs one command and returns its exit code.
 pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> {
+    if matches!(command, Command::Engine(_) | Command::Image(_) | Command::Network(_)) {
+        engine::enter_rootless(global)?;
+    }
     match command {
         Command::Engine(command) => engine::run(global, command),
         Command::Image(command) => image::run(global, command),

@@ -45,6 +45,10 @@ use std::time::{Duration, Instant};
 
 /// How long a verb waits for a monitor between two states to be in one: the slowest start of a container, hooks included.
 const UNDECIDED: Duration = Duration::from_secs(10);
+/// How many containers one thread reads as quickly as several would.
+const LOADED_ALONE: usize = 64;
+/// How many threads read more: beyond a few they wait for the file system.
+const LOADERS_MAX: usize = 8;
 /// How often it looks.
 const UNDECIDED_LOOK: Duration = Duration::from_millis(2);
 
@@ -220,8 +224,24 @@ impl Engine {
     /// Every container, newest first; one that cannot be read is left out and named in the second list.
     pub fn all(&self) -> Result<(Vec<Container>, Vec<String>), EngineError> {
         let (mut containers, mut damaged) = (Vec::new(), Vec::new());
-        for id in self.ids()? {
-            match self.load(&id) {
+        let ids = self.ids()?;
+        let threads = match ids.len() {
+            0..=LOADED_ALONE => 1,
+            _ => std::thread::available_parallelism().map_or(1, usize::from).min(LOADERS_MAX),
+        };
+        let part = |ids: &[String]| ids.iter().map(|id| (id.clone(), self.load(id))).collect::<Vec<_>>();
+        let loaded: Vec<_> = if threads == 1 {
+            part(&ids)
+        } else {
+            std::thread::scope(|scope| {
+                let part = &part;
+                let parts: Vec<_> =
+                    ids.chunks(ids.len().div_ceil(threads)).map(|ids| scope.spawn(move || part(ids))).collect();
+                parts.into_iter().flat_map(|thread| thread.join().expect("reading does not panic")).collect()
+            })
+        };
+        for (id, loaded) in loaded {
+            match loaded {
                 Ok(container) => containers.push(container),
                 // Being made or being removed at this moment.
                 Err(EngineError::NoSuchContainer { .. }) => {}

@@ -97,6 +97,10 @@ pub enum EngineError {
     /// The network.
     #[error(transparent)]
     Network(#[from] crate::network::Error),
+    /// The network of a user without root's rights.
+    #[cfg(feature = "client")]
+    #[error(transparent)]
+    Slirp(#[from] crate::host::slirp::SlirpError),
     /// A volume.
     #[cfg(feature = "client")]
     #[error(transparent)]

@@ -55,6 +55,9 @@ impl FileError {
     }
 }
 
+/// What a document is read with at once, in bytes: a record has about two thousand.
+const FIRST_READ_BYTES: usize = 8 * 1024;
+
 /// Returns a neighbour's name to write `path` under first: nobody else's, be it another process or a thread of this one (a node
 /// starts several containers at a time).
 pub fn draft(path: &Path) -> PathBuf {
@@ -94,7 +97,8 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
 /// Reads at most `max` bytes of a file; a larger one is an error.
 pub fn read(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     use std::io::Read;
-    let mut bytes = Vec::new();
+    // Most documents come with one read: `ps` reads thousands.
+    let mut bytes = Vec::with_capacity(FIRST_READ_BYTES);
     let file = fs::File::open(path).map_err(FileError::io("open", path))?;
     file.take(max + 1).read_to_end(&mut bytes).map_err(FileError::io("read", path))?;
     if bytes.len() as u64 > max {

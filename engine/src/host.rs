@@ -11,5 +11,12 @@ pub mod process;
 pub(crate) mod reserve;
 pub(crate) mod resolver;
 pub mod rootfs;
+#[cfg(feature = "client")]
+pub mod rootless;
+#[cfg(feature = "client")]
+pub(crate) mod shift;
+#[cfg(feature = "client")]
+pub mod slirp;
 pub mod sys;
 pub mod terminal;
+pub mod userns;

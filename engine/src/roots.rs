@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The configuration of the whole system.
+const SYSTEM_CONFIG: &str = "/etc/shoal/config.toml";
+
 /// The folders of one engine. Two engines with different roots know nothing of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
@@ -23,19 +26,14 @@ impl Roots {
     /// The folders of this user: system-wide for root, the XDG folders for others.
     pub fn default_for_user() -> Self {
         let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if nix::unistd::geteuid().is_root() {
-            return Self {
-                data: "/var/lib/shoal".into(),
-                run: "/run/shoal".into(),
-                config: "/etc/shoal/config.toml".into(),
-            };
-        }
+        let Some(uid) = rootless() else {
+            return Self { data: "/var/lib/shoal".into(), run: "/run/shoal".into(), config: SYSTEM_CONFIG.into() };
+        };
         let home = var("HOME").unwrap_or_else(|| PathBuf::from("/"));
-        let uid = nix::unistd::geteuid();
         Self {
             data: var("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share")).join("shoal"),
             run: var("XDG_RUNTIME_DIR").unwrap_or_else(|| PathBuf::from(format!("/tmp/shoal-{uid}"))).join("shoal"),
-            config: var("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("shoal/config.toml"),
+            config: user_config(),
         }
     }
 
@@ -45,6 +43,17 @@ impl Roots {
             Some(root) => Ok(Self::below(&std::path::absolute(root)?)),
             None => Ok(Self::default_for_user()),
         }
+    }
+
+    /// The configuration files, each read over the one before: the system's, the user's. Below one folder there is one.
+    pub fn configs(&self) -> Vec<PathBuf> {
+        let system = (self.root().is_none() && self.config != Path::new(SYSTEM_CONFIG)).then(|| SYSTEM_CONFIG.into());
+        system.into_iter().chain([self.config.clone()]).chain(self.users_config()).collect()
+    }
+
+    /// Root's own file, beside the system's that is its first.
+    fn users_config(&self) -> Option<PathBuf> {
+        (self.config == Path::new(SYSTEM_CONFIG)).then(user_config)
     }
 
     /// The one folder that holds everything, when it was asked for.
@@ -74,6 +83,36 @@ impl Roots {
     }
 }
 
+/// The user's own configuration file.
+fn user_config() -> PathBuf {
+    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || var("HOME").unwrap_or_else(|| PathBuf::from("/")).join(".config");
+    var("XDG_CONFIG_HOME").unwrap_or_else(home).join("shoal/config.toml")
+}
+
+/// The user of the host on whose behalf this is: one without root's rights, or root of a user namespace in which that user
+/// is root. `None` for the host's root.
+pub fn rootless() -> Option<u32> {
+    static USER: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
+    *USER.get_or_init(|| {
+        let own = nix::unistd::geteuid();
+        if own.is_root() {
+            root_of(&std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+        } else {
+            Some(own.as_raw())
+        }
+    })
+}
+
+/// Whom a map makes root, when that is one user and not the host's root. A container's own map gives root a whole range.
+fn root_of(map: &str) -> Option<u32> {
+    let mut numbers = map.lines().next()?.split_whitespace().map(str::parse::<u32>);
+    match (numbers.next()?, numbers.next()?, numbers.next()?) {
+        (Ok(0), Ok(user), Ok(1)) if user > 0 => Some(user),
+        _ => None,
+    }
+}
+
 /// FNV-1a: short, stable between builds; it only keeps different roots apart.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -82,6 +121,19 @@ fn fnv(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_map_that_makes_one_user_root_is_that_users() {
+        for (map, user) in [
+            ("         0          0 4294967295\n", None),
+            ("0 1000 1\n1 100000 65536\n", Some(1000)),
+            ("0 1000 1\n", Some(1000)),
+            ("0 100000 65536\n", None),
+            ("", None),
+        ] {
+            assert_eq!(root_of(map), user, "{map}");
+        }
+    }
 
     #[test]
     fn one_folder_holds_everything_when_asked() {

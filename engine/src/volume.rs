@@ -307,7 +307,7 @@ impl Volumes {
     /// the volume has content or the image has no such directory. Returns whether it copied.
     ///
     /// A copy that was killed half way is begun anew: no container has started with it.
-    pub fn populate(&self, volume: &Volume, rootfs: &Path, target: &Path) -> Result<bool, Error> {
+    pub fn populate(&self, volume: &Volume, rootfs: &Path, target: &Path, first: u32) -> Result<bool, Error> {
         let to = self.path(volume);
         let step = || format!("fill volume {} from {} of the image", volume.name, target.display());
         let _lock = self.lock(&volume.name)?;
@@ -325,7 +325,8 @@ impl Volumes {
         };
         File::create(&mark).step(step)?;
         let target = File::open(&to).step(step)?;
-        copy::tree(from.as_fd(), target.as_fd()).step(step)?;
+        let owners = move |user: u32, group: u32| (user.saturating_sub(first), group.saturating_sub(first));
+        copy::tree(from.as_fd(), target.as_fd(), &owners).step(step)?;
         fs::remove_file(&mark).step(step)?;
         Ok(true)
     }
@@ -570,7 +571,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", image.join("srv/out")).expect("linkable");
         std::os::unix::fs::symlink("/", image.join("root")).expect("linkable");
         let volume = make(&volumes, "data");
-        assert!(volumes.populate(&volume, &image, Path::new("/root/srv")).expect("copied"));
+        assert!(volumes.populate(&volume, &image, Path::new("/root/srv"), 0).expect("copied"));
         let path = volumes.path(&volume);
         assert_eq!(fs::read_to_string(path.join("sub/b")).expect("there"), "hello");
         assert_eq!(fs::metadata(path.join("a")).expect("there").nlink(), 2);
@@ -578,10 +579,10 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o7777, 0o1777);
         assert_eq!(fs::read_link(path.join("out")).expect("a link"), Path::new("/etc/passwd"));
         fs::write(image.join("srv/later"), "x").expect("writable");
-        assert!(!volumes.populate(&volume, &image, Path::new("/srv")).expect("looked at"));
+        assert!(!volumes.populate(&volume, &image, Path::new("/srv"), 0).expect("looked at"));
         // Killed half way: begun anew.
         File::create(root.join("data/volumes/data/filling")).expect("writable");
-        assert!(volumes.populate(&volume, &image, Path::new("/srv")).expect("copied"));
+        assert!(volumes.populate(&volume, &image, Path::new("/srv"), 0).expect("copied"));
         assert!(path.join("later").exists());
         fs::remove_dir_all(root).expect("removable");
     }

@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod host;
 pub mod image;
 pub mod scratch;
+pub mod user;
 
 pub use command::{Cmd, Outcome};
 pub use deadline::{eventually, pace, soon, unchanged};

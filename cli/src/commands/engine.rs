@@ -146,6 +146,20 @@ pub(crate) fn open(global: &Global) -> Result<Engine, Error> {
     Engine::open(&roots).map_err(explain)
 }
 
+/// Goes into the namespaces in which a user without root's rights is root. Before any thread is started.
+pub(crate) fn enter_rootless(global: &Global) -> Result<(), Error> {
+    if engine::roots::rootless().is_none() {
+        return Ok(());
+    }
+    let roots = Roots::from_option(global.root.as_deref())?;
+    let monitor = Engine::open(&roots).and_then(|engine| engine.monitor()).map_err(explain)?;
+    let warnings = engine::host::rootless::enter(&roots, &monitor).map_err(|error| {
+        explain(error).hint("a kernel may refuse user namespaces to users: see kernel.unprivileged_userns_clone")
+    })?;
+    warn(&warnings);
+    Ok(())
+}
+
 /// Turns an engine's failure into a message with the next command to try.
 pub(crate) fn explain(error: EngineError) -> Error {
     let hint = match &error {

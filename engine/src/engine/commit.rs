@@ -64,6 +64,13 @@ impl Engine {
                 "a container on --rootfs has no image to build on; use export".to_owned(),
             ));
         };
+        if self.is_shifted(container) {
+            return Err(EngineError::Invalid(
+                "the files of this container were given to the ids of its user namespace: its changes cannot be told from \
+                 its image; use export"
+                    .to_owned(),
+            ));
+        }
         let store = self.images()?.leased();
         let base =
             super::images::find(&store, &container.record.image_id, &container.record.wish.platform).map_err(failed)?;

@@ -27,6 +27,12 @@ impl Engine {
     ) -> Result<Vec<String>, EngineError> {
         let networks = self.networks();
         let network = networks.find(network)?;
+        if crate::roots::rootless().is_some() {
+            return Err(EngineError::Invalid(format!(
+                "network {}: networks of one's own need root; without it a container has slirp4netns, none or the host's",
+                network.name
+            )));
+        }
         let mut locked = self.lock(container)?;
         let mut names = own_networks(&locked.container)?;
         if names.contains(&network.name) {

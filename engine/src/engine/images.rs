@@ -3,6 +3,8 @@
 use super::{Container, Engine};
 use crate::error::EngineError;
 use crate::health::Check;
+use crate::host::shift;
+use crate::host::userns::Holder;
 use crate::record::ImageDefaults;
 use crate::wish::Wish;
 use image::progress::Silent;
@@ -10,7 +12,14 @@ use image::store::rootfs::{self, RootfsRequest};
 use image::{ImageRecord, Store, StoreError};
 use oci::Platform;
 use oci::config::{ContainerConfig, Healthcheck};
+use oci::spec::LinuxIdMapping;
+use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+/// Beside a container's changes while its files are given to other owners, and after.
+const SHIFTING: &str = "shifting";
+const SHIFTED: &str = "shifted";
 
 /// An image as a container needs it.
 #[derive(Debug, Clone, Default)]
@@ -58,22 +67,64 @@ impl Engine {
         if record.wish.rootfs {
             return Ok(PathBuf::from(&record.image));
         }
+        Ok(self.mounted(container)?.path)
+    }
+
+    /// Mounts the container's root file system as its own user namespace is to see it.
+    fn mounted(&self, container: &Container) -> Result<rootfs::Rootfs, EngineError> {
+        let record = &container.record;
         let store = self.images()?;
-        let failed = |error| image_error(&format!("make the root file system of {}", record.image), error);
+        let step = || format!("make the root file system of {}", record.image);
+        let failed = |error| image_error(&step(), error);
         // By its id: the name may point elsewhere by now.
         let image = find(&store, &record.image_id, &record.wish.platform).map_err(failed)?;
-        let made = rootfs::prepare(&store, &image, &self.rootfs_request(container), &Silent).map_err(failed)?;
-        Ok(made.path)
+        let request = self.rootfs_request(container);
+        let plain = || rootfs::prepare(&store, &image, &request, &Silent).map_err(failed);
+        let (uids, gids) = self.id_mappings(container)?;
+        if uids.is_empty() {
+            return plain();
+        }
+        let (begun, done) = (request.dir.join(SHIFTING), request.dir.join(SHIFTED));
+        if done.exists() {
+            return plain();
+        }
+        let io = |error| EngineError::io(step())(error);
+        if begun.exists() {
+            // Half the owners are changed, and nobody knows which half. The container has never run.
+            rootfs::release(&store, &request).map_err(failed)?;
+            for name in ["upper", "work", SHIFTING] {
+                image::store::remove_tree(&request.dir.join(name)).map_err(io)?;
+            }
+        }
+        if crate::roots::rootless().is_none() {
+            let holder = Holder::start(&self.monitor()?, false).map_err(io)?;
+            holder.map(&uids, &gids).map_err(io)?;
+            let userns = holder.user_namespace().map_err(io)?;
+            let zero =
+                |map: &[LinuxIdMapping]| map.iter().find(|one| one.container_id == 0).map_or(0, |one| one.host_id);
+            let mapping = rootfs::Mapping { userns: userns.as_fd(), user: zero(&uids), group: zero(&gids) };
+            if let Ok(made) = rootfs::prepare_mapped(&store, &image, &request, mapping, &Silent) {
+                return Ok(made);
+            }
+        }
+        // A kernel without such mounts, or a user who may not make them: every file gets its owner once.
+        let made = plain()?;
+        fs::write(&begun, "").map_err(io)?;
+        let root = fs::File::open(&made.path).map_err(io)?;
+        shift::owners(root.as_fd(), &uids, &gids).map_err(io)?;
+        fs::rename(&begun, &done).map_err(io)?;
+        Ok(made)
+    }
+
+    /// Whether the container's files were given to the ids of its user namespace one by one, so that its changes are all of
+    /// them.
+    pub(super) fn is_shifted(&self, container: &Container) -> bool {
+        container.data.join("rootfs").join(SHIFTED).exists()
     }
 
     /// The folders of the image's layers, top first; mounted while the container runs, else for this look.
     pub(super) fn image_root(&self, container: &Container) -> Result<Vec<PathBuf>, EngineError> {
-        let store = self.images()?;
-        let record = &container.record;
-        let failed = |error| image_error(&format!("open the image of {}", container.name()), error);
-        let image = find(&store, &record.image_id, &record.wish.platform).map_err(failed)?;
-        let made = rootfs::prepare(&store, &image, &self.rootfs_request(container), &Silent).map_err(failed)?;
-        Ok(made.lower)
+        Ok(self.mounted(container)?.lower)
     }
 
     fn rootfs_request(&self, container: &Container) -> RootfsRequest {

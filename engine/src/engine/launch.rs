@@ -4,7 +4,7 @@ use super::prepare::Prepared;
 use super::{Container, Engine, Locked};
 use crate::error::EngineError;
 use crate::file::{self, Durable};
-use crate::host::netns;
+use crate::host::{netns, slirp};
 use crate::monitor::protocol::{Client, Reply, Request};
 use crate::monitor::{PLAN_VERSION, Plan, lock};
 use crate::network::{self, Attach, Attachment, Mode};
@@ -123,6 +123,17 @@ impl Engine {
         let mut mounts = self.generated_files(container, &mode, &attachments)?;
         mounts.extend(self.mounts(container, &rootfs)?);
         mounts.extend(self.secret_mounts(container)?);
+        if self.mapped_from(container) > 0 {
+            // What is the engine's own belongs inside to root, as on disk. What the user binds stays whose it is.
+            let (uids, gids) = self.id_mappings(container)?;
+            let roots = [&self.roots.data, &self.roots.run];
+            let own = |source: &String| roots.iter().any(|root| std::path::Path::new(source).starts_with(root));
+            for mount in mounts.iter_mut().filter(|mount| {
+                mount.source.as_ref().is_some_and(own) || mount.destination.starts_with("/run/secrets/")
+            }) {
+                (mount.uid_mappings, mount.gid_mappings) = (uids.clone(), gids.clone());
+            }
+        }
         let prepared = Prepared { rootfs: rootfs.to_string_lossy().into_owned(), netns, mounts };
         let spec = self.spec(container, &prepared)?;
         file::save(&run.join("config.json"), &spec, Durable::No)?;
@@ -189,8 +200,14 @@ impl Engine {
             Mode::Networks(names) => names,
         };
         let file = container.run.join("netns");
-        netns::pin(&file).map_err(EngineError::io("make a network namespace"))?;
+        let others = crate::roots::rootless().is_some() || !self.id_mappings(container)?.0.is_empty();
+        let groups = others.then(|| super::prepare::ids_known("gid_map"));
+        netns::pin(&file, groups).map_err(EngineError::io("make a network namespace"))?;
         network::loopback(&file)?;
+        if crate::roots::rootless().is_some() {
+            self.connect_rootless(container, names, &file)?;
+            return Ok(Some(file.to_string_lossy().into_owned()));
+        }
         let networks = self.networks();
         let mut attachments: Vec<Attachment> = Vec::new();
         for (at, name) in names.iter().enumerate() {
@@ -215,6 +232,33 @@ impl Engine {
             self.save_attachments(container, &attachments)?;
         }
         Ok(Some(file.to_string_lossy().into_owned()))
+    }
+
+    /// The network of a user without root's rights: slirp4netns beside the container instead of a bridge.
+    fn connect_rootless(
+        &self,
+        container: &Container,
+        names: &[String],
+        netns: &std::path::Path,
+    ) -> Result<(), EngineError> {
+        let wish = &container.record.wish;
+        if let Some(name) = names.iter().find(|name| !matches!(name.as_str(), network::DEFAULT | slirp::NAME)) {
+            return Err(EngineError::Invalid(format!(
+                "--network {name}: networks of one's own need root; without it there are the default (slirp4netns), none, \
+                 host and container:NAME"
+            )));
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        let fixed = [("--ip", wish.ip.is_some()), ("--ip6", wish.ip6.is_some()), ("--mac-address", wish.mac.is_some())];
+        if let Some((flag, _)) = fixed.iter().find(|(_, given)| *given) {
+            return Err(EngineError::Invalid(format!(
+                "{flag} needs a network of root's: slirp4netns gives every container the same"
+            )));
+        }
+        let ports = slirp::start(&container.run, netns, &self.ports(container)?)?;
+        self.save_attachments(container, &[slirp::attachment(container.id(), ports)])
     }
 
     /// `-p` and `-P`.
@@ -295,7 +339,13 @@ impl Engine {
             health,
             stop_signal: stop_signal(container)?,
             timeout: wish.timeout,
-            ports: self.attachments(container).into_iter().flat_map(|attachment| attachment.ports).collect(),
+            // slirp4netns holds its own.
+            ports: self
+                .attachments(container)
+                .into_iter()
+                .filter(|attachment| attachment.network != slirp::NAME)
+                .flat_map(|attachment| attachment.ports)
+                .collect(),
             restart_count: 0,
             cleanup,
         })

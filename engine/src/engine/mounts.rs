@@ -70,7 +70,7 @@ impl Engine {
         let volume = volumes.obtain(&wish.source, &BTreeMap::new(), container.id())?;
         let folder = volumes.prepare(&volume)?;
         if !wish.no_copy {
-            volumes.populate(&volume, rootfs, Path::new(&wish.target))?;
+            volumes.populate(&volume, rootfs, Path::new(&wish.target), self.mapped_from(container))?;
         }
         if wish.subpath.is_empty() {
             return Ok(folder.to_string_lossy().into_owned());

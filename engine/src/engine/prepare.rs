@@ -61,7 +61,13 @@ impl Engine {
         let (record, wish) = (&container.record, &container.record.wish);
         let root = Rootfs::open(Path::new(&prepared.rootfs))
             .map_err(EngineError::io(format!("open the root file system {}", prepared.rootfs)))?;
-        let user_text = if wish.user.is_empty() { &record.defaults.user } else { &wish.user };
+        let kept = wish.user.is_empty() && wish.userns == "keep-id";
+        let own = kept.then(crate::roots::rootless).flatten().map(|user| format!("{user}:{}", keep_group(user)));
+        let user_text = match &own {
+            Some(own) => own,
+            None if wish.user.is_empty() => &record.defaults.user,
+            None => &wish.user,
+        };
         let read = |path: &str| root.text(path).map_err(EngineError::io(format!("read the image's {path}")));
         let account = account::resolve(user_text, &wish.group_add, &read("/etc/passwd")?, &read("/etc/group")?)?;
         let mode = Mode::parse(&wish.networks)?;
@@ -110,6 +116,7 @@ impl Engine {
                 hard: u64::try_from(limit.hard).unwrap_or(u64::MAX),
             })
             .collect();
+        let own_users = crate::roots::rootless().is_some() || !uid_mappings.is_empty();
         let made = conversion::Wish {
             rootfs: prepared.rootfs.clone(),
             read_only: wish.read_only,
@@ -156,7 +163,11 @@ impl Engine {
             sysctl: wish.sysctls.clone(),
             shm_size: wish.shm_size,
             oom_score_adj: wish.oom_score_adj,
-            cgroups_path: self.cgroup_of(&container.record),
+            // Whose cgroups cannot be told without root's rights: the runtime looks for one that the user may use.
+            cgroups_path: match crate::roots::rootless() {
+                Some(_) if wish.cgroup_parent.is_empty() => String::new(),
+                _ => self.cgroup_of(&container.record),
+            },
             annotations: wish.annotations.clone(),
             kernel: kernel(),
         };
@@ -165,6 +176,11 @@ impl Engine {
             // "All" is all that this process may hand on; a name that was given and cannot be had is refused by the runtime.
             let capabilities = spec.process.as_mut().and_then(|process| process.capabilities.as_mut());
             capabilities.into_iter().for_each(within_bound);
+        }
+        if let Some(linux) = spec.linux.as_mut().filter(|_| own_users) {
+            // Set when the network namespace was made.
+            let given = |name: &String| wish.sysctls.contains_key(name);
+            linux.sysctl.retain(|name, _| given(name) || !crate::host::netns::DEFAULTS.contains(&name.as_str()));
         }
         self.shared_memory(container, &mut spec)?;
         Ok(spec)
@@ -284,31 +300,33 @@ impl Engine {
     }
 
     /// `--userns`: none, all of root's subordinate range, or the caller's own id kept.
-    fn id_mappings(&self, container: &Container) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), EngineError> {
+    pub(super) fn id_mappings(
+        &self,
+        container: &Container,
+    ) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), EngineError> {
         let wish = &container.record.wish;
-        let own = nix::unistd::geteuid();
         let one = |container_id, host_id, size| LinuxIdMapping { container_id, host_id, size };
         let (mode, options) = wish.userns.split_once(':').unwrap_or((&wish.userns, ""));
         match mode {
             "" | "host" => Ok((Vec::new(), Vec::new())),
-            "keep-id" if own.is_root() => {
-                Err(EngineError::Invalid("--userns keep-id is for users other than root".to_owned()))
-            }
             "keep-id" => {
-                let map = |text: &str, id: u32| {
-                    subordinate(text).map(|(start, count)| {
-                        vec![
-                            one(0, start, id.min(count)),
-                            one(id, id, 1),
-                            one(id + 1, start + id.min(count), count.saturating_sub(id)),
-                        ]
-                    })
+                let Some(user) = crate::roots::rootless() else {
+                    return Err(EngineError::Invalid("--userns keep-id is for users other than root".to_owned()));
                 };
-                Ok((
-                    map("/etc/subuid", own.as_raw()).unwrap_or_else(|| vec![one(own.as_raw(), own.as_raw(), 1)]),
-                    map("/etc/subgid", nix::unistd::getegid().as_raw()).unwrap_or_else(|| vec![one(0, 0, 1)]),
-                ))
+                // Outside, which is the user's own namespace, the user is 0 and the subordinate ids follow.
+                let keep = |id: u32, known: u32| {
+                    let below = id.min(known - 1);
+                    let above = known - 1 - below;
+                    let ranges = [one(0, 1, below), one(id, 0, 1), one(id + 1, below + 1, above)];
+                    ranges.into_iter().filter(|range| range.size > 0).collect::<Vec<_>>()
+                };
+                let group = keep_group(user);
+                Ok((keep(user, ids_known("uid_map")), keep(group, ids_known("gid_map"))))
             }
+            "auto" if crate::roots::rootless().is_some() => Err(EngineError::Invalid(
+                "--userns auto needs root: without it there are keep-id and host, in a namespace of this user's"
+                    .to_owned(),
+            )),
             "auto" => {
                 let size = match options.strip_prefix("size=") {
                     Some(text) => {
@@ -362,6 +380,11 @@ impl Engine {
         slot.map_or(0, |slot| IDS_FIRST + slot % IDS_SLOTS * IDS)
     }
 
+    /// The host's number to which mounts map the owner 0 of a container's files; 0 where nothing is mapped by mounts.
+    pub(super) fn mapped_from(&self, container: &Container) -> u32 {
+        if crate::roots::rootless().is_some() || self.is_shifted(container) { 0 } else { self.first_id(container) }
+    }
+
     /// Gives a removed container's range of ids back.
     pub(super) fn release_ids(&self, container: &Container) {
         if let Ok(slot) = fs::read_to_string(container.data.join("userns")) {
@@ -390,16 +413,17 @@ pub(super) fn within_bound(capabilities: &mut oci::spec::LinuxCapabilities) {
     }
 }
 
-/// This user's first range in `/etc/subuid` or `/etc/subgid`.
-fn subordinate(file: &str) -> Option<(u32, u32)> {
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten()?;
-    let uid = user.uid.to_string();
-    fs::read_to_string(file).ok()?.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let owner = fields.next()?;
-        let range = (fields.next()?.parse().ok()?, fields.next()?.trim().parse().ok()?);
-        (owner == user.name || owner == uid).then_some(range)
-    })
+/// How many ids this process's namespace has, of the map `uid_map` or `gid_map`; one at least.
+pub(super) fn ids_known(map: &str) -> u32 {
+    let text = fs::read_to_string(format!("/proc/self/{map}")).unwrap_or_default();
+    let sizes = text.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u32>().ok());
+    sizes.fold(0, u32::saturating_add).max(1)
+}
+
+/// The group of a user of the host: the one that is root's in this namespace, as its map says.
+fn keep_group(user: u32) -> u32 {
+    let text = fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(user)
 }
 
 fn kernel() -> (u32, u32) {

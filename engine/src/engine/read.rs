@@ -65,6 +65,10 @@ impl Engine {
 
     /// The processes of a container, by number in the host's namespace.
     pub fn processes(&self, container: &Container) -> Vec<i32> {
+        if crate::roots::rootless().is_some() {
+            // Without a cgroup of its own: what its first process has begotten.
+            return begotten(container.state.process.pid);
+        }
         cgroup::processes(&self.cgroup_of(&container.record))
     }
 
@@ -189,36 +193,69 @@ impl Engine {
     }
 }
 
+/// Places that every container gets something mounted on; what was made there to mount on is nobody's change. Docker keeps
+/// them in a layer of its own below the container's.
+const MOUNTED: [&str; 6] = ["/dev", "/proc", "/sys", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
 /// Reads overlayfs's form of changes: a device 0/0 is a removal; what the image has too is a change, else an addition.
+/// Returns whether something was left out.
 fn walk_upper(
     upper: &std::path::Path,
     lower: &[std::path::PathBuf],
     inside: &std::path::Path,
     out: &mut Vec<Change>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let entries = match std::fs::read_dir(upper) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
+    let mut left_out = false;
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let inside = inside.join(&name);
         let meta = std::fs::symlink_metadata(&path)?;
         let relative = inside.strip_prefix("/").unwrap_or(&inside);
-        let known = lower.iter().any(|layer| std::fs::symlink_metadata(layer.join(relative)).is_ok());
-        let kind = match () {
-            () if meta.file_type().is_char_device() && meta.rdev() == 0 => 'D',
-            () if known => 'C',
-            () => 'A',
+        let known = lower.iter().find_map(|layer| std::fs::symlink_metadata(layer.join(relative)).ok());
+        let kind = match &known {
+            _ if meta.file_type().is_char_device() && meta.rdev() == 0 => 'D',
+            Some(_) => 'C',
+            None => 'A',
         };
+        if kind != 'D' && MOUNTED.iter().any(|place| inside.as_os_str() == *place) {
+            left_out = true;
+            continue;
+        }
+        let place = out.len();
         out.push(Change { path: inside.to_string_lossy().into_owned(), kind });
-        if meta.is_dir() {
-            walk_upper(&path, lower, &inside, out)?;
+        if meta.is_dir() && walk_upper(&path, lower, &inside, out)? && out.len() == place + 1 {
+            // The directory is here for the sake of what was left out, unless it was changed itself.
+            let same = |known: std::fs::Metadata| {
+                (known.mode(), known.uid(), known.gid()) == (meta.mode(), meta.uid(), meta.gid())
+            };
+            if known.is_none_or(same) {
+                out.pop();
+            }
+            left_out = true;
         }
     }
-    Ok(())
+    Ok(left_out)
+}
+
+/// A process and all below it.
+fn begotten(first: i32) -> Vec<i32> {
+    let mut all = vec![first];
+    let mut at = 0;
+    while let Some(&pid) = all.get(at) {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for task in tasks {
+            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(text.split_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+        }
+        at += 1;
+    }
+    all
 }
 
 /// Sums `/proc/PID/net/dev` without loopback.
@@ -231,4 +268,35 @@ fn interface_bytes(text: &str) -> (u64, u64) {
         let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         (received + numbers.first().unwrap_or(&0), sent + numbers.get(8).unwrap_or(&0))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_was_made_to_mount_on_is_no_change() {
+        let room = std::env::temp_dir().join(format!("shoal-diff-{}", std::process::id()));
+        let (upper, lower) = (room.join("upper"), room.join("lower"));
+        for folder in
+            ["upper/etc", "upper/proc", "upper/dev/pts", "upper/home/x", "upper/var", "lower/etc", "lower/home"]
+        {
+            fs::create_dir_all(room.join(folder)).unwrap();
+        }
+        fs::create_dir_all(lower.join("var")).unwrap();
+        for file in ["upper/etc/hosts", "upper/home/x/new"] {
+            fs::write(room.join(file), "").unwrap();
+        }
+        let changes = || {
+            let mut out = Vec::new();
+            walk_upper(&upper, std::slice::from_ref(&lower), std::path::Path::new("/"), &mut out).unwrap();
+            out.sort();
+            out.iter().map(|change| format!("{} {}", change.kind, change.path)).collect::<Vec<_>>()
+        };
+        assert_eq!(changes(), ["C /home", "A /home/x", "A /home/x/new", "C /var"]);
+        fs::write(upper.join("etc/mine"), "").unwrap();
+        assert_eq!(changes()[..2], ["C /etc", "A /etc/mine"]);
+        fs::remove_dir_all(&room).unwrap();
+    }
 }

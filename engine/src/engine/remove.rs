@@ -3,7 +3,7 @@
 use super::{Container, Engine, Locked};
 use crate::error::EngineError;
 use crate::file::{self, Durable};
-use crate::host::netns;
+use crate::host::{netns, slirp};
 use crate::record::Status;
 use image::store::remove_tree;
 use nix::fcntl::{Flock, FlockArg};
@@ -43,6 +43,11 @@ impl Engine {
 
     /// Undoes every attachment; what cannot be undone stays on record for the next try.
     fn disconnect_all(&self, container: &Container, keep: &mut dyn FnMut(Result<(), EngineError>)) {
+        if crate::roots::rootless().is_some() {
+            slirp::stop(&container.run);
+            fs::remove_file(container.data.join("network.json")).ok();
+            return;
+        }
         let networks = self.networks();
         let record = container.data.join("network.json");
         let attachments = self.attachments(container);

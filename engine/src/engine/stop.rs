@@ -3,7 +3,7 @@
 use super::{Container, Engine};
 use crate::error::EngineError;
 use crate::monitor::lock;
-use crate::monitor::protocol::{Client, Reply, Request};
+use crate::monitor::protocol::{Client, Reply, Request, Word};
 use crate::record::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
@@ -17,6 +17,12 @@ pub const STOP_TIMEOUT_S: u64 = 10;
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long a monitor may take to listen; it does before it starts anything.
 const REACH: Duration = Duration::from_secs(10);
+/// How long a monitor may take to answer beyond what it was asked to wait for; then it is held to be hung, and is killed.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a monitor may be found stopped (SIGSTOP, a tracer) before it is killed: it can neither stop nor log anything.
+const STOPPED: Duration = Duration::from_secs(2);
+/// How often it is looked at while it says nothing.
+const ANSWER_LOOK: Duration = Duration::from_millis(200);
 /// How often it is tried.
 const REACH_LOOK: Duration = Duration::from_millis(2);
 
@@ -59,9 +65,23 @@ impl Engine {
                 _ => {}
             }
         }
-        while let Some(reply) = client.reply().map_err(speak())? {
-            if matches!(reply, Reply::Exited { last: true, .. } | Reply::Failed { .. }) {
-                break;
+        let patience = timeout_ms.and_then(|timeout| ANSWER.checked_add(Duration::from_millis(timeout)));
+        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let mut stopped = None;
+        loop {
+            match client.reply_within(ANSWER_LOOK).map_err(speak())? {
+                Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) | Word::Gone => break,
+                Word::Said(_) => {}
+                Word::Silent => {
+                    let at = Instant::now();
+                    let since = container.state.monitor.is_stopped().then(|| *stopped.get_or_insert(at));
+                    if since.is_none() {
+                        stopped = None;
+                    }
+                    if since.is_some_and(|since| at >= since + STOPPED) || deadline.is_some_and(|due| at >= due) {
+                        return self.without_monitor(container);
+                    }
+                }
             }
         }
         self.settle(container);
@@ -113,7 +133,14 @@ impl Engine {
         }
         let heard = match Client::connect(&container.run) {
             Ok(mut client) => {
-                client.send(&Request::Signal { signal }).and_then(|()| client.reply()).map(|word| word.is_some())
+                client.send(&Request::Signal { signal }).and_then(|()| client.reply_within(ANSWER)).and_then(|word| {
+                    match word {
+                        Word::Said(_) => Ok(true),
+                        Word::Gone => Ok(false),
+                        // It is stopped or hung: the process is signalled past it.
+                        Word::Silent => container.state.process.signal(signal).map(|()| true),
+                    }
+                })
             }
             Err(_) => container.state.process.signal(signal).map(|()| true),
         };
@@ -180,7 +207,7 @@ impl Engine {
         let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
         let mut client = Client::connect(&container.run).map_err(speak())?;
         client.send(&Request::Paused { paused }).map_err(speak())?;
-        client.reply().map_err(speak())?;
+        client.reply_within(ANSWER).map_err(speak())?;
         Ok(())
     }
 

@@ -30,8 +30,8 @@ pub(crate) type Owners<'a> = &'a (dyn Fn(u32, u32) -> (u32, u32) + Sync);
 pub(crate) const SAME: Owners<'static> = &|user, group| (user, group);
 
 /// Copies the content, owner, mode and attributes of one directory into another, empty one.
-pub(crate) fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
-    Copier::new(to, SAME, true, false)?.directory(from, to, &mut Vec::new(), true)
+pub(crate) fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>, owners: Owners<'_>) -> io::Result<()> {
+    Copier::new(to, owners, true, false)?.directory(from, to, &mut Vec::new(), true)
 }
 
 /// How things are copied into what is there already.

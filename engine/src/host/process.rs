@@ -34,6 +34,12 @@ impl ProcessId {
         self.pid > 0 && start_time(self.pid) == Some(self.start)
     }
 
+    /// Whether this very process is stopped by a signal or held by a tracer: it runs, and does nothing.
+    pub fn is_stopped(self) -> bool {
+        let Ok(text) = fs::read(format!("/proc/{}/stat", self.pid)) else { return false };
+        parse_start(&text) == Some(self.start) && matches!(state(&text), Some(b"T" | b"t"))
+    }
+
     /// Opens a handle on this very process; `None` when it is gone.
     pub fn open(self) -> Option<OwnedFd> {
         let handle = sys::pidfd_open(self.pid).ok()?;
@@ -51,6 +57,12 @@ impl ProcessId {
 fn start_time(pid: i32) -> Option<u64> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     parse_start(&text)
+}
+
+/// Field 3 of `/proc/PID/stat`.
+fn state(text: &[u8]) -> Option<&[u8]> {
+    let after = text.iter().rposition(|&byte| byte == b')')? + 2;
+    text.get(after..)?.split(|&byte| byte == b' ').next()
 }
 
 /// The name in parentheses may itself contain spaces and parentheses: fields are counted after the last `)`.
@@ -89,6 +101,8 @@ mod tests {
         assert_eq!(parse_start(line), Some(4242));
         assert_eq!(parse_start(b"7 (x) Z 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 10"), None);
         assert_eq!(parse_start(b"garbage"), None);
+        assert_eq!(state(line), Some(&b"S"[..]));
+        assert_eq!(state(b"7 (x) T 1"), Some(&b"T"[..]));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// The version this build speaks.
 pub const VERSION: u32 = 1;
@@ -194,6 +195,17 @@ pub enum Received {
     Output(Kind, Vec<u8>),
 }
 
+/// What came within a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// A control message.
+    Said(Reply),
+    /// Nothing yet.
+    Silent,
+    /// The monitor has gone.
+    Gone,
+}
+
 /// The client's end of a connection.
 #[derive(Debug)]
 pub struct Client {
@@ -280,6 +292,21 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// As [`reply`](Self::reply), but waits no longer than `patience` for bytes to arrive.
+    pub fn reply_within(&mut self, patience: Duration) -> io::Result<Word> {
+        self.stream.set_read_timeout(Some(patience))?;
+        let word = match self.reply() {
+            Ok(Some(reply)) => Ok(Word::Said(reply)),
+            Ok(None) => Ok(Word::Gone),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Ok(Word::Silent)
+            }
+            Err(error) => Err(error),
+        };
+        self.stream.set_read_timeout(None)?;
+        word
     }
 
     /// Waits for the next control message and drops output on the way.

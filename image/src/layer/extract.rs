@@ -316,8 +316,11 @@ impl Extractor {
                     _ => (FileType::Fifo, (0, 0)),
                 };
                 let device = rustix::fs::makedev(device.0, device.1);
-                rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)
-                    .map_err(io("make the node"))?;
+                match rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device) {
+                    // Root of a user namespace makes no devices, as a user without one.
+                    Err(Errno::PERM) if entry.kind != Kind::Fifo && !sys::is_host_root() => return Ok(()),
+                    made => made.map_err(io("make the node"))?,
+                }
                 self.set_by_name(parent, name, entry)?;
             }
             Kind::HardLink => unreachable!("handled above"),
@@ -573,6 +576,8 @@ impl Extractor {
             Err(Errno::PERM) if name.starts_with(b"user.") && !matches!(entry.kind, Kind::File | Kind::Directory) => {
                 Ok(())
             }
+            // Of the host's root alone.
+            Err(Errno::PERM) if name.starts_with(b"trusted.") && !sys::is_host_root() => Ok(()),
             // A label of a security module that this kernel does not run cannot mean anything here.
             Err(Errno::OPNOTSUPP | Errno::INVAL)
                 if name.starts_with(b"security.") && name != b"security.capability" =>

@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use crate::store::erofs::tree::{Tree, TreeError};
 use crate::store::erofs::{self, NotIndexable};
 use crate::store::layers::{Below, Form, LayerMeta, Plain};
-use crate::store::{Store, StoreError, mounts};
+use crate::store::{Store, StoreError, mounts, sys};
 use oci::{Descriptor, Digest};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -32,7 +32,7 @@ impl Store {
 
     /// Whether the kernel mounts an index over a tar, both as files of this store (on tmpfs and as a user it does not).
     fn probe_index(&self) -> bool {
-        if !rustix::process::geteuid().is_root() {
+        if !sys::is_host_root() {
             return false;
         }
         let probe = || -> Option<()> {

@@ -299,8 +299,8 @@ impl Store {
     ) -> Result<LayerMeta, StoreError> {
         let tree = self.empty_tree(dir)?;
         let root = sys::open_dir(&tree).map_err(StoreError::io("open", &tree))?;
-        let owners = rustix::process::geteuid().is_root();
-        let whiteouts = if owners { Whiteouts::Overlay } else { Whiteouts::OverlayUser };
+        let owners = sys::keeps_owners();
+        let whiteouts = if sys::is_host_root() { Whiteouts::Overlay } else { Whiteouts::OverlayUser };
         let mut extractor = Extractor::new(root, Options { whiteouts, owners });
         let mut below = Below::default();
         let plain = self.read_layer(blob, diff_id, progress, |plain| {

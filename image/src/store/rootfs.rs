@@ -11,6 +11,7 @@ use oci::Digest;
 use rustix::fs::{Mode, Timespec, Timestamps};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The version of a `uses/ID` file.
@@ -27,6 +28,17 @@ pub struct RootfsRequest {
     pub mount: PathBuf,
     /// Where layers are mounted, once for all containers of the host: `run/layers`.
     pub layers: PathBuf,
+}
+
+/// Whom the owners of files are mapped to.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapping<'a> {
+    /// A user namespace with the map.
+    pub userns: BorrowedFd<'a>,
+    /// The user that its user 0 is outside.
+    pub user: u32,
+    /// The group that its group 0 is outside.
+    pub group: u32,
 }
 
 /// A mounted root file system.
@@ -68,6 +80,29 @@ pub fn prepare(
     request: &RootfsRequest,
     progress: &dyn Progress,
 ) -> Result<Rootfs, StoreError> {
+    make(store, image, request, None, progress)
+}
+
+/// As [`prepare`], for a container in a user namespace of its own: everything in it belongs to whom `mapping` maps its owner
+/// to. On disk nothing changes, also not in what the container writes. Needs mounts with an id map for overlayfs and the
+/// layers' file systems: Linux 5.19 and 6.5.
+pub fn prepare_mapped(
+    store: &Store,
+    image: &ImageRecord,
+    request: &RootfsRequest,
+    mapping: Mapping<'_>,
+    progress: &dyn Progress,
+) -> Result<Rootfs, StoreError> {
+    make(store, image, request, Some(mapping), progress)
+}
+
+fn make(
+    store: &Store,
+    image: &ImageRecord,
+    request: &RootfsRequest,
+    mapping: Option<Mapping<'_>>,
+    progress: &dyn Progress,
+) -> Result<Rootfs, StoreError> {
     let diff_ids = store.diff_ids(image)?;
     for digest in image.layers.iter().map(|layer| &layer.digest).chain([&image.manifest.digest, &image.config.digest]) {
         store.hold(digest)?;
@@ -83,7 +118,10 @@ pub fn prepare(
     sys::create_dirs(&work).map_err(StoreError::io("create", &work))?;
     sys::create_dirs(&request.mount).map_err(StoreError::io("create", &request.mount))?;
     if !is_mount_point(&request.mount)? {
-        mount_overlay(&lower, &upper, &work, &request.mount)?;
+        match mapping {
+            None => mount_overlay(&lower, &upper, &work, &request.mount)?,
+            Some(mapping) => mount_mapped(&lower, &request.dir, &request.mount, mapping)?,
+        }
     }
     Ok(Rootfs { path: request.mount.clone(), upper, lower })
 }
@@ -220,7 +258,7 @@ fn make_upper(upper: &Path, root: Option<RootEntry>) -> Result<(), StoreError> {
     let fd = sys::open_dir(&temporary).map_err(StoreError::io("open", &temporary))?;
     let root = root.unwrap_or(RootEntry { mode: 0o755, uid: 0, gid: 0, mtime: 0, mtime_nanos: 0 });
     let step = "set the attributes of";
-    if rustix::process::geteuid().is_root() {
+    if sys::keeps_owners() {
         let (uid, gid) = (rustix::fs::Uid::from_raw(root.uid), rustix::fs::Gid::from_raw(root.gid));
         rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(StoreError::errno(step, &temporary))?;
     }
@@ -235,7 +273,7 @@ fn make_upper(upper: &Path, root: Option<RootEntry>) -> Result<(), StoreError> {
 /// 4096 bytes of mount(2)'s options; older kernels get that.
 fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), StoreError> {
     let step = "mount the layers on";
-    let user = !rustix::process::geteuid().is_root();
+    let user = !sys::is_host_root();
     let made = (|| {
         let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(fs.as_fd(), "source", "shoal")?;
@@ -250,7 +288,6 @@ fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) ->
         rustix::mount::fsconfig_create(fs.as_fd())?;
         rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     })();
-    use std::os::fd::AsFd;
     match made {
         Ok(mount) => rustix::mount::move_mount(
             mount.as_fd(),
@@ -283,6 +320,49 @@ fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) ->
         }
         Err(errno) => Err(StoreError::errno(step, target)(errno)),
     }
+}
+
+/// Mounts overlayfs over copies of its layers' mounts that map owners through `userns`, the container's own folder among
+/// them. Overlayfs keeps copies of its own, so these have their places in a mount namespace of a thread's, which ends with it.
+fn mount_mapped(lower: &[PathBuf], dir: &Path, target: &Path, mapping: Mapping<'_>) -> Result<(), StoreError> {
+    let step = "mount the layers with mapped owners on";
+    let made = std::thread::scope(|scope| scope.spawn(|| mapped_overlay(lower, dir, target, mapping)).join());
+    let made = made.unwrap_or_else(|_| Err(std::io::Error::other("a thread died")));
+    let mount = made.map_err(StoreError::io(step, target))?;
+    rustix::mount::move_mount(mount.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(StoreError::errno(step, target))
+}
+
+fn mapped_overlay(lower: &[PathBuf], dir: &Path, target: &Path, mapping: Mapping<'_>) -> std::io::Result<OwnedFd> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags};
+    sys::own_mounts()?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let mut mapped = Vec::with_capacity(lower.len() + 1);
+    for folder in lower.iter().map(PathBuf::as_path).chain([dir]) {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, folder, flags)?;
+        sys::set_idmap(tree.as_fd(), mapping.userns)?;
+        mapped.push(tree);
+    }
+    rustix::mount::mount("shoal", target, "tmpfs", MountFlags::empty(), None)?;
+    // Overlayfs makes its own files as whoever mounts it, and on a mapped mount only mapped users can own files.
+    sys::make_files_as(mapping.user, mapping.group)?;
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(fs.as_fd(), "source", "shoal")?;
+    for (at, tree) in mapped.iter().enumerate() {
+        let place = target.join(at.to_string());
+        std::fs::create_dir(&place)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(tree.as_fd(), "", rustix::fs::CWD, &place, flags)?;
+        if at < lower.len() {
+            rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", &place)?;
+        } else {
+            rustix::mount::fsconfig_set_string(fs.as_fd(), "upperdir", place.join("upper"))?;
+            rustix::mount::fsconfig_set_string(fs.as_fd(), "workdir", place.join("work"))?;
+        }
+    }
+    rustix::mount::fsconfig_create(fs.as_fd())?;
+    Ok(rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
 /// Whether something is mounted on `path` itself.

@@ -152,7 +152,7 @@ fn view(lower: &[PathBuf]) -> Result<Option<OwnedFd>, StoreError> {
         for dir in lower {
             rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", dir)?;
         }
-        if !rustix::process::geteuid().is_root() {
+        if !sys::is_host_root() {
             rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr")?;
         }
         rustix::mount::fsconfig_create(fs.as_fd())?;
@@ -187,7 +187,7 @@ fn ensure_merged(
         let temporary = store.temporary_dir("merged")?;
         let tree = store.empty_tree(temporary.path())?;
         let root = sys::open_dir(&tree).map_err(StoreError::io("open", &tree))?;
-        let owners = rustix::process::geteuid().is_root();
+        let owners = sys::keeps_owners();
         let mut extractor = Extractor::new(root, Options { whiteouts: Whiteouts::Merge, owners });
         let mut plain = 0;
         for (blob, diff_id) in image.layers.iter().zip(diff_ids).take(last + 1) {

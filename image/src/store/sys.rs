@@ -1,7 +1,7 @@
 //! The store's system calls: every path is resolved by the kernel inside one directory handle.
 //!
 //! In: directory handles and relative names. Out: handles and facts. Nothing here follows a link out of the handle it was
-//! given; rustix's safe wrappers are enough, so that no block is unsafe.
+//! given. rustix's safe wrappers do it, but for the one call that it lacks.
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -99,4 +99,94 @@ pub(crate) fn unique_name(prefix: &str) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     format!("{prefix}-{}-{nanos:x}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Maps the owners in a detached mount through a user namespace. `mount_setattr(2)` MOUNT_ATTR_IDMAP
+#[expect(unsafe_code, reason = "I2: rustix has no mount_setattr")]
+pub(crate) fn set_idmap(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(userns.as_raw_fd()).map_err(io::Error::other)?,
+    };
+    // SAFETY: both descriptors are borrowed over the call, the path is an empty C string, and the kernel reads as many bytes
+    // of the local structure as it is told.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives the calling thread a mount namespace of its own, a copy of the process's. `unshare(2)` CLONE_NEWNS
+#[expect(unsafe_code, reason = "I2: rustix's own is not safe either")]
+pub(crate) fn own_mounts() -> io::Result<()> {
+    // SAFETY: takes one integer. What the thread shares no more (root, working directory, mounts) is no memory of ours.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets the calling thread make files as `user` and `group`, with every right it has kept. `setfsuid(2)`, `capset(2)`
+#[expect(unsafe_code, reason = "I2: rustix has no setfsuid")]
+pub(crate) fn make_files_as(user: u32, group: u32) -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`, whose sets are two words each.
+    const VERSION: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let header = Header { version: VERSION, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: both calls take one integer and change this thread alone.
+    unsafe {
+        libc::setfsgid(group);
+        libc::setfsuid(user);
+    }
+    // SAFETY: the kernel reads the header and writes the two words of each set, as its version 3 says.
+    let answer = unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for set in &mut sets {
+        // A file system user other than 0 has lost those over files.
+        set.effective = set.permitted;
+    }
+    // SAFETY: the kernel reads the header and both sets.
+    let answer = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// How many user ids this process knows: all of them in the host's own user namespace.
+fn ids_known() -> u64 {
+    static IDS: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *IDS.get_or_init(|| {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let count = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum();
+        if map.is_empty() { u64::MAX } else { count }
+    })
+}
+
+/// Whether this is root of the host itself, not of a user namespace: it makes devices and `trusted.` attributes.
+pub(crate) fn is_host_root() -> bool {
+    rustix::process::geteuid().is_root() && ids_known() >= u64::from(u32::MAX)
+}
+
+/// Whether this process can give files to others: root, here or in a user namespace with more than one id.
+pub(crate) fn keeps_owners() -> bool {
+    rustix::process::geteuid().is_root() && ids_known() > 1
 }

@@ -44,7 +44,7 @@ impl Store {
         let dir = sys::open_dir(root).map_err(StoreError::io("open", root))?;
         rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))
             .map_err(StoreError::errno("change the mode of", root))?;
-        let owners = rustix::process::geteuid().is_root();
+        let owners = sys::keeps_owners();
         let mut extractor = Extractor::new(dir, Options { whiteouts: Whiteouts::Apply, owners });
         for (blob, diff_id) in image.layers.iter().zip(diff_ids) {
             self.read_layer(blob, diff_id, progress, |plain| {

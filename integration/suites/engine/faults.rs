@@ -56,6 +56,26 @@ fn a_killed_monitor_is_seen_and_cleaned_up_after() {
 }
 
 #[test]
+fn a_stopped_monitor_keeps_nobody_waiting() {
+    let place = Place::new("sigstop");
+    for (verb, after) in [("rm -f box", None), ("stop -t 0 box", Some("exited"))] {
+        let id = place.ok("run -d --name box -p 8080:80 BB sleep 1000");
+        let process = place.pid("box");
+        kill(Pid::from_raw(monitor(&place, &id)), Signal::SIGSTOP).expect("a process of ours");
+        let began = std::time::Instant::now();
+        let _ = place.ok(verb);
+        assert!(began.elapsed() < PATIENCE, "{verb} took {:?}", began.elapsed());
+        assert!(!fs::exists(format!("/proc/{process}")).unwrap_or(true), "{verb}: its process is gone");
+        match after {
+            Some(status) => assert_eq!(place.state("box", "Status"), status),
+            None => assert_eq!(place.ok("ps -aq"), ""),
+        }
+    }
+    let _ = place.ok("start box");
+    assert_eq!(place.state("box", "Status"), "running");
+}
+
+#[test]
 fn twenty_runs_at_once_and_twenty_removals() {
     let place = Place::new("parallel");
     let all = |line: &str| {

@@ -252,10 +252,11 @@ fn build(
     }
     let state = state_of(record, Status::Creating);
     let sources = super::source::open(plan, facts, procfs)?;
+    let root = super::source::root(plan, facts, &container.rootfs)?;
     let listener: Option<OwnedFd> = listener.map(Into::into);
-    let mut ends = Some((theirs, listener, console, sources, env));
+    let mut ends = Some((theirs, listener, console, root, sources, env));
     let (born, placed) = parent::spawn(&plan.namespaces, joins, procfs, place.as_ref().map(AsFd::as_fd), |joins| {
-        let (channel, listener, console, sources, env) = ends.take().expect("only the child runs this, once");
+        let (channel, listener, console, root, sources, env) = ends.take().expect("only the child runs this, once");
         // With these open it would never see the command die, and would keep the container locked.
         parent::part_with(&[ours.as_fd(), directory.as_fd()]);
         if let Some(place) = &place {
@@ -271,6 +272,7 @@ fn build(
             console,
             listener,
             joins,
+            root,
             sources,
             state: state.clone(),
             env,

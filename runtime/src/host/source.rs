@@ -19,7 +19,7 @@ use crate::plan::{Plan, Step};
 /// Opens what the new process cannot open itself, by index of the mount.
 pub fn open(plan: &Plan, facts: &HostFacts, procfs: &Procfs) -> Result<Vec<Option<OwnedFd>>> {
     let mut sources = Vec::new();
-    let foreign = plan.namespaces.has(Kind::User) && !facts.rootless;
+    let foreign = is_foreign(plan, facts);
     for step in &plan.steps {
         let Step::Mount(wanted) = step else { continue };
         if !foreign && wanted.idmap.is_none() {
@@ -35,6 +35,24 @@ pub fn open(plan: &Plan, facts: &HostFacts, procfs: &Procfs) -> Result<Vec<Optio
         sources[wanted.index] = Some(tree);
     }
     Ok(sources)
+}
+
+/// Whether the container's root is somebody else than the caller, who may look where that one may not.
+fn is_foreign(plan: &Plan, facts: &HostFacts) -> bool {
+    let root_here = facts.euid == 0 && facts.in_user_namespace;
+    plan.namespaces.has(Kind::User) && (!facts.rootless || root_here)
+}
+
+/// A detached copy of the root file system, for a container whose root may not walk to it.
+pub fn root(plan: &Plan, facts: &HostFacts, rootfs: &std::path::Path) -> Result<Option<OwnedFd>> {
+    if !is_foreign(plan, facts) {
+        return Ok(None);
+    }
+    let operation = || format!("open the root file system {}", rootfs.display());
+    let tree = mount::clone_tree(AT_FDCWD, rootfs.as_os_str().as_encoded_bytes(), true).during(operation)?;
+    let slave = Attr { propagation: libc::MS_SLAVE, ..Attr::default() };
+    mount::setattr(tree.as_fd(), slave, true).during(operation)?;
+    Ok(Some(tree))
 }
 
 /// A detached copy of the host's mounts that `wanted` binds. It hears of what the host mounts there later, as do copies

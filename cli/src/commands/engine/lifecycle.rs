@@ -1,6 +1,6 @@
 //! `stop`, `restart`, `kill`, `pause`, `unpause`, `rm`, `wait`.
 
-use super::{each, open, warn};
+use super::{each, explain, open, warn};
 use crate::commands::Global;
 use crate::error::Error;
 use engine::EngineError;
@@ -119,11 +119,16 @@ pub(crate) fn unpause(global: &Global, args: &UnpauseArgs) -> Result<ExitCode, E
 
 pub(crate) fn rm(global: &Global, args: &RmArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    each(&args.containers, |name| match engine.remove(name, args.force, args.volumes) {
+    let code = each(&args.containers, |name| match engine.remove(name, args.force, args.volumes) {
         Err(EngineError::NoSuchContainer { .. }) if args.force => Ok(None),
         Err(error) => Err(error),
         Ok(()) => Ok(Some(name.to_owned())),
-    })
+    })?;
+    if args.force {
+        // What killed commands have left of containers that no name leads to.
+        engine.sweep_folders().map_err(explain)?;
+    }
+    Ok(code)
 }
 
 pub(crate) fn wait(global: &Global, args: &WaitArgs) -> Result<ExitCode, Error> {

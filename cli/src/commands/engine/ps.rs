@@ -103,7 +103,9 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
     } else {
         format!("\"{}…\"", command.chars().take(19).collect::<String>())
     };
-    let attachments = engine.attachments(container);
+    // Only what runs is connected to anything.
+    let active = container.state.status.is_active();
+    let attachments = if active { engine.attachments(container) } else { Vec::new() };
     let labels: Vec<String> = record.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mounts: Vec<String> = record
         .wish

@@ -44,6 +44,8 @@ pub struct Init<'a> {
     pub listener: Option<OwnedFd>,
     /// Namespaces this process joins itself, in order.
     pub joins: Vec<(Kind, OwnedFd)>,
+    /// The root file system as the parent has opened it, for a root that may not walk to it.
+    pub root: Option<OwnedFd>,
     /// Bind mount sources the parent has opened.
     pub sources: Vec<Option<OwnedFd>>,
     /// The state hooks get; its pid is filled in once known.
@@ -132,7 +134,7 @@ fn apply(
         let sources = std::mem::take(&mut init.sources);
         let usable = !init.plan.namespaces.has(Kind::User);
         let known = Known { mounts: init.mounts.cloned(), places: None, usable };
-        *tree = Some(tree::begin(*propagation, &init.container.rootfs, sources, known)?);
+        *tree = Some(tree::begin(*propagation, &init.container.rootfs, init.root.take(), sources, known)?);
     }
     let Some(tree) = tree else {
         if let Step::HostPropagation(host) = step {

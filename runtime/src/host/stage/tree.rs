@@ -50,15 +50,23 @@ const SPENT_MAX: usize = 128;
 const RDONLY: Attr = Attr { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
 
 /// Sets how the copied host tree and the host see each other, and makes the root file system a mount of its own.
+///
+/// `opened` is a detached copy of the root file system from the parent, for a process that may not walk to it.
 pub fn begin(
     propagation: Option<Propagation>,
     rootfs: &Path,
+    opened: Option<OwnedFd>,
     sources: Vec<Option<OwnedFd>>,
     cgroups: Known,
 ) -> Result<Tree> {
     let operation = || format!("open the root file system {}", rootfs.display());
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = nix::fcntl::open(rootfs, flags, Mode::empty()).during(operation)?;
+    let directory = match (nix::fcntl::open(rootfs, flags, Mode::empty()), propagation, opened) {
+        (Err(Errno::EACCES), Some(propagation), Some(tree)) => {
+            return begin_opened(propagation, tree, sources, cgroups);
+        }
+        (directory, ..) => directory.during(operation)?,
+    };
     let mut shared = false;
     let root = match propagation {
         None => directory,
@@ -76,6 +84,27 @@ pub fn begin(
     };
     let spent = Vec::new();
     Ok(Tree { room: Room::new(root), sources, parent: None, null: None, empty: None, shared, spent, cgroups })
+}
+
+/// The same with a root file system to which no path leads. It comes to lie over `/`, where lookups of this process do not
+/// see it: they begin below.
+fn begin_opened(
+    propagation: Propagation,
+    tree: OwnedFd,
+    sources: Vec<Option<OwnedFd>>,
+    cgroups: Known,
+) -> Result<Tree> {
+    let operation = || "attach the root file system, to which the container's root may not walk";
+    mount::setattr_path(b"/", propagation.attr(), true).during(|| "set the propagation of /")?;
+    let shared = propagation.flag == PropagationFlag::Shared;
+    if shared {
+        make_parent_private(Path::new("/"))?;
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let top = nix::fcntl::open("/", flags, Mode::empty()).during(operation)?;
+    mount::attach(tree.as_fd(), top.as_fd()).during(operation)?;
+    let spent = vec![top];
+    Ok(Tree { room: Room::new(tree), sources, parent: None, null: None, empty: None, shared, spent, cgroups })
 }
 
 /// Keeps the mount of the root itself from spreading to the host, and lets pivot_root(2) work.
