@@ -11,6 +11,8 @@ pub(crate) struct Error {
     causes: Vec<String>,
     /// The next commands to try.
     hints: Vec<String>,
+    /// Where in a file, when one was read.
+    place: Option<String>,
     /// The process's exit code; see `docs/cli.md` "Exit codes".
     code: u8,
 }
@@ -18,7 +20,7 @@ pub(crate) struct Error {
 impl Error {
     /// Builds an error with exit code 1 (failed).
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), causes: Vec::new(), hints: Vec::new(), code: 1 }
+        Self { message: message.into(), causes: Vec::new(), hints: Vec::new(), place: None, code: 1 }
     }
 
     /// Puts what was being done before the message, which becomes the first cause.
@@ -36,6 +38,13 @@ impl Error {
         self
     }
 
+    /// Adds the place in a file: line and column from 1.
+    #[must_use]
+    pub(crate) fn at(mut self, path: &std::path::Path, line: usize, column: usize) -> Self {
+        self.place = Some(format!("{}:{line}:{column}", path.display()));
+        self
+    }
+
     /// Sets the exit code.
     #[must_use]
     pub(crate) fn code(mut self, code: u8) -> Self {
@@ -48,6 +57,9 @@ impl Error {
         eprintln!("shoal: {}", self.message);
         for cause in &self.causes {
             eprintln!("  cause: {cause}");
+        }
+        if let Some(place) = &self.place {
+            eprintln!("  at {place}");
         }
         for hint in &self.hints {
             eprintln!("  hint: {hint}");
@@ -69,6 +81,6 @@ impl<E: std::error::Error> From<E> for Error {
             }
             next = cause.source();
         }
-        Self { message, causes, hints: Vec::new(), code: 1 }
+        Self { message, causes, hints: Vec::new(), place: None, code: 1 }
     }
 }

@@ -3,6 +3,7 @@
 #![recursion_limit = "256"]
 
 mod commands;
+mod config;
 mod error;
 mod output;
 mod progress;
@@ -29,13 +30,23 @@ fn definition() -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    let args = match definition().try_get_matches().and_then(|matches| Args::from_arg_matches(&matches)) {
+    let refused = |error: clap::Error| {
+        let code = usage_code(&error, std::env::args().skip(1));
+        usage::report(&error);
+        ExitCode::from(code)
+    };
+    let matches = match definition().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refused(error),
+    };
+    let matches = match with_defaults(matches) {
+        Ok(Ok(matches)) => matches,
+        Ok(Err(error)) => return refused(error),
+        Err(error) => return error.code(verb_code(std::env::args().skip(1)).unwrap_or(1)).report(),
+    };
+    let args = match Args::from_arg_matches(&matches) {
         Ok(args) => args,
-        Err(error) => {
-            let code = usage_code(&error, std::env::args().skip(1));
-            usage::report(&error);
-            return ExitCode::from(code);
-        }
+        Err(error) => return refused(error),
     };
     match commands::run(&args.global, args.command) {
         Ok(code) => code,
@@ -43,14 +54,85 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line with the flags of `config.toml` that it did not give itself.
+fn with_defaults(matches: clap::ArgMatches) -> Result<Result<clap::ArgMatches, clap::Error>, error::Error> {
+    if matches!(matches.subcommand_name(), Some("help" | "completion" | "man")) {
+        return Ok(Ok(matches));
+    }
+    let root = matches.get_one::<std::path::PathBuf>("root");
+    let roots = engine::Roots::from_option(root.map(std::path::PathBuf::as_path))?;
+    let files = roots.configs();
+    if !files.iter().any(|file| file.exists()) {
+        // The usual case, without the cost of the definitions.
+        return Ok(Ok(matches));
+    }
+    let definition = definition();
+    let config = config::Config::read(&files, &definition)?;
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let Some(words) = config.apply(&words, &definition, &matches) else { return Ok(Ok(matches)) };
+    let program = std::env::args_os().next().unwrap_or_else(|| "shoal".into());
+    Ok(definition.try_get_matches_from(std::iter::once(program).chain(words)))
+}
+
 /// Exit code of a command line that cannot be read: 2, except for verbs whose other codes are the container's own: 125.
-fn usage_code(error: &clap::Error, mut words: impl Iterator<Item = String>) -> u8 {
-    if error.exit_code() == 0 {
-        return 0;
-    }
-    let mut verb = words.find(|word| !word.starts_with('-'));
+fn usage_code(error: &clap::Error, words: impl Iterator<Item = String>) -> u8 {
+    if error.exit_code() == 0 { 0 } else { verb_code(words).unwrap_or(2) }
+}
+
+/// The code of our own failures where the verb's other codes are the container's.
+fn verb_code(mut words: impl Iterator<Item = String>) -> Option<u8> {
+    let mut next = || {
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                // Its value is the next word.
+                "--root" => drop(words.next()),
+                flag if flag.starts_with('-') => {}
+                _ => return Some(word),
+            }
+        }
+        None
+    };
+    let mut verb = next();
     if verb.as_deref() == Some("container") {
-        verb = words.find(|word| !word.starts_with('-'));
+        verb = next();
     }
-    if matches!(verb.as_deref(), Some("run" | "create" | "exec")) { 125 } else { 2 }
+    matches!(verb.as_deref(), Some("run" | "create" | "exec")).then_some(125)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_flag_of_a_verb_with_codes_of_its_own_ends_with_125() {
+        let code = |line: &str| {
+            let words = || line.split(' ').map(str::to_owned);
+            let error = definition().try_get_matches_from(words()).expect_err("it cannot be read");
+            usage_code(&error, words().skip(1))
+        };
+        for line in ["shoal run --nosuch", "shoal --root /x run --nosuch x", "shoal container exec --nosuch x y"] {
+            assert_eq!(code(line), 125, "{line}");
+        }
+        for line in ["shoal ps --nosuch", "shoal --root run ps --nosuch", "shoal nosuch"] {
+            assert_eq!(code(line), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_verb_and_every_argument_has_a_help_text() {
+        fn look(command: &clap::Command, path: &str, bare: &mut Vec<String>) {
+            for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help") {
+                let path = format!("{path} {}", below.get_name());
+                if below.get_about().is_none() {
+                    bare.push(path.clone());
+                }
+                let args = below.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_help().is_none());
+                bare.extend(args.map(|arg| format!("{path} {}", arg.get_id())));
+                look(below, &path, bare);
+            }
+        }
+        let mut bare = Vec::new();
+        look(&definition(), "shoal", &mut bare);
+        assert!(bare.is_empty(), "without help text: {bare:#?}");
+    }
 }

@@ -52,6 +52,7 @@ enum ConflictVerb {
 
 #[derive(Debug, Args)]
 struct OneConflict {
+    /// Its id, or the beginning of it
     id: String,
     #[command(flatten)]
     output: Output,
@@ -61,6 +62,7 @@ struct OneConflict {
 
 #[derive(Debug, Args)]
 struct Resolve {
+    /// Its id
     id: String,
     /// Write the loser over what stands
     #[arg(long)]

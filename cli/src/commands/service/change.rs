@@ -29,37 +29,52 @@ pub(crate) struct Update {
     /// Go back to the spec before the last change
     #[arg(long)]
     rollback: bool,
+    /// Set a variable of its containers
     #[arg(long, value_name = "KEY=VALUE")]
     env_add: Vec<String>,
+    /// Remove a variable
     #[arg(long, value_name = "KEY")]
     env_rm: Vec<String>,
+    /// Set a label of the service
     #[arg(long, value_name = "KEY=VALUE")]
     label_add: Vec<String>,
+    /// Remove a label
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
+    /// Set a label of its containers
     #[arg(long, value_name = "KEY=VALUE")]
     container_label_add: Vec<String>,
+    /// Remove a label of its containers
     #[arg(long, value_name = "KEY")]
     container_label_rm: Vec<String>,
+    /// Add a mount: type=…,source=…,target=…
     #[arg(long, value_name = "MOUNT")]
     mount_add: Vec<String>,
+    /// Remove the mount at a target
     #[arg(long, value_name = "TARGET")]
     mount_rm: Vec<String>,
+    /// Publish a port
     #[arg(long, value_name = "PORT")]
     publish_add: Vec<String>,
     /// The port inside
     #[arg(long, value_name = "TARGET")]
     publish_rm: Vec<u16>,
+    /// Add a constraint on nodes
     #[arg(long, value_name = "EXPRESSION")]
     constraint_add: Vec<String>,
+    /// Remove a constraint
     #[arg(long, value_name = "EXPRESSION")]
     constraint_rm: Vec<String>,
+    /// Add a preference for spreading
     #[arg(long, value_name = "PREFERENCE")]
     placement_pref_add: Vec<String>,
+    /// Remove a preference
     #[arg(long, value_name = "PREFERENCE")]
     placement_pref_rm: Vec<String>,
+    /// Connect it to a network
     #[arg(long, value_name = "NETWORK")]
     network_add: Vec<String>,
+    /// Disconnect it from a network
     #[arg(long, value_name = "NETWORK")]
     network_rm: Vec<String>,
     #[command(flatten)]
@@ -71,6 +86,7 @@ pub(crate) struct Update {
     dry_run: bool,
     #[command(flatten)]
     at: At,
+    /// The service
     service: String,
 }
 
@@ -92,6 +108,7 @@ pub(crate) struct Scale {
 /// `shoal service rollback`
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
+    /// The service
     service: String,
     #[command(flatten)]
     wait: Wait,
@@ -102,6 +119,7 @@ pub(crate) struct Rollback {
 /// `shoal service rm`
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
+    /// The services
     #[arg(required = true)]
     services: Vec<String>,
     /// Say what would be removed

@@ -30,6 +30,7 @@ pub(crate) struct Ls {
 /// `shoal service ps`
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
+    /// The services
     #[arg(required = true)]
     services: Vec<String>,
     /// Only those that match: node=…, name=…, desired-state=running|shutdown
@@ -44,6 +45,7 @@ pub(crate) struct Ps {
 /// `shoal service inspect`
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
+    /// The services
     #[arg(required = true)]
     services: Vec<String>,
     /// In words instead of JSON
@@ -58,6 +60,7 @@ pub(crate) struct Inspect {
 /// `shoal service logs`
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
+    /// The service
     service: String,
     /// Go on with what is written from now on
     #[arg(short, long)]
@@ -75,6 +78,7 @@ pub(crate) struct Logs {
 /// `shoal service explain`
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
+    /// The service
     service: String,
     #[command(flatten)]
     at: At,

@@ -91,10 +91,13 @@ enum AvailabilityName {
 
 #[derive(Debug, Args)]
 struct Update {
+    /// What may run on it
     #[arg(long, value_enum)]
     availability: Option<AvailabilityName>,
+    /// Set a label
     #[arg(long, value_name = "KEY=VALUE")]
     label_add: Vec<String>,
+    /// Remove a label
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
     /// Say what would change
@@ -102,6 +105,7 @@ struct Update {
     dry_run: bool,
     #[command(flatten)]
     at: At,
+    /// Its name, its id, or `self`
     node: String,
 }
 

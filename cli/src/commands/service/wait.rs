@@ -28,6 +28,7 @@ pub(crate) struct Wait {
 /// `shoal service wait`
 #[derive(Debug, Args)]
 pub(crate) struct WaitFor {
+    /// The services
     #[arg(required = true)]
     services: Vec<String>,
     /// How long to wait
