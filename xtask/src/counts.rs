@@ -41,6 +41,13 @@ pub(crate) const COUNTS: &[Count] = &[
         variable: Some("SHOAL_CRASH_STRIDE"),
     },
     Count {
+        name: "engine",
+        round: "kill -9 of a process of the engine at a random point, then rm -f and a census of the host",
+        ci: 20,
+        soak: 200,
+        variable: None,
+    },
+    Count {
         name: "load",
         round: "request through a node's published port during updates, a drain and an agent's restart",
         ci: 2_000,

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod census;
+mod engine;
 mod runtime;
 
 use crate::counts::{self, COUNTS};
@@ -30,6 +31,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     match name.as_str() {
         "runtime" => runtime::run(number),
         "attacks" => attacks::run(number, limit, args.iter().any(|arg| arg == "--write")),
+        "engine" => engine::run(number, args),
         "crash" => crash(number),
         "load" => load(number, counts::of("kills")?.soak),
         "kills" => load(0, number),

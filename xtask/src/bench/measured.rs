@@ -16,6 +16,12 @@ use std::time::{Duration, Instant};
 /// The hidden verb under which the measuring process runs.
 pub(crate) const MEASURED: &str = "__measured";
 
+/// The word before the command when the orphans it leaves count too: monitors that end with their container.
+const WHOLE: &str = "--whole";
+
+/// How long orphans are waited for; what lives on then is a daemon and no cost of the command.
+const ORPHANS: Duration = Duration::from_secs(2);
+
 /// A command that takes longer hangs: none of those measured needs a second alone.
 const HANG: Duration = Duration::from_secs(30);
 
@@ -32,7 +38,11 @@ pub(crate) struct Cost {
 
 /// The measuring process: runs `args`, prints a [`Cost`] as JSON on its last line.
 pub(crate) fn measured(args: &[String]) -> ExitCode {
-    let Some((program, rest)) = args.split_first() else { return ExitCode::from(2) };
+    let whole = args.first().is_some_and(|word| word == WHOLE);
+    let Some((program, rest)) = args[usize::from(whole)..].split_first() else { return ExitCode::from(2) };
+    if whole && nix::sys::prctl::set_child_subreaper(true).is_err() {
+        return ExitCode::FAILURE;
+    }
     let (pid, pids) = mpsc::channel::<i32>();
     // Ends what hangs; a process that has ended in time takes this thread along.
     let _watchdog = std::thread::spawn(move || {
@@ -49,6 +59,15 @@ pub(crate) fn measured(args: &[String]) -> ExitCode {
     }
     let status = child.wait();
     let wall_ms = begun.elapsed().as_secs_f64() * 1e3;
+    let deadline = Instant::now() + ORPHANS;
+    while whole && Instant::now() < deadline {
+        use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return ExitCode::FAILURE };
     let cost = Cost {
         wall_ms,
@@ -66,8 +85,18 @@ fn ms(time: TimeVal) -> f64 {
 
 /// Runs `command` once, measured.
 pub(crate) fn cost(command: &[OsString]) -> Result<Cost> {
+    measure(command, &[])
+}
+
+/// The same, with the CPU of processes that the command leaves behind and that end by themselves.
+pub(crate) fn whole_cost(command: &[OsString]) -> Result<Cost> {
+    measure(command, &[WHOLE])
+}
+
+fn measure(command: &[OsString], how: &[&str]) -> Result<Cost> {
     let me = std::env::current_exe().map_err(|error| format!("find xtask itself: {error}"))?;
-    let output = Command::new(me).arg(MEASURED).args(command).output().map_err(|error| format!("measure: {error}"))?;
+    let output =
+        Command::new(me).arg(MEASURED).args(how).args(command).output().map_err(|error| format!("measure: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().last().unwrap_or_default();
     let cost: Cost = serde_json::from_str(line).map_err(|error| format!("measure {command:?}: {error}"))?;
