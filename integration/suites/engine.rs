@@ -3,8 +3,12 @@
 
 #[path = "engine/case.rs"]
 mod case;
+#[path = "engine/config.rs"]
+mod config;
 #[path = "engine/copy.rs"]
 mod copy;
+#[path = "engine/everyday.rs"]
+mod everyday;
 #[path = "engine/faults.rs"]
 mod faults;
 #[path = "engine/flags.rs"]
@@ -19,7 +23,11 @@ mod look;
 mod net;
 #[path = "engine/process.rs"]
 mod process;
+#[path = "engine/rootless.rs"]
+mod rootless;
 #[path = "engine/security.rs"]
 mod security;
 #[path = "engine/storage.rs"]
 mod storage;
+#[path = "engine/strace.rs"]
+mod strace;

@@ -1,4 +1,5 @@
-//! What the cases share: a host with the test image, command lines written as one types them.
+//! What the cases share: a host with the test image, command lines written as one types them. With `SHOAL_ENGINE=podman` the
+//! same lines go to podman, so that a case is seen to ask what others promise too.
 
 use integration::image::Builder;
 use integration::{Cmd, Host, Outcome, Scratch};
@@ -29,14 +30,30 @@ pub(crate) fn archive() -> &'static Path {
 pub(crate) struct Place {
     /// The host.
     pub(crate) host: Host,
+    /// The other engine under test, with `SHOAL_ENGINE=podman`.
+    podman: Option<Podman>,
 }
 
 impl Place {
     /// A host with the image loaded.
     pub(crate) fn new(what: &str) -> Self {
         let host = Host::new(what);
-        let _ = host.shoal(["load", "-q", "-i"]).arg(archive()).ok();
-        Self { host }
+        let podman = match std::env::var("SHOAL_ENGINE").as_deref() {
+            Ok("podman") => Some(Podman::new(&host)),
+            Ok("shoal" | "") | Err(_) => None,
+            Ok(other) => panic!("SHOAL_ENGINE={other}: shoal or podman"),
+        };
+        let place = Self { host, podman };
+        let _ = place.command(["load", "-q", "-i"]).arg(archive()).ok();
+        place
+    }
+
+    /// The engine's command line.
+    fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
+        match &self.podman {
+            Some(podman) => podman.command(&self.host).args(args),
+            None => self.host.shoal(args),
+        }
     }
 
     /// The command `shoal LINE`; words are split at spaces, `'…'` holds them together, `BB` is the image, `~` the root folder.
@@ -46,7 +63,7 @@ impl Place {
             "BB" => IMAGE.to_owned(),
             _ => word.replace('~', &root),
         });
-        self.host.shoal(words.collect::<Vec<_>>())
+        self.command(words.collect::<Vec<_>>())
     }
 
     /// Runs `shoal LINE`.
@@ -119,6 +136,51 @@ impl Place {
         let path = self.host.root().join(name);
         std::fs::write(&path, text).expect("the scratch folder is writable");
         path
+    }
+}
+
+/// podman on a test's host: folders of its own, and a mount namespace without the cgroup v2 mount of a hybrid host, which its
+/// runtime refuses.
+struct Podman {
+    holder: std::process::Child,
+}
+
+impl Podman {
+    fn new(host: &Host) -> Self {
+        use std::io::Read;
+        let conf = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+        std::fs::write(host.root().join("containers.conf"), conf).expect("the scratch folder is writable");
+        let script = "for m in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/mounts); do umount \"$m\" || exit 1; done; echo; exec sleep 100000";
+        let line = host.cmd("unshare").args(["--mount", "--propagation", "slave", "--", "sh", "-c", script]);
+        let mut holder = line.command().stdout(std::process::Stdio::piped()).spawn().expect("unshare is installed");
+        let mut ready = [0];
+        holder.stdout.as_mut().expect("piped").read_exact(&mut ready).expect("the mount namespace is made");
+        Self { holder }
+    }
+
+    fn command(&self, host: &Host) -> Cmd {
+        let place = |name: &str| host.root().join("podman").join(name).to_string_lossy().into_owned();
+        let mounts = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
+        let mut line = host.cmd("nsenter").args([&mounts, "--"]).arg(integration::binaries::tool("podman", "podman"));
+        for (flag, folder) in
+            [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp"), ("--network-config-dir", "net")]
+        {
+            line = line.args([flag, &place(folder)]);
+        }
+        line.args(["--cgroup-manager", "cgroupfs", "--storage-driver", "overlay"])
+            .env("CONTAINERS_CONF", host.root().join("containers.conf"))
+            .deadline(Duration::from_secs(120))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(podman) = &mut self.podman {
+            let _ = podman.command(&self.host).args(["rm", "-f", "-a", "-v", "-t", "0"]).run();
+            // A child of ours; what it may still hold goes with the host.
+            let _ = podman.holder.kill();
+            let _ = podman.holder.wait();
+        }
     }
 }
 
