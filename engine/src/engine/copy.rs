@@ -182,6 +182,13 @@ impl Engine {
         let own = move |_: u32, _: u32| (user, group);
         let owners: Owners<'_> = if wish.archive { SAME } else { &own };
         let to = absolute(to).map_err(EngineError::io("find the working directory"))?;
+        if fs::metadata(&to).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            // It would be replaced: `/dev/null` by a file.
+            return Err(EngineError::Invalid(format!(
+                "{} is a device, a pipe or a socket: a copy goes into files and directories, `-` is the standard output",
+                to.display()
+            )));
+        }
         self.in_root(name, |root, _| {
             let host = Rootfs::open(Path::new("/"))?;
             let merge = Merge { owners, attributes: wish.archive };

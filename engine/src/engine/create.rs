@@ -184,6 +184,12 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
             return Err(EngineError::Invalid(format!("--dns {text:?}: the address of a server is needed")));
         }
     }
+    if wish.userns.starts_with("keep-id")
+        && crate::roots::rootless().is_some()
+        && !matches!(mode, crate::network::Mode::Host)
+    {
+        return invalid("--userns keep-id shares the host's network only: add --network host");
+    }
     let mut targets = std::collections::BTreeSet::new();
     for mount in &wish.mounts {
         if !targets.insert(mount.target.trim_end_matches('/')) {

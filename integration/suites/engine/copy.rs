@@ -73,6 +73,19 @@ fn a_stopped_containers_volumes_are_where_they_belong() {
 }
 
 #[test]
+fn a_device_of_the_host_is_not_replaced() {
+    let place = Place::new("cp-device");
+    let (kind, mode) = (nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::from_bits_truncate(0o666));
+    // As /dev/null, and not it.
+    let device = place.host.root().join("null");
+    nix::sys::stat::mknod(&device, kind, mode, nix::sys::stat::makedev(1, 3)).expect("root may make devices");
+    let _ = place.ok("create --name box BB true");
+    place.refused("cp box:/etc/passwd ~/null", 1, "is a device");
+    let there = std::fs::metadata(&device).expect("still there").file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&there));
+}
+
+#[test]
 fn a_container_that_swaps_a_directory_for_a_link_catches_no_copy() {
     let place = Place::new("cp-hostile");
     let prey = place.host.root().join("prey");

@@ -157,12 +157,28 @@ fn keep_id_is_the_user_inside_and_outside() {
     place.user.own(&shared);
     let bind = format!("{}:/s", shared.display());
     let script = "id -u; id -g; touch /s/file; stat -c %u /bin/busybox";
-    let said = place.ok(&["run", "--rm", "--userns", "keep-id", "-v", &bind, IMAGE, "sh", "-c", script]);
+    let refused = place.run(&["run", "--rm", "--userns", "keep-id", IMAGE, "true"]).expect_code(125);
+    assert!(refused.stderr.contains("--network host"), "{}", refused.stderr);
+    let said =
+        place.ok(&["run", "--rm", "--userns", "keep-id", "--network", "host", "-v", &bind, IMAGE, "sh", "-c", script]);
     let (uid, gid) = (place.user.uid.to_string(), place.user.gid.to_string());
     assert_eq!(said.lines().collect::<Vec<_>>(), [uid.as_str(), gid.as_str(), "0"]);
     assert_eq!(std::fs::metadata(shared.join("file")).expect("made").uid(), place.user.uid);
     assert_eq!(
-        place.ok(&["run", "--rm", "--userns", "keep-id", "-u", "0", IMAGE, "sh", "-c", "touch /bin/new && id -u"]),
+        place.ok(&[
+            "run",
+            "--rm",
+            "--userns",
+            "keep-id",
+            "--network",
+            "host",
+            "-u",
+            "0",
+            IMAGE,
+            "sh",
+            "-c",
+            "touch /bin/new && id -u"
+        ]),
         "0"
     );
 }

@@ -41,14 +41,14 @@ const OPERATIONS: &[(&[&str], &str)] = &[
     (&["run -d --name box -p 8080:80 IMAGE sleep 1000"], "exec box sh -c exit"),
     (&["run -d --name box IMAGE sleep 1000"], "network connect soak box"),
     (&["run -d --name box --network soak IMAGE sleep 1000"], "network disconnect soak box"),
-    (&["run -d --name box IMAGE sleep 1000"], "cp box:/bin/busybox /dev/null"),
+    (&["run -d --name box IMAGE sleep 1000"], "cp box:/bin/busybox COPY"),
     (&["create --name box IMAGE true"], "cp /etc/hostname box:/"),
     (&["run -d --name box --restart always IMAGE sh -c exit"], "ps -a"),
     (&["run -d --name box --restart always IMAGE sh -c exit"], "stop -t 0 box"),
     (&["run -d --name box IMAGE sleep 1000"], "pause box"),
     (&["run -d --name box IMAGE sleep 1000"], "rename box crate"),
     (&["run -d --name box --health-cmd true --health-interval 50ms IMAGE sleep 1000"], "healthcheck run box"),
-    (&[], "run --rm --userns auto --network host IMAGE true"),
+    (&[], "run --rm --userns auto IMAGE true"),
     (&[], "run --rm --network none IMAGE true"),
 ];
 
@@ -216,7 +216,12 @@ impl Place {
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.shoal);
         command.arg("--root").arg(self.folder.join("shoal"));
-        command.args(line.split(' ').map(|word| if word == "IMAGE" { IMAGE } else { word }));
+        let copy = self.folder.join("copy").to_string_lossy().into_owned();
+        command.args(line.split(' ').map(|word| match word {
+            "IMAGE" => IMAGE,
+            "COPY" => &copy,
+            word => word,
+        }));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
