@@ -175,7 +175,7 @@ impl Place {
             all.insert(format!("link {}", line.split(':').next().unwrap_or_default().trim()));
         }
         let hash = format!("{:016x}", fnv(self.folder.join("shoal/run").as_os_str().as_encoded_bytes()));
-        for line in shell::output("find", &["/sys/fs/cgroup", "-type", "d", "-path", &format!("*{hash}*")])?.lines() {
+        for line in found(&["/sys/fs/cgroup", "-type", "d", "-path", &format!("*{hash}*")])?.lines() {
             all.insert(format!("cgroup {line}"));
         }
         for (at, line) in shell::output("nft", &["list", "ruleset"])?.lines().enumerate() {
@@ -184,7 +184,7 @@ impl Place {
         for place in ["data", "run"] {
             let root = self.folder.join("shoal").join(place);
             // The store's temporary files go with its next collection, as everywhere.
-            let text = shell::output("find", &[&root.to_string_lossy(), "-not", "-path", "*/data/images/*"])?;
+            let text = found(&[&root.to_string_lossy(), "-not", "-path", "*/data/images/*"])?;
             all.extend(text.lines().map(|line| format!("file {line}")));
         }
         for (pid, name) in descendants() {
@@ -259,6 +259,12 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus> {
             Err(error) => return Err(error.to_string()),
         }
     }
+}
+
+/// What `find` prints. What vanishes under its eyes, others' work too, is no failure.
+fn found(args: &[&str]) -> Result<String> {
+    let output = Command::new("find").args(args).output().map_err(|error| format!("find: {error}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Takes in the orphans that have ended: this process has adopted them.
