@@ -53,12 +53,16 @@ impl Foreign {
             below.chain([top.to_owned()]).filter_map(|path| path.canonicalize().ok()).collect();
         places.sort();
         places.dedup();
-        // cpuset (v1) wants to be filled before a process may enter; below another cgroup nothing is a hierarchy.
-        let is_hierarchy = |path: &PathBuf| {
-            path.join("cgroup.procs").exists()
-                && (path == top || !top.join("cgroup.procs").exists())
-                && !path.ends_with("cpuset")
+        // By the kind of the file system: somebody may have left a plain file `cgroup.procs` beside the hierarchies.
+        let is_cgroup = |path: &Path| {
+            nix::sys::statfs::statfs(path).is_ok_and(|found| {
+                let kind = found.filesystem_type();
+                kind == nix::sys::statfs::CGROUP_SUPER_MAGIC || kind == nix::sys::statfs::CGROUP2_SUPER_MAGIC
+            })
         };
+        // cpuset (v1) wants to be filled before a process may enter; below another cgroup nothing is a hierarchy.
+        let is_hierarchy =
+            |path: &PathBuf| is_cgroup(path) && (path == top || !is_cgroup(top)) && !path.ends_with("cpuset");
         for place in places.into_iter().filter(is_hierarchy) {
             let folder = place.join(name);
             std::fs::create_dir(&folder).expect("a new name");
