@@ -5,6 +5,7 @@
 //! renames of what goes happen under the exclusive lock, and the deleting afterwards. A collection that is killed leaves
 //! at most a folder in `tmp/` that the next one takes.
 
+use crate::registry::leftovers::{self, Leftover};
 use crate::store::{Store, StoreError, layout, lease, rootfs};
 use oci::config::ImageConfig;
 use oci::digest::Algorithm;
@@ -68,17 +69,30 @@ pub fn run(store: &Store, options: Options) -> Result<Report, StoreError> {
         let mut needed = mark(store, &mut known)?;
         needed.extend(lease::held(store.path())?);
         let idle = idle(store, options, &trash)?;
-        for (path, item) in garbage.into_iter().filter(|(_, item)| !item.is_needed(&needed)).chain(idle) {
-            report.bytes += disk_bytes(&path);
-            match item {
-                Item::Blob(digest) => report.blobs.push(digest),
-                Item::Layer(_, name) => report.layers.push(name),
-                Item::Leftover => report.leftovers += 1,
-            }
+        let leftovers = registry_leftovers(store, options, &needed);
+        let garbage = garbage.into_iter().filter(|(_, item)| !item.is_needed(&needed));
+        for (path, item) in garbage.chain(idle).chain(leftovers) {
+            let bytes = disk_bytes(&path);
             if !options.dry_run {
                 gone += 1;
                 let to = trash.path().join(gone.to_string());
-                std::fs::rename(&path, &to).map_err(StoreError::io("throw away", &path))?;
+                match std::fs::rename(&path, &to) {
+                    Ok(()) if matches!(item, Item::Link) && leftovers::is_young(&to) => {
+                        // A push renewed it meanwhile.
+                        std::fs::rename(&to, &path).map_err(StoreError::io("put back", &path))?;
+                        continue;
+                    }
+                    Ok(()) => {}
+                    // A server, which takes no lock of ours for it, was done with it.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound && item.is_leftover() => continue,
+                    Err(error) => return Err(StoreError::io("throw away", &path)(error)),
+                }
+            }
+            report.bytes += bytes;
+            match item {
+                Item::Blob(digest) => report.blobs.push(digest),
+                Item::Layer(_, name) => report.layers.push(name),
+                Item::Leftover | Item::Link => report.leftovers += 1,
             }
         }
     }
@@ -92,14 +106,20 @@ enum Item {
     Blob(Digest),
     Layer(Digest, String),
     Leftover,
+    /// A link of the registry to nothing.
+    Link,
 }
 
 impl Item {
     fn is_needed(&self, needed: &HashSet<Digest>) -> bool {
         match self {
             Self::Blob(digest) | Self::Layer(digest, _) => needed.contains(digest),
-            Self::Leftover => false,
+            Self::Leftover | Self::Link => false,
         }
+    }
+
+    fn is_leftover(&self) -> bool {
+        matches!(self, Self::Leftover | Self::Link)
     }
 }
 
@@ -201,6 +221,25 @@ fn idle(
             items.push((path, Item::Leftover));
         }
     }
+    // Layers that were being made, or waited for, by a process that died. Who waits for one looks again by its name.
+    for (path, name) in names(&store.path().join("layers"))? {
+        if name.ends_with(".lock") && !name.starts_with('.') && is_idle(&path) {
+            items.push((path, Item::Leftover));
+        }
+    }
+    // Halves of writes that are renamed in the end: those of `uses/` are made under this lock, those of the index under its own.
+    let mut halves = names(&store.path().join("uses"))?;
+    let index_lock = layout::open_lock(&store.path().join("index.lock"))?;
+    if index_lock.try_lock().is_ok() {
+        halves.extend(names(store.path())?.into_iter().filter(|(_, name)| name.starts_with(".index.json")));
+    }
+    let half = |(path, name): &(PathBuf, String)| name.starts_with('.') && path.is_file();
+    items.extend(halves.into_iter().filter(half).map(|(path, _)| (path, Item::Leftover)));
+    for (path, _) in names(&store.path().join("sending"))? {
+        if (is_old(&path) || options.partial) && is_idle(&path) {
+            items.push((path, Item::Leftover));
+        }
+    }
     for (path, name) in names(&store.path().join("partial"))? {
         let data = path.with_extension("");
         let done = name
@@ -208,14 +247,29 @@ fn idle(
             .next()
             .and_then(|stem| stem.replacen('-', ":", 1).parse::<Digest>().ok())
             .is_none_or(|digest| store.has(&digest).unwrap_or(false));
-        let old = std::fs::metadata(&path)
-            .and_then(|metadata| metadata.modified())
-            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > PARTIAL_AGE_MAX));
-        if (done || old || options.partial) && is_idle(&data) {
+        if (done || is_old(&path) || options.partial) && is_idle(&data) {
             items.push((path, Item::Leftover));
         }
     }
     Ok(items)
+}
+
+/// What dead servers and their clients left in the registry's folder.
+fn registry_leftovers(store: &Store, options: Options, needed: &HashSet<Digest>) -> Vec<(PathBuf, Item)> {
+    // What cannot be looked at is kept.
+    let has = |digest: &Digest| store.has(digest).unwrap_or(true);
+    let found = leftovers::find(&store.path().join("registry"), needed, &has, options.partial);
+    let item = |leftover| match leftover {
+        Leftover::File(path) => (path, Item::Leftover),
+        Leftover::Link(path) => (path, Item::Link),
+    };
+    found.into_iter().map(item).collect()
+}
+
+/// Whether nobody has gone on with this for so long that nobody will.
+fn is_old(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > PARTIAL_AGE_MAX))
 }
 
 /// Whether nobody holds the lock on this file or directory.
@@ -248,13 +302,21 @@ fn names(dir: &Path) -> Result<Vec<(PathBuf, String)>, StoreError> {
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };
-    let own = metadata.blocks() * 512;
-    if !metadata.is_dir() {
+    let mut sum = 0;
+    // Not by recursion: a layer may be two thousand levels deep, and this may run on a small stack.
+    let mut todo = vec![(path.to_owned(), metadata)];
+    while let Some((path, metadata)) = todo.pop() {
         // A tar that is also a blob goes when its last name goes.
-        return if metadata.nlink() > 1 { 0 } else { own };
+        if metadata.is_dir() || metadata.nlink() <= 1 {
+            sum += metadata.blocks() * 512;
+        }
+        if metadata.is_dir() {
+            for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+                todo.extend(entry.metadata().map(|metadata| (entry.path(), metadata)));
+            }
+        }
     }
-    let children = std::fs::read_dir(path).into_iter().flatten().flatten();
-    own + children.map(|entry| disk_bytes(&entry.path())).sum::<u64>()
+    sum
 }
 
 #[cfg(test)]
@@ -405,5 +467,68 @@ mod tests {
         assert_eq!(run(&store, Options::default()).unwrap().leftovers, 0);
         assert!(matches!(store.claim(&digest, 5).unwrap(), crate::Claim::Mine(partial) if partial.received() == 3));
         assert_eq!(run(&store, Options { partial: true, ..Options::default() }).unwrap().leftovers, 2);
+    }
+
+    #[test]
+    fn what_dead_servers_left_goes_when_it_is_old_and_a_link_to_nothing_too() {
+        let (dir, store) = scratch();
+        let registry = dir.path().join("registry");
+        drop(crate::registry::Shelf::open(&registry, std::sync::Arc::new(Store::open(dir.path()).unwrap())).unwrap());
+        let links = registry.join("repositories/a/b/_blobs/sha256");
+        std::fs::create_dir_all(&links).unwrap();
+        let make = |path: &Path, age_hours: u64| {
+            let file = File::create(path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age_hours * 3600)).unwrap();
+        };
+        let upload = |name: &str, age_hours: u64| {
+            let folder = registry.join("uploads").join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("repository"), "a/b").unwrap();
+            make(&folder.join("data"), age_hours);
+            folder
+        };
+        let (gone, young) = (Digest::sha256(b"gone"), Digest::sha256(b"young"));
+        let old = [links.join(".12.3"), upload("old", 25).join("data"), links.join(gone.hex())];
+        make(&old[0], 2);
+        make(&old[2], 24 * 30);
+        let kept = [links.join(".12.4"), upload("young", 2).join("data"), links.join(young.hex())];
+        make(&kept[0], 0);
+        make(&kept[2], 1);
+        let busy = upload("busy", 25).join("data");
+        let lock = File::open(&busy).unwrap();
+        lock.lock().unwrap();
+        assert_eq!(run(&store, Options { dry_run: true, ..Options::default() }).unwrap().leftovers, 3);
+        assert_eq!(run(&store, Options::default()).unwrap().leftovers, 3);
+        assert!(old.iter().all(|path| !path.exists()) && kept.iter().all(|path| path.exists()) && busy.exists());
+        assert!(!registry.join("uploads/old").exists());
+        // A user who wants the room takes what no server works on.
+        assert_eq!(run(&store, Options { partial: true, ..Options::default() }).unwrap().leftovers, 1);
+        assert!(!kept[1].exists() && busy.exists());
+    }
+
+    #[test]
+    fn halves_of_writes_that_a_dead_process_left_go() {
+        let (dir, store) = scratch();
+        let halves = ["uses/.use-1-2-3", ".index.json-1-2-3"].map(|name| dir.path().join(name));
+        halves.iter().for_each(|half| std::fs::write(half, "half").unwrap());
+        let lock = layout::open_lock(&dir.path().join("index.lock")).unwrap();
+        lock.lock().unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap().leftovers, 1, "the index is being written");
+        drop(lock);
+        assert_eq!(run(&store, Options::default()).unwrap().leftovers, 1);
+        assert!(halves.iter().all(|half| !half.exists()));
+    }
+
+    #[test]
+    fn locks_of_layers_that_a_dead_process_was_making_go() {
+        let (dir, store) = scratch();
+        let lock = dir.path().join(format!("layers/sha256-{}.i.lock", Digest::sha256(b"x").hex()));
+        std::fs::write(&lock, "").unwrap();
+        let held = File::open(&lock).unwrap();
+        held.lock().unwrap();
+        assert_eq!(run(&store, Options::default()).unwrap().leftovers, 0);
+        drop(held);
+        assert_eq!(run(&store, Options::default()).unwrap().leftovers, 1);
+        assert!(!lock.exists());
     }
 }

@@ -257,7 +257,11 @@ fn platforms(manifests: &[Descriptor]) -> String {
 
 /// Layers to be made ready as soon as their blobs are here: the digests of their plain tars, by blob.
 #[derive(Debug, Default)]
-pub(crate) struct Layers(HashMap<Digest, Digest>);
+pub(crate) struct Layers {
+    diff_ids: HashMap<Digest, Digest>,
+    /// Configs that were fetched to learn them.
+    configs: HashSet<Digest>,
+}
 
 impl Layers {
     /// Fetches the configs of images and learns their layers. What is no image (an artifact) has none; a config that does
@@ -273,11 +277,15 @@ impl Layers {
             if !media::is_image_config(&image.config.media_type) {
                 continue;
             }
-            fetch_blob(store, repository, &image.config, progress).await?;
+            let config = &image.config;
+            if self.configs.insert(config.digest) {
+                progress.event(Event::Queued { digest: &config.digest, content: Content::Config, size: config.size });
+                fetch_blob(store, repository, config, progress).await?;
+            }
             let raw = store.read_blob(&image.config.digest, oci::config::CONFIG_BYTES_MAX)?;
             let diff_ids = ImageConfig::parse(&raw).map(|config| config.rootfs.diff_ids).unwrap_or_default();
             if diff_ids.len() == image.layers.len() {
-                self.0.extend(image.layers.iter().map(|layer| layer.digest).zip(diff_ids));
+                self.diff_ids.extend(image.layers.iter().map(|layer| layer.digest).zip(diff_ids));
             }
         }
         Ok(())
@@ -292,7 +300,7 @@ pub(crate) async fn fetch_all(
     layers: Layers,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let mut seen = HashSet::new();
+    let Layers { diff_ids, configs: mut seen } = layers;
     let mut blobs = Vec::new();
     for image in manifests.iter().filter_map(Manifest::image) {
         let config = std::iter::once((&image.config, Content::Config));
@@ -312,7 +320,7 @@ pub(crate) async fn fetch_all(
     let mut preparing = JoinSet::new();
     while let Some(done) = running.next().await {
         let blob = done?;
-        if let Some(diff_id) = layers.0.get(&blob.digest) {
+        if let Some(diff_id) = diff_ids.get(&blob.digest) {
             preparing.spawn(make_ready(store.clone(), blob.clone(), *diff_id, Arc::clone(&permits)));
         }
         // A layer that cannot be made ready ends the pull now, not after the last byte.

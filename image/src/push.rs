@@ -6,9 +6,10 @@
 
 use crate::fetch;
 use crate::progress::{Content, Event, Progress};
-use crate::remote::client::{Repository, Uploaded};
+use crate::remote::client::{Repository, Uploaded, Watch};
 use crate::remote::transport::{Identity, Limits, Transport};
 use crate::remote::{self, config};
+use crate::store::sending::Sending;
 use crate::store::{Store, StoreError};
 use futures::StreamExt as _;
 use oci::descriptor::Descriptor;
@@ -16,7 +17,7 @@ use oci::digest::Digest;
 use oci::manifest::{Manifest, media};
 use oci::reference::Reference;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Repositories a blob is tried to be mounted from.
 const MOUNTS_MAX: usize = 4;
@@ -155,13 +156,43 @@ async fn send_blob(
         }
         Err(source) => return Err(PushError::Store { reference: reference.to_string(), source }),
     };
-    let sent = |done| progress.event(Event::Moved { digest: &blob.digest, done, size: blob.size });
-    let outcome = repository.push_blob(blob, file, mount_from, &sent).await;
+    let kept = |source| PushError::Store { reference: reference.to_string(), source };
+    let place = format!("{}/{}", repository.registry, repository.name);
+    // Without a turn of its own (another process sends the same) this upload is not remembered.
+    let sending = store.sending(&place, &blob.digest).map_err(kept)?;
+    let begun = sending.as_ref().and_then(Sending::place).map(str::to_owned);
+    let watch = Watcher { blob, progress, sending: Mutex::new(sending) };
+    let outcome = repository.push_blob(blob, file, begun.as_deref(), mount_from, &watch).await;
+    if outcome.is_ok()
+        && let Some(sending) = watch.sending.into_inner().unwrap_or_else(PoisonError::into_inner)
+    {
+        sending.finished();
+    }
     match outcome.map_err(|source| PushError::Remote { reference: reference.to_string(), source })? {
         Uploaded::Sent => progress.event(Event::Done { digest: &blob.digest }),
         Uploaded::Existed | Uploaded::Mounted => progress.event(Event::Exists { digest: &blob.digest }),
     }
     Ok(())
+}
+
+/// Tells the user how far a blob is, and the store where it goes.
+struct Watcher<'a> {
+    blob: &'a Descriptor,
+    progress: &'a dyn Progress,
+    sending: Mutex<Option<Sending>>,
+}
+
+impl Watch for Watcher<'_> {
+    fn sent(&self, done: u64) {
+        self.progress.event(Event::Moved { digest: &self.blob.digest, done, size: self.blob.size });
+    }
+
+    fn moves_to(&self, place: &str) {
+        if let Some(sending) = &mut *self.sending.lock().unwrap_or_else(PoisonError::into_inner) {
+            // What cannot be remembered (a full disk) is sent again after a kill; the push goes on.
+            let _ = sending.moved(place);
+        }
+    }
 }
 
 /// The manifests below `top` that are in the store, top first. When exactly one image of an index is here and others are

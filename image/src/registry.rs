@@ -6,6 +6,7 @@
 pub mod access;
 pub mod api;
 pub mod error;
+pub(crate) mod leftovers;
 pub mod route;
 pub mod serve;
 pub mod shelf;

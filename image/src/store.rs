@@ -6,6 +6,7 @@
 //! tmp/                                      blobs and layers being written, each locked by its writer
 //! partial/                                  downloads that can go on, with their journals
 //! layers/                                   layers as mountable file systems
+//! sending/                                  where pushes of ours are, for those that are killed
 //! leases/  uses/  gc.lock                   what is not garbage, and who says so
 //! ```
 //!
@@ -25,6 +26,7 @@ mod mounts;
 pub mod names;
 mod partial;
 pub mod rootfs;
+pub(crate) mod sending;
 mod stack;
 pub(crate) mod sys;
 mod tree;
@@ -36,6 +38,7 @@ pub use ingest::Ingest;
 pub use layout::Layout;
 pub use names::ImageRecord;
 pub use partial::{Claim, Partial};
+pub(crate) use tree::remove_at;
 pub use tree::{clear_tree, remove_tree};
 
 use lease::Lease;
@@ -196,7 +199,7 @@ impl TemporaryDir {
 impl Drop for TemporaryDir {
     fn drop(&mut self) {
         // Renamed away in the good case; else the next collection takes what cannot be removed now.
-        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = remove_tree(&self.path);
     }
 }
 

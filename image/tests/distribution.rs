@@ -181,6 +181,11 @@ async fn what_is_not_there_is_404_with_its_code() {
     bench.get("/v2/a/manifests/latest").await.refused(404, "MANIFEST_UNKNOWN");
     bench.get(&format!("/v2/a/manifests/{digest}")).await.refused(404, "MANIFEST_UNKNOWN");
     bench.get("/v2/a/blobs/uploads/00000000000000000000000000000000").await.refused(404, "BLOB_UPLOAD_UNKNOWN");
+    // A tag that cannot be: not found, rather than a reproach.
+    bench.get("/v2/a/manifests/.NOT_A_TAG").await.refused(404, "MANIFEST_UNKNOWN");
+    bench.ask(Method::DELETE, "/v2/a/manifests/-x", &[], "").await.refused(404, "MANIFEST_UNKNOWN");
+    bench.ask(Method::DELETE, "/v2/never/manifests/latest", &[], "").await.refused(404, "NAME_UNKNOWN");
+    bench.ask(Method::DELETE, &format!("/v2/never/blobs/{digest}"), &[], "").await.refused(404, "BLOB_UNKNOWN");
     let head = bench.ask(Method::HEAD, "/v2/a/manifests/latest", &[], "").await;
     assert_eq!((head.status.as_u16(), head.body.len()), (404, 0));
 }
@@ -253,6 +258,7 @@ async fn chunks_are_taken_in_order_and_the_status_tells_where_to_go_on() {
         assert_eq!((answer.status.as_u16(), answer.header("range")), (416, "0-4"), "{range}");
         assert_eq!(answer.header("location"), place);
     }
+    bench.chunk(&place, "6-7", "ab").await.refused(416, "BLOB_UPLOAD_INVALID");
     let status = bench.get(&place).await.is(204);
     assert_eq!((status.header("range"), status.header("location")), ("0-4", place.as_str()));
     bench.chunk(&place, "5-6", "56").await.is(202);
@@ -412,17 +418,27 @@ async fn tags_are_listed_in_order_and_in_pages() {
         bench.image("x/y", tag, "1").await;
     }
     let answer = bench.get("/v2/x/y/tags/list").await.is(200);
-    assert_eq!(answer.json(), json!({"name": "x/y", "tags": ["10", "9", "C", "a", "b"]}));
+    assert_eq!(answer.json(), json!({"name": "x/y", "tags": ["10", "9", "a", "b", "C"]}));
     let answer = bench.get("/v2/x/y/tags/list?n=2").await.is(200);
     assert_eq!(answer.json()["tags"], json!(["10", "9"]));
     assert_eq!(answer.header("link"), "</v2/x/y/tags/list?n=2&last=9>; rel=\"next\"");
     let answer = bench.get("/v2/x/y/tags/list?n=2&last=9").await.is(200);
-    assert_eq!(answer.json()["tags"], json!(["C", "a"]));
-    let answer = bench.get("/v2/x/y/tags/list?n=2&last=a").await.is(200);
-    assert_eq!((answer.json()["tags"].clone(), answer.header("link")), (json!(["b"]), ""));
-    assert_eq!(bench.get("/v2/x/y/tags/list?n=0").await.is(200).json()["tags"], json!([]));
+    assert_eq!(answer.json()["tags"], json!(["a", "b"]));
+    let answer = bench.get("/v2/x/y/tags/list?n=2&last=b").await.is(200);
+    assert_eq!((answer.json()["tags"].clone(), answer.header("link")), (json!(["C"]), ""));
+    // `n` is optional, `last` need not exist, and as many as there are make no next page.
+    assert_eq!(bench.get("/v2/x/y/tags/list?last=A9").await.is(200).json()["tags"], json!(["b", "C"]));
+    assert_eq!(bench.get("/v2/x/y/tags/list?n=5").await.is(200).header("link"), "");
+    let none = bench.get("/v2/x/y/tags/list?n=0").await.is(200);
+    assert_eq!((none.json()["tags"].clone(), none.header("link")), (json!([]), ""));
     assert_eq!(bench.get("/v2/x/y/tags/list?last=zz").await.is(200).json()["tags"], json!([]));
-    bench.get("/v2/x/y/tags/list?n=many").await.refused(400, "PAGINATION_NUMBER_INVALID");
+    bench.get("/v2/x/y/tags/list?n=many").await.refused(400, "UNSUPPORTED");
+    bench.get("/v2/x/y/tags/list?n=-1").await.refused(400, "UNSUPPORTED");
+    // Tags that differ in case alone each have their page.
+    bench.image("x/z", "b", "1").await;
+    bench.image("x/z", "B", "1").await;
+    assert_eq!(bench.get("/v2/x/z/tags/list?n=1").await.json()["tags"], json!(["B"]));
+    assert_eq!(bench.get("/v2/x/z/tags/list?n=1&last=B").await.json()["tags"], json!(["b"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -509,6 +525,82 @@ async fn referrers_are_kept_filtered_and_deleted() {
 
     bench.ask(Method::DELETE, &format!("/v2/a/manifests/{}", digests[0]), &[], "").await.is(202);
     assert_eq!(bench.get(&path).await.json()["manifests"].as_array().unwrap().len(), 2);
+    // The subject goes and comes again; who refers to it stays.
+    bench.ask(Method::DELETE, &format!("/v2/a/manifests/{subject}"), &[], "").await.is(202);
+    assert_eq!(bench.get(&path).await.is(200).json()["manifests"].as_array().unwrap().len(), 2);
+    bench.image("a", "v1", "1").await;
+    assert_eq!(bench.get(&path).await.is(200).json()["manifests"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_manifest_comes_before_its_subject_and_an_index_may_have_one() {
+    let bench = Bench::new();
+    let (raw, digest) = bench.image("a", "v1", "1").await;
+    let subject = Digest::sha256(b"a manifest that nobody pushed yet");
+    let of = json!({"mediaType": media::OCI_MANIFEST, "digest": subject.to_string(), "size": 33});
+    let child = json!({"mediaType": media::OCI_MANIFEST, "digest": digest.to_string(), "size": raw.len()});
+    let index = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "artifactType": "example/all",
+        "manifests": [child], "subject": of, "annotations": {"k": "v"}});
+    let answer = bench.put("a", "all", media::OCI_INDEX, index.to_string().as_bytes()).await.is(201);
+    assert_eq!(answer.header("oci-subject"), subject.to_string());
+    let found = bench.get(&format!("/v2/a/referrers/{subject}")).await.is(200).json();
+    assert_eq!(found["schemaVersion"], 2);
+    assert_eq!(found["manifests"][0]["mediaType"], media::OCI_INDEX);
+    assert_eq!(
+        (&found["manifests"][0]["artifactType"], &found["manifests"][0]["annotations"]["k"]),
+        (&json!("example/all"), &json!("v"))
+    );
+    // Another repository knows nothing of it, and no filter was asked for.
+    let elsewhere = bench.get(&format!("/v2/b/referrers/{subject}")).await.is(200);
+    assert_eq!((elsewhere.json()["manifests"].clone(), elsewhere.header("oci-filters-applied")), (json!([]), ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_request_to_one_upload_is_told_to_wait() {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    let bench = Bench::new();
+    let place = bench.start("a").await;
+    let (send, wait) = tokio::sync::oneshot::channel::<()>();
+    let body = StreamBody::new(Box::pin(futures::stream::once(async move {
+        let _ = wait.await;
+        Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"slow")))
+    })));
+    let slow = Request::builder().method(Method::PATCH).uri(&place).body(body).unwrap();
+    let registry = &bench.registry;
+    let (first, second) = tokio::join!(registry.answer(slow), async {
+        let second = bench.chunk(&place, "0-0", "x").await;
+        let _ = send.send(());
+        second
+    });
+    second.refused(429, "TOOMANYREQUESTS");
+    assert_eq!(first.status(), StatusCode::ACCEPTED);
+    assert_eq!(bench.get(&place).await.is(204).header("range"), "0-3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn every_refusal_is_json_of_the_specified_form() {
+    let bench = Bench::new();
+    bench.image("a", "v1", "1").await;
+    for (method, path) in [
+        (Method::GET, "/v2/A/tags/list"),
+        (Method::GET, "/v2/a/manifests/none"),
+        (Method::PUT, "/v2/a/manifests/v1"),
+        (Method::GET, "/v2/a/blobs/sha256:zz"),
+        (Method::PATCH, "/v2/a/blobs/uploads/none"),
+        (Method::GET, "/v2/never/tags/list"),
+        (Method::PATCH, "/v2/a/tags/list"),
+        (Method::GET, "/v2/a/nowhere"),
+    ] {
+        let answer = bench.ask(method, path, &[], "").await;
+        assert!(answer.status.is_client_error(), "{path}");
+        assert_eq!(answer.header("content-type"), "application/json", "{path}");
+        let document = answer.json();
+        let error = &document["errors"][0];
+        let code = error["code"].as_str().unwrap();
+        assert!(code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{code}");
+        assert!(error["message"].is_string(), "{path}");
+    }
 }
 
 // Methods, access, modes -----------------------------------------------------------------------------------------------

@@ -64,6 +64,14 @@ impl Builder {
         self
     }
 
+    /// Adds a layer given as it travels: its media type, its bytes, and what the configuration says of its plain tar.
+    pub fn packed_layer(&mut self, media_type: &str, bytes: Vec<u8>, diff_id: &str) -> &mut Self {
+        self.diff_ids.push(diff_id.to_owned());
+        let descriptor = self.blob(media_type, bytes);
+        self.layers.push(descriptor);
+        self
+    }
+
     fn blob(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
         let digest = digest(&bytes);
         let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});

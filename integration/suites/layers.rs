@@ -1,6 +1,9 @@
 //! Layers on a real kernel: what is mounted and what is unpacked equals what GNU tar makes of the same archive, and
 //! whiteouts hide what umoci's unpack does not show either.
 
+#[path = "layers/hostile.rs"]
+mod hostile;
+
 use integration::{Cmd, Scratch, image::Builder};
 use std::collections::BTreeMap;
 use std::path::Path;

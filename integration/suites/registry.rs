@@ -11,5 +11,7 @@ mod place;
 mod proxy;
 #[path = "registry/signature.rs"]
 mod signature;
+#[path = "registry/soak.rs"]
+mod soak;
 #[path = "registry/trouble.rs"]
 mod trouble;

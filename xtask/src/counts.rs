@@ -48,6 +48,13 @@ pub(crate) const COUNTS: &[Count] = &[
         variable: None,
     },
     Count {
+        name: "image",
+        round: "operation of push, pull, delete and gc side by side, clients and the server killed with -9",
+        ci: 40,
+        soak: 1_000,
+        variable: Some("SHOAL_IMAGE_OPERATIONS"),
+    },
+    Count {
         name: "load",
         round: "request through a node's published port during updates, a drain and an agent's restart",
         ci: 2_000,

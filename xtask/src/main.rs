@@ -9,6 +9,7 @@ mod ci;
 mod counts;
 mod dist;
 mod docs;
+mod fuzz;
 mod measure;
 mod shell;
 mod soak;
@@ -29,7 +30,8 @@ const HELP: &str = "cargo xtask VERB
                         (runtime: --view v1|v2|vm, --vm adds the machine, --build-youki)
   soak NAME [--count N] the long counts: the same code as CI, other numbers (attacks: --minutes M ends it sooner, --write)
   sim --seeds N         the simulator over N seeds (--seed S replays one)
-  fuzz [NAME --seconds N --seed S]  config | mount_options | seccomp: mutates the seeds of runtime/fuzz/corpus
+  fuzz [NAME --seconds N --seed S]  config | mount_options | seccomp | layer | unpack | reference | challenge | request |
+                        manifest: mutates the seeds of runtime/fuzz/corpus and image/fuzz/corpus
   vm [--systemd] -- CMD a command in a small virtual machine with pure cgroup v2
   measure               sizes of files and functions, documentation, unsafe blocks
   docs                  docs/cli.md from the definitions of the commands
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
         Some("demo") => shell::run("./demo", rest),
         Some("bench") => bench::run(rest),
         Some("soak") => soak::run(rest),
-        Some("fuzz") => shell::cargo(&["test", "-q", "-p", "runtime", "--test", "fuzz", "--"], rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("sim") => shell::cargo(&["run", "--release", "--quiet", "-p", "tests", "--bin", "sim", "--"], rest),
         Some("vm") => vm::run(rest),
         Some("docs") => docs::run(),

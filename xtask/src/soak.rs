@@ -33,6 +33,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         "attacks" => attacks::run(number, limit, args.iter().any(|arg| arg == "--write")),
         "engine" => engine::run(number, args),
         "crash" => crash(number),
+        "image" => image(number),
         "load" => load(number, counts::of("kills")?.soak),
         "kills" => load(0, number),
         _ => Err(format!("{name} has no code here")),
@@ -44,6 +45,14 @@ fn crash(stride: u32) -> Result<()> {
     let mut command = Command::new(suite::binary("crash")?);
     command.args(["killed_anywhere", "--nocapture", "--test-threads", "2"]);
     command.env("SHOAL_CRASH_STRIDE", stride.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
+    shell::status(command)
+}
+
+/// Pushes, pulls, deletions and collections side by side, with kills.
+fn image(operations: u32) -> Result<()> {
+    let mut command = Command::new(suite::binary("registry")?);
+    command.args(["random_pushes_pulls", "--nocapture"]);
+    command.env("SHOAL_IMAGE_OPERATIONS", operations.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
     shell::status(command)
 }
 

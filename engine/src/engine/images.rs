@@ -160,15 +160,28 @@ impl Engine {
     }
 }
 
+/// The image of that name; with `--platform` the one of this platform, also where the name has one image only.
 pub(super) fn find(store: &Store, name: &str, platform: &str) -> Result<ImageRecord, StoreError> {
     match platform.parse::<Platform>() {
-        Ok(platform) if !name.starts_with("sha256:") => store.find_for(name, &platform),
+        Ok(platform) if !name.starts_with("sha256:") => {
+            let found = store.find_for(name, &platform)?;
+            match store.platform(&found)? {
+                Some(is) if platform.rank(&is).is_none() => Err(StoreError::OtherPlatform {
+                    name: name.to_owned(),
+                    wanted: platform.to_string(),
+                    is: is.to_string(),
+                }),
+                _ => Ok(found),
+            }
+        }
         _ => store.find(name),
     }
 }
 
 pub(super) fn image_error(step: &str, error: StoreError) -> EngineError {
-    let missing = matches!(error, StoreError::NoSuchImage { .. });
+    use StoreError::{NoPlatform, NoSuchImage, OtherPlatform};
+    // What is here for another platform only is not here: a pull may bring the one that is wanted.
+    let missing = matches!(error, NoSuchImage { .. } | NoPlatform { .. } | OtherPlatform { .. });
     let mut message = format!("{step}: {error}");
     let mut next = std::error::Error::source(&error);
     while let Some(cause) = next {

@@ -130,7 +130,7 @@ impl Sink {
             Kind::Registry { repository, .. } => {
                 let sent = |done| progress.event(Event::Moved { digest: &blob.digest, done, size: blob.size });
                 repository
-                    .push_blob(blob, Arc::new(file), &[], &sent)
+                    .push_blob(blob, Arc::new(file), None, &[], &sent)
                     .await
                     .map(drop)
                     .map_err(|source| self.remote(source))

@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use crate::pull::{Failure, PullError, fetch_blob};
 use crate::remote::client::Repository;
 use crate::remote::transport::Transport;
-use crate::store::{Layout, Store, StoreError};
+use crate::store::{Layout, Store, StoreError, TemporaryDir};
 use oci::descriptor::Descriptor;
 use oci::digest::Digest;
 use oci::manifest::{MANIFEST_BYTES_MAX, Manifest, media};
@@ -32,21 +32,15 @@ enum Kind {
 
 /// A temporary store beside the real one, on the same file system.
 pub(super) struct Staging {
-    path: PathBuf,
     pub(super) store: Store,
+    /// Locked while the copy runs: a collection takes what nobody locks.
+    _folder: TemporaryDir,
 }
 
 impl Staging {
     pub(super) fn new(store: &Store) -> Result<Self, StoreError> {
-        let path = store.path().join("tmp").join(crate::store::sys::unique_name("copy"));
-        Ok(Self { store: Store::open(&path)?, path })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // What stays behind is in `tmp/` and goes with the next collection.
-        let _ = std::fs::remove_dir_all(&self.path);
+        let folder = store.temporary_dir("copy")?;
+        Ok(Self { store: Store::open(folder.path())?, _folder: folder })
     }
 }
 

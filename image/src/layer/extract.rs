@@ -7,7 +7,7 @@
 use crate::layer::tar::{Entry, Kind, Reader, TarError};
 use crate::layer::whiteout::{self, Name};
 use crate::store::layers::RootEntry;
-use crate::store::sys;
+use crate::store::{remove_at, sys};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-/// How deep a tree that is removed may be: PATH_MAX leaves room for 2048 components.
+/// How deep a directory that is made opaque is cleared: PATH_MAX leaves room for 2048 components.
 const REMOVE_DEPTH_MAX: usize = 4096;
 /// How much file data is copied at once, in bytes.
 const COPY_BYTES: usize = 256 * 1024;
@@ -356,7 +356,7 @@ impl Extractor {
                 return Ok(true);
             }
             self.parent = None;
-            remove_tree(parent, name, 0).map_err(failed("remove", &entry.path))?;
+            remove_at(parent, name).map_err(failed("remove", &entry.path))?;
             self.made.remove(&(parent_inode, name.to_vec()));
             return Ok(false);
         }
@@ -463,7 +463,7 @@ impl Extractor {
                 Some(_) if self.made.contains(&place) => {}
                 Some(_) => {
                     self.parent = None;
-                    remove_tree(parent, target, 0).map_err(failed("remove", &entry.path))?;
+                    remove_at(parent, target).map_err(failed("remove", &entry.path))?;
                 }
             }
             return Ok(());
@@ -511,7 +511,7 @@ impl Extractor {
         }
         for (name, kind) in list(directory)? {
             if !self.made.contains(&(inode, name.clone())) {
-                remove_tree(directory, &name, 0)?;
+                remove_at(directory, &name)?;
             } else if kind == FileType::Directory {
                 let child = open_directory(directory, &name)?;
                 self.clear_lower(&child, depth + 1)?;
@@ -627,30 +627,6 @@ impl Extractor {
         }
         Ok(())
     }
-}
-
-/// Removes `name` in `parent`, a tree when it is a directory. Links are removed, never followed.
-pub(crate) fn remove_tree(parent: &OwnedFd, name: &[u8], depth: usize) -> io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    if depth > REMOVE_DEPTH_MAX {
-        return Err(io::Error::other("the tree is too deep"));
-    }
-    let directory = match open_directory(parent, name) {
-        Err(Errno::ACCESS) => {
-            // A directory of ours without permissions (rootless): give them back first.
-            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            open_directory(parent, name)?
-        }
-        result => result?,
-    };
-    for (child, _) in list(&directory)? {
-        remove_tree(&directory, &child, depth + 1)?;
-    }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// The names in a directory and their kinds, without `.` and `..`.

@@ -555,7 +555,13 @@ fn check_order(repository: &str, upload: &Upload, headers: &HeaderMap) -> Result
     Ok(())
 }
 
-/// Cuts a sorted list by `n` and `last`, and names the next page.
+/// distribution-spec "Listing Tags": "the tags MUST be in lexical order (i.e. case-insensitive alphanumeric order)". Names
+/// that differ in case alone are told apart by their bytes, so that `last` names one place.
+fn lexical(name: &str) -> (String, &str) {
+    (name.to_ascii_lowercase(), name)
+}
+
+/// Sorts a list, cuts it by `n` and `last`, and names the next page.
 fn page(
     mut all: Vec<String>,
     query: &[(String, String)],
@@ -563,13 +569,15 @@ fn page(
 ) -> Result<(Vec<String>, Option<String>), Refusal> {
     let asked = match value(query, "n") {
         Some(text) => {
-            text.parse::<usize>().map_err(|_| Refusal::new(Code::PaginationNumberInvalid, "n must be a number"))?
+            let refusal = || Refusal::new(Code::Unsupported, "n must be a number");
+            text.parse::<usize>().map_err(|_| refusal().status(StatusCode::BAD_REQUEST))?
         }
         None => PAGE_MAX,
     };
     if let Some(last) = value(query, "last") {
-        all.retain(|name| name.as_str() > last);
+        all.retain(|name| lexical(name) > lexical(last));
     }
+    all.sort_by(|one, other| lexical(one).cmp(&lexical(other)));
     let count = asked.min(PAGE_MAX);
     let next = (count > 0 && count < all.len()).then(|| {
         let mut next = url::form_urlencoded::Serializer::new(String::new());

@@ -35,8 +35,6 @@ pub enum Code {
     Unsupported,
     /// Too much at once.
     TooManyRequests,
-    /// `n` is not a number.
-    PaginationNumberInvalid,
     /// The registry itself failed.
     Unknown,
 }
@@ -61,7 +59,6 @@ impl Code {
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
             Self::TooManyRequests => "TOOMANYREQUESTS",
-            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
             Self::Unknown => "UNKNOWN",
         }
     }

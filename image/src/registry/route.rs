@@ -86,7 +86,14 @@ impl Route {
 
 /// Reads a path (undecoded, without query).
 pub fn parse(method: &Method, path: &str) -> Result<Route, Refusal> {
-    let route = resource(path)?;
+    let route = resource(path).map_err(|refusal| match *method {
+        // distribution-spec "Pulling manifests": "If the manifest is not found in the registry, the response code MUST be
+        // 404 Not Found". A name that no tag can have is not found, either.
+        Method::GET | Method::HEAD | Method::DELETE if refusal.code == Code::TagInvalid => {
+            Refusal::new(Code::ManifestUnknown, "no manifest can have this tag")
+        }
+        _ => refusal,
+    })?;
     if route.methods().contains(method) {
         return Ok(route);
     }
@@ -308,7 +315,7 @@ mod tests {
             ("/v2/_x/tags/list", Code::NameInvalid),
             ("/v2/a.._b/tags/list", Code::NameInvalid),
             ("/v2/a%2F..%2Fb/tags/list", Code::NameInvalid),
-            ("/v2/a/manifests/-x", Code::TagInvalid),
+            ("/v2/a/manifests/-x", Code::ManifestUnknown),
             ("/v2/a/manifests/sha256:zz", Code::DigestInvalid),
             ("/v2/a/manifests/md5:00", Code::DigestInvalid),
             ("/v2/a/blobs/latest", Code::DigestInvalid),
@@ -317,6 +324,7 @@ mod tests {
         ] {
             assert_eq!(get(path).unwrap_err().code, code, "{path}");
         }
+        assert_eq!(parse(&Method::PUT, "/v2/a/manifests/-x").unwrap_err().code, Code::TagInvalid);
         let refusal = parse(&Method::POST, "/v2/a/manifests/x").unwrap_err();
         assert_eq!((refusal.code, refusal.status.as_u16()), (Code::Unsupported, 405));
         assert_eq!(get("/v2/a__b/c--d/e.f/tags/list").unwrap(), Route::Tags { repository: "a__b/c--d/e.f".into() });

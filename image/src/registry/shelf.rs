@@ -256,6 +256,16 @@ pub fn roots(root: &Path, read: &ReadManifest<'_>) -> Result<BTreeSet<Digest>, S
     Ok(kept)
 }
 
+/// The links to blobs of every repository below `root`; what cannot be read has none.
+pub(crate) fn blob_links(root: &Path) -> Vec<(Digest, PathBuf)> {
+    let mut names = BTreeSet::new();
+    let repositories = root.join("repositories");
+    if walk(&repositories, "", 0, &mut names).is_err() {
+        return Vec::new();
+    }
+    names.iter().flat_map(|name| links(&repositories.join(name).join("_blobs")).unwrap_or_default()).collect()
+}
+
 /// The links of a folder `ALG/HEX`.
 fn links(folder: &Path) -> io::Result<Vec<(Digest, PathBuf)>> {
     let mut found = Vec::new();

@@ -60,6 +60,24 @@ pub enum Uploaded {
     Sent,
 }
 
+/// Who wants to know how far an upload is.
+pub trait Watch: Send + Sync {
+    /// The registry has this many bytes.
+    fn sent(&self, bytes: u64);
+
+    /// The next bytes go to this place; it is where another process can go on.
+    fn moves_to(&self, place: &str);
+}
+
+/// Who wants to know the bytes alone.
+impl<F: Fn(u64) + Send + Sync> Watch for F {
+    fn sent(&self, bytes: u64) {
+        self(bytes);
+    }
+
+    fn moves_to(&self, _place: &str) {}
+}
+
 impl Repository {
     /// Finds where `registry/name` lives. `write` asks for tokens that allow pushing.
     pub fn open(transport: Arc<Transport>, registry: &str, name: &str, write: bool) -> Result<Self> {
@@ -280,17 +298,28 @@ impl Repository {
 
     // Writing -------------------------------------------------------------------------------------------------------------
 
-    /// Brings a blob to the registry: skips what is there, mounts from `mount_from`, else uploads with resume. `sent` is told
-    /// how many bytes have been accepted.
+    /// Brings a blob to the registry: skips what is there, goes on with the upload that an earlier process left at
+    /// `begun`, mounts from `mount_from`, else uploads. `watch` is told how far it is.
     pub async fn push_blob(
         &self,
         blob: &Descriptor,
         file: Arc<File>,
+        begun: Option<&str>,
         mount_from: &[String],
-        sent: &(dyn Fn(u64) + Send + Sync),
+        watch: &dyn Watch,
     ) -> Result<Uploaded> {
         if self.blob_size(&blob.digest).await?.is_some() {
             return Ok(Uploaded::Existed);
+        }
+        if let Some(begun) = begun {
+            // A registry that forgot the upload, or that is not where it was, gets a new one.
+            if let Ok(Some((place, offset))) = self.upload_status(begun).await
+                && (1..=blob.size).contains(&offset)
+            {
+                watch.sent(offset);
+                self.upload(blob, &file, place, offset, watch).await?;
+                return Ok(Uploaded::Sent);
+            }
         }
         for from in mount_from.iter().filter(|from| **from != self.name) {
             let mut request = self.request(
@@ -299,12 +328,13 @@ impl Repository {
                 &format!("/blobs/uploads/?mount={}&from={}", encode(&blob.digest.to_string()), encode(from)),
             );
             request.scopes.push(format!("repository:{from}:pull"));
-            let response = self.transport.send(&self.target, &request).await?;
+            // A token service may refuse what we know only by name: then the bytes are sent.
+            let Ok(response) = self.transport.send(&self.target, &request).await else { continue };
             match response.status() {
                 StatusCode::CREATED => return Ok(Uploaded::Mounted),
                 StatusCode::ACCEPTED => {
                     let location = location(&response, &self.target)?;
-                    self.upload(blob, &file, location, sent).await?;
+                    self.upload(blob, &file, location, 0, watch).await?;
                     return Ok(Uploaded::Sent);
                 }
                 // A registry without mounts, or one that does not let us read there.
@@ -312,7 +342,7 @@ impl Repository {
             }
         }
         let location = self.start_upload().await?;
-        self.upload(blob, &file, location, sent).await?;
+        self.upload(blob, &file, location, 0, watch).await?;
         Ok(Uploaded::Sent)
     }
 
@@ -330,12 +360,14 @@ impl Repository {
         blob: &Descriptor,
         file: &Arc<File>,
         first: String,
-        sent: &(dyn Fn(u64) + Send + Sync),
+        from: u64,
+        watch: &dyn Watch,
     ) -> Result<()> {
         let mut place = first;
-        let mut offset = 0;
+        let mut offset = from;
         let mut failures = 0;
         loop {
+            watch.moves_to(&place);
             let outcome = if blob.size - offset <= CHUNK_BYTES {
                 self.finish_upload(blob, file, &place, offset).await.map(|()| None)
             } else {
@@ -343,7 +375,7 @@ impl Repository {
             };
             match outcome {
                 Ok(None) => {
-                    sent(blob.size);
+                    watch.sent(blob.size);
                     return Ok(());
                 }
                 Ok(Some((next, at))) => {
@@ -351,27 +383,29 @@ impl Repository {
                         failures = 0;
                     }
                     (place, offset) = (next, at);
-                    sent(offset);
+                    watch.sent(offset);
                 }
                 Err(error) => {
                     failures += 1;
                     let resumable = error.is_transient()
-                        || matches!(&error, Error::Status { status, .. }
-                        if matches!(*status, StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_FOUND));
+                        || is_out_of_order(&error)
+                        || matches!(&error, Error::Status { status: StatusCode::NOT_FOUND, .. });
                     if !resumable || failures >= fetch::ATTEMPTS_MAX {
                         return Err(error);
                     }
                     tokio::time::sleep(fetch::pause(failures, transport::random(), None).unwrap_or_default()).await;
                     // The finishing request may have been carried out although its answer was lost.
                     if self.blob_size(&blob.digest).await?.is_some() {
-                        sent(blob.size);
+                        watch.sent(blob.size);
                         return Ok(());
                     }
+                    // `0-0` may be one byte: a start at 0 that was refused for its order is told from it by a new upload.
+                    let refused = offset == 0 && is_out_of_order(&error);
                     (place, offset) = match self.upload_status(&place).await? {
-                        Some((place, at)) if at <= blob.size => (place, at),
+                        Some((place, at)) if at <= blob.size && !(refused && at == 0) => (place, at),
                         _ => (self.start_upload().await?, 0),
                     };
-                    sent(offset);
+                    watch.sent(offset);
                 }
             }
         }
@@ -464,10 +498,16 @@ impl Repository {
     }
 }
 
-/// The tag under which referrers are kept where the API is missing (distribution-spec "Referrers Tag Schema").
+/// The tag under which referrers are kept where the API is missing (distribution-spec "Referrers Tag Schema": "the digest from
+/// the subject field (limit of 64 characters)").
 #[must_use]
 pub fn fallback_tag(subject: &Digest) -> String {
-    format!("{}-{}", subject.algorithm().name(), subject.hex()).chars().take(128).collect()
+    let hex = subject.hex();
+    format!("{}-{}", subject.algorithm().name(), &hex[..hex.len().min(64)])
+}
+
+fn is_out_of_order(error: &Error) -> bool {
+    matches!(error, Error::Status { status: StatusCode::RANGE_NOT_SATISFIABLE, .. })
 }
 
 async fn judge_blob(response: Response, size: u64, range: Option<(u64, u64)>) -> Result<(Response, u64)> {

@@ -214,7 +214,11 @@ impl Transport {
         if let Some(namespace) = &endpoint.namespace {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
-        let base = parse_url(&endpoint.base)?;
+        let mut base = parse_url(&endpoint.base)?;
+        if endpoint.plain_fallback && request.target.starts_with("http://") {
+            // An insecure registry that was found on plain HTTP names its uploads there: still the registry itself.
+            let _ = base.set_scheme("http");
+        }
         // An upload location on another host gets nothing of ours.
         let ours = same_origin(&base, &url);
         let mut headers = HeaderMap::new();

@@ -103,6 +103,10 @@ impl Store {
                 continue;
             };
             let digest: Digest = digest;
+            if self.is_of_another_boot(&digest, Form::Index) {
+                // It is made again before anybody uses it.
+                continue;
+            }
             let Some(layer) = self.layer(&digest, Form::Index)? else {
                 checked.problems.push(format!("layer {name} has no readable meta.json"));
                 continue;

@@ -115,6 +115,16 @@ pub enum StoreError {
         /// The platform.
         platform: String,
     },
+    /// The image is of another platform than the one that was asked for.
+    #[error("{name} is an image for {is}, not for {wanted}")]
+    OtherPlatform {
+        /// The image.
+        name: String,
+        /// The platform that was asked for.
+        wanted: String,
+        /// The image's own.
+        is: String,
+    },
     /// The content is an artifact and no file-system image.
     #[error("{name} is not a container image: its config has the media type {media_type}")]
     NotAnImage {

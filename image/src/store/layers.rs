@@ -17,11 +17,16 @@ use crate::store::{Store, StoreError, TemporaryDir, layout, sys};
 use oci::digest::Hasher;
 use oci::{Descriptor, Digest};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The version of `meta.json`.
-const META_VERSION: u32 = 2;
+const META_VERSION: u32 = 3;
+/// An index that is older is flushed when it is next used: the kernel has written it back meanwhile, by itself, and the
+/// flush has nothing left to wait for (`vm.dirty_expire_centisecs` is 30 seconds).
+const SETTLE_AFTER: Duration = Duration::from_secs(60);
 /// The largest plain layer that is ever made, in bytes. Larger ones were never seen; disk space bounds it earlier.
 const PLAIN_BYTES_MAX: u64 = 1 << 40;
 /// A layer of more plain bytes than this must not have been compressed by more than `RATIO_MAX`.
@@ -67,6 +72,10 @@ pub struct LayerMeta {
     /// What the layer needs of those below it.
     #[serde(default)]
     pub below: Below,
+    /// The boot of the host in which it was made and since when nobody has waited for the disk. After another boot (a
+    /// crash, a loss of power) such a layer does not count: it is made again from its blob, which is always flushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// What a layer needs of the layers below it. Found while it is made, judged when it is stacked.
@@ -125,7 +134,7 @@ pub struct RootEntry {
 
 impl LayerMeta {
     pub(crate) fn new(form: Form, plain: u64, root: Option<RootEntry>, below: Below) -> Self {
-        Self { version: META_VERSION, form, plain, root, below }
+        Self { version: META_VERSION, form, plain, root, below, boot: None }
     }
 }
 
@@ -185,7 +194,7 @@ impl Store {
         };
         match serde_json::from_slice::<LayerMeta>(&raw) {
             Ok(meta) if meta.version == META_VERSION && meta.form == form => {
-                Ok(Some(LayerOnDisk { diff_id: *diff_id, path, meta }))
+                Ok(settled(LayerOnDisk { diff_id: *diff_id, path, meta }))
             }
             // Another version's layer is made again from the blob.
             _ => Ok(None),
@@ -263,19 +272,38 @@ impl Store {
         path: &Path,
         meta: LayerMeta,
     ) -> Result<LayerOnDisk, StoreError> {
+        let mut meta = meta;
+        if meta.form == Form::Index && meta.below.needs.is_none() {
+            // The tar and its index can be made again, so that nobody has to wait for hundreds of megabytes to be on disk.
+            meta.boot = boot_id().map(str::to_owned);
+        }
         let meta_path = temporary.path().join("meta.json");
         let raw = serde_json::to_vec(&meta).expect("layer facts have only string keys");
         std::fs::write(&meta_path, raw).map_err(StoreError::io("write", &meta_path))?;
-        make_durable(temporary.path(), &meta)?;
+        if meta.boot.is_none() {
+            make_durable(temporary.path(), &meta)?;
+        }
         // What lies there is of another version or lost its facts.
         if path.exists() {
             let old = self.temporary_dir("old")?;
             std::fs::rename(path, old.path().join("layer")).map_err(StoreError::io("replace", path))?;
         }
         std::fs::rename(temporary.path(), path).map_err(StoreError::io("give the layer its name", path))?;
-        let layers = self.path().join("layers");
-        sys::sync_dir(&layers).map_err(StoreError::io("make durable", &layers))?;
+        if meta.boot.is_none() {
+            let layers = self.path().join("layers");
+            sys::sync_dir(&layers).map_err(StoreError::io("make durable", &layers))?;
+        }
         Ok(LayerOnDisk { diff_id: *id, path: path.to_owned(), meta })
+    }
+
+    /// Whether this layer was made in an earlier boot and may not have reached the disk: it is made again when it is needed.
+    pub(crate) fn is_of_another_boot(&self, diff_id: &Digest, form: Form) -> bool {
+        let Ok(raw) = std::fs::read(self.layer_path(diff_id, form).join("meta.json")) else { return false };
+        // What a crash left half written cannot be read.
+        match serde_json::from_slice::<LayerMeta>(&raw) {
+            Ok(meta) => meta.boot.is_some() && meta.boot.as_deref() != boot_id(),
+            Err(_) => raw.is_empty() || raw.contains(&0),
+        }
     }
 
     /// Unpacks a layer that has no index form. It lies under the name of the directory form.
@@ -314,7 +342,7 @@ impl Store {
         })?;
         let root = extractor.root_entry();
         if below.needs.is_some() {
-            std::fs::remove_dir_all(&tree).map_err(StoreError::io("remove", &tree))?;
+            super::remove_tree(&tree).map_err(StoreError::io("remove", &tree))?;
         }
         Ok(LayerMeta::new(Form::Directory, plain, root, below))
     }
@@ -379,7 +407,46 @@ impl Store {
     }
 }
 
-/// Makes a new layer's files durable, before it has a name.
+/// The id of this boot; `None` where the kernel does not say.
+fn boot_id() -> Option<&'static str> {
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+    };
+    ID.get_or_init(read).as_deref()
+}
+
+/// The layer, when what was written of it is still there: always in the boot that wrote it, later when it was flushed. The
+/// first use after [`SETTLE_AFTER`] flushes it.
+fn settled(layer: LayerOnDisk) -> Option<LayerOnDisk> {
+    let Some(boot) = &layer.meta.boot else { return Some(layer) };
+    if boot_id() != Some(boot) {
+        return None;
+    }
+    let meta_path = layer.path.join("meta.json");
+    let age = std::fs::metadata(&meta_path).and_then(|metadata| metadata.modified()).map(|at| at.elapsed());
+    if !matches!(age, Ok(Ok(age)) if age > SETTLE_AFTER) {
+        return Some(layer);
+    }
+    let settled = LayerMeta { boot: None, ..layer.meta.clone() };
+    if make_durable(&layer.path, &settled).is_err() {
+        // The disk could not take it: what is in memory today is gone tomorrow.
+        return None;
+    }
+    // One that cannot be written (a full disk) counts until the next boot.
+    let fresh = layer.path.join(sys::unique_name(".meta"));
+    let raw = serde_json::to_vec(&settled).expect("layer facts have only string keys");
+    let written = File::create_new(&fresh)
+        .and_then(|mut file| file.write_all(&raw).and_then(|()| file.sync_data()))
+        .and_then(|()| std::fs::rename(&fresh, &meta_path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&fresh);
+    }
+    Some(LayerOnDisk { meta: settled, ..layer })
+}
+
+/// Makes a layer's files durable.
 fn make_durable(dir: &Path, meta: &LayerMeta) -> Result<(), StoreError> {
     let files: &[&str] = match meta.form {
         _ if meta.below.needs.is_some() => &["meta.json"],
@@ -446,5 +513,61 @@ impl Read for Plain<'_> {
         }
         self.hasher.update(&buffer[..read]);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::scratch;
+    use std::time::SystemTime;
+
+    fn index(store: &Store) -> LayerOnDisk {
+        let id = Digest::sha256(b"layer");
+        let made = |path: &Path| {
+            let temporary = store.temporary_dir("layer")?;
+            std::fs::write(temporary.path().join("tar"), "tar").unwrap();
+            std::fs::write(temporary.path().join("index"), "index").unwrap();
+            let meta = LayerMeta::new(Form::Index, 3, None, Below::default());
+            store.name_layer(temporary, &id, path, meta)
+        };
+        store.make_once(&id, Form::Index, made).unwrap()
+    }
+
+    fn facts(layer: &LayerOnDisk) -> LayerMeta {
+        serde_json::from_slice(&std::fs::read(layer.path.join("meta.json")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_index_that_nobody_flushed_counts_in_its_own_boot_only() {
+        let (_dir, store) = scratch();
+        let layer = index(&store);
+        assert_eq!(facts(&layer).boot.as_deref(), boot_id());
+        assert!(store.layer(&layer.diff_id, Form::Index).unwrap().is_some());
+        assert!(!store.is_of_another_boot(&layer.diff_id, Form::Index));
+        let before = LayerMeta { boot: Some("another".into()), ..layer.meta.clone() };
+        std::fs::write(layer.path.join("meta.json"), serde_json::to_vec(&before).unwrap()).unwrap();
+        assert!(store.layer(&layer.diff_id, Form::Index).unwrap().is_none());
+        assert!(store.is_of_another_boot(&layer.diff_id, Form::Index));
+        // Made again in its place.
+        let again = index(&store);
+        assert_eq!(facts(&again).boot.as_deref(), boot_id());
+        // A crash may have left the name and none of the bytes.
+        std::fs::write(layer.path.join("meta.json"), [0; 100]).unwrap();
+        assert!(store.layer(&layer.diff_id, Form::Index).unwrap().is_none());
+        assert!(store.is_of_another_boot(&layer.diff_id, Form::Index));
+    }
+
+    #[test]
+    fn an_index_is_flushed_at_its_first_use_after_a_minute() {
+        let (_dir, store) = scratch();
+        let layer = index(&store);
+        let path = layer.path.join("meta.json");
+        let old = SystemTime::now() - SETTLE_AFTER - Duration::from_secs(1);
+        File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        let found = store.layer(&layer.diff_id, Form::Index).unwrap().unwrap();
+        assert_eq!((found.meta.boot.clone(), facts(&layer).boot), (None, None));
+        assert_eq!(std::fs::read_dir(&layer.path).unwrap().count(), 3, "tar, index and facts");
+        assert_eq!(store.layer(&layer.diff_id, Form::Index).unwrap(), Some(found));
     }
 }

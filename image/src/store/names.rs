@@ -157,6 +157,13 @@ impl Store {
         })
     }
 
+    /// The platform that the image's config names; `None` when it names none.
+    pub fn platform(&self, record: &ImageRecord) -> Result<Option<Platform>, StoreError> {
+        let config = self.config(record)?;
+        let named = !config.os.is_empty() && !config.architecture.is_empty();
+        Ok(named.then(|| Platform::new(&config.os, &config.architecture, config.variant.as_deref())))
+    }
+
     /// Gives `target` the name `name`, which moves there when it pointed elsewhere. The target must be in the store, and so
     /// must everything that it needs: a name never points at missing bytes. The children of an index may be missing as
     /// long as one of them is here.
@@ -218,6 +225,18 @@ impl Store {
                 entry.digest != *target
             });
             Ok(names)
+        })
+    }
+
+    /// Takes `image` away under the names that its record has. A name that it got meanwhile stays, and the image with it.
+    pub fn forget_seen(&self, image: &ImageRecord) -> Result<(), StoreError> {
+        let seen: Vec<String> = image.names.iter().chain(&image.digests).map(ToString::to_string).collect();
+        self.layout().update_index(|index| {
+            index.manifests.retain(|entry| {
+                entry.digest != image.target.digest
+                    || entry.ref_name().is_some_and(|name| !seen.iter().any(|seen| seen == name))
+            });
+            Ok(())
         })
     }
 

@@ -34,6 +34,22 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes `name` in `parent`, with everything below it when it is a directory. Links are removed, never followed.
+pub(crate) fn remove_at(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let name = CString::new(name)?;
+    let inner = match open_below(parent.as_fd(), &name) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    clear(&inner)?;
+    gone(rustix::fs::unlinkat(parent, name.as_c_str(), AtFlags::REMOVEDIR))
+}
+
 /// Removes everything inside a directory; the directory stays.
 pub fn clear_tree(path: &Path) -> io::Result<()> {
     clear(&open_top(path)?)

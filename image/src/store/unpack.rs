@@ -26,10 +26,7 @@ impl Store {
         let unpacked = self.unpack_layers(image, &diff_ids, root, progress);
         if unpacked.is_err() {
             // What was there before is emptied, what was made goes: half a tree is of no use to anyone.
-            let _ = std::fs::remove_dir_all(root);
-            if there {
-                let _ = sys::create_dirs(root);
-            }
+            let _ = if there { super::clear_tree(root) } else { super::remove_tree(root) };
         }
         unpacked
     }

@@ -1,6 +1,6 @@
 //! Clients that people have, against docker-registry first and then against ours, plain and with TLS and a password.
 
-use crate::place::{Process, SOON, Served, USER, busybox, pulled, shoal, upload};
+use crate::place::{Process, SOON, Served, USER, busybox, pulled, self_signed, shoal, upload};
 use integration::{Cmd, Scratch, binaries, eventually};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -214,4 +214,33 @@ fn ctr_pushes_and_pulls() {
         let _ = ctr(&["images", "pull", "--snapshotter", "native"]).args(flags.iter()).arg(name).ok();
         assert!(ctr(&["images", "ls"]).ok().contains(&digest));
     });
+}
+
+#[test]
+fn a_server_whose_own_certificate_is_given_as_the_authority_is_trusted_as_curl_trusts_it() {
+    for marked in [true, false] {
+        let scratch = Scratch::new("selfsigned");
+        let (archive, digest) = busybox(scratch.path());
+        let pair = self_signed(&scratch.join("own"), marked);
+        let registry = Served::ours_with(&scratch, &scratch.join("server"), pair.clone());
+        let curl = Cmd::new(binaries::tool("curl", "curl")).args(["-fsS", "--cacert"]).arg(&pair.0);
+        let _ = curl.arg(format!("https://{}/v2/", registry.address)).ok();
+        let client = scratch.join("client");
+        let trusted = scratch.join("certs").join(&registry.address);
+        std::fs::create_dir_all(&trusted).expect("writable");
+        std::fs::copy(&pair.0, trusted.join("ca.crt")).expect("it was made");
+        let flag = format!("--cert-dir={}", scratch.join("certs").display());
+        let name = registry.name("own:1");
+        let _ = shoal(&client, &["load", "-i"]).arg(archive).ok();
+        let _ = shoal(&client, &["tag", "box:1", &name]).ok();
+        let _ = shoal(&client, &["push", &flag, &name]).ok();
+        let outcome = shoal(&scratch.join("other"), &["pull", &flag, &name]).run().expect_success();
+        assert_eq!(pulled(&outcome), digest);
+        // Without it (loopback is then asked in plain), and with another certificate of the same name, nothing is trusted.
+        let _ = shoal(&scratch.join("other"), &["pull", &name]).run().expect_failure();
+        let (stranger, _) = self_signed(&scratch.join("stranger"), marked);
+        std::fs::copy(stranger, trusted.join("ca.crt")).expect("it was made");
+        let refused = shoal(&scratch.join("other"), &["pull", &flag, &name]).run().expect_failure();
+        assert!(refused.stderr.contains("certificate"), "{}", refused.stderr);
+    }
 }

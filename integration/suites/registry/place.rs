@@ -40,21 +40,30 @@ pub(crate) struct Served {
 impl Served {
     /// Ours, over the store below `root`.
     pub(crate) fn ours(scratch: &Scratch, root: &Path, guarded: bool) -> Self {
-        let authority = scratch.join("authority");
         let mut serve = shoal(root, &["image", "serve", "--listen", "127.0.0.1:0"]);
         if guarded {
-            let (certificate, key) = certificate(&authority);
+            let (certificate, key) = certificate(&scratch.join("authority"));
             let users = scratch.join("htpasswd");
             std::fs::write(&users, htpasswd()).expect("writable");
             serve = serve.arg("--tls-cert").arg(certificate).arg("--tls-key").arg(key).arg("--htpasswd").arg(users);
         }
+        Self::started(scratch, &serve, guarded)
+    }
+
+    /// Ours with a certificate and nobody asked for a password; `own_flags` is then not for it.
+    pub(crate) fn ours_with(scratch: &Scratch, root: &Path, (certificate, key): (PathBuf, PathBuf)) -> Self {
+        let serve = shoal(root, &["image", "serve", "--listen", "127.0.0.1:0", "--tls-cert"]);
+        Self::started(scratch, &serve.arg(certificate).arg("--tls-key").arg(key), false)
+    }
+
+    fn started(scratch: &Scratch, serve: &Cmd, guarded: bool) -> Self {
         let mut child = serve.command().stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("shoal starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
         let address = line.trim().split("://").nth(1).and_then(|rest| rest.strip_suffix("/v2/"));
         let address = address.unwrap_or_else(|| panic!("not an address: {line:?}")).to_owned();
-        Self { address, guarded, authority, _process: Process(child) }
+        Self { address, guarded, authority: scratch.join("authority"), _process: Process(child) }
     }
 
     /// Debian's docker-registry.
@@ -143,6 +152,18 @@ fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
     "#;
     let _ = Cmd::new("sh").args(["-ec", script, "sh"]).arg(folder).folder(&own).ok();
     (own.join("cert.pem"), own.join("key.pem"))
+}
+
+/// Makes a certificate of 127.0.0.1 that is its own authority, marked as one when `marked`: `cert.pem` and `key.pem` in `folder`.
+pub(crate) fn self_signed(folder: &Path, marked: bool) -> (PathBuf, PathBuf) {
+    std::fs::create_dir_all(folder).expect("writable");
+    let script = r#"
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 30 -subj /CN=127.0.0.1 \
+            -addext subjectAltName=IP:127.0.0.1 -addext "basicConstraints=critical,CA:$1" 2>/dev/null
+    "#;
+    let mark = if marked { "TRUE" } else { "FALSE" };
+    let _ = Cmd::new("sh").args(["-ec", script, "sh", mark]).folder(folder).ok();
+    (folder.join("cert.pem"), folder.join("key.pem"))
 }
 
 /// An address on loopback that nobody uses at the moment.

@@ -47,6 +47,11 @@ fn a_pull_succeeds_when_every_connection_is_cut_after_8_mib() {
         assert_eq!(pulled(&outcome), digest);
         assert!(proxy.cuts() >= 6, "60 MiB pass in pieces of 8: {}", proxy.cuts());
         let bytes = bytes_of(&archive);
+        println!(
+            "cut every 8 MiB ({} times): {:.3} of {bytes} bytes",
+            proxy.cuts(),
+            proxy.down() as f64 / bytes as f64
+        );
         assert!(proxy.down() * 100 <= bytes * 105, "{} bytes for {bytes}", proxy.down());
         is_clean(&scratch.join("client"));
     }
@@ -68,10 +73,70 @@ fn a_pull_that_was_killed_half_way_goes_on_where_it_was() {
     proxy.reset();
     let outcome = pull(&client, &name).run().expect_success();
     assert_eq!(pulled(&outcome), digest);
+    println!("killed at half: {:.3} of {bytes} bytes in the second pull", proxy.down() as f64 / bytes as f64);
     assert!(proxy.down() * 100 <= bytes * 55, "{} bytes in the second run", proxy.down());
     is_clean(&client);
     let _ = shoal(&client, &["image", "gc"]).ok();
     assert!(unfinished(&client).is_empty());
+}
+
+#[test]
+fn a_push_that_was_killed_half_way_goes_on_within_a_blob() {
+    let scratch = Scratch::new("killedpush");
+    let root = scratch.join("server");
+    let registry = Served::ours(&scratch, &root, false);
+    // One layer in one request, and one in several.
+    for (turn, mebibytes) in [24, 80].into_iter().enumerate() {
+        let folder = scratch.join(&turn.to_string());
+        std::fs::create_dir(&folder).expect("writable");
+        let (archive, digest) = noise(&folder, 1, mebibytes * MEBIBYTE);
+        let bytes = bytes_of(&archive);
+        let client = folder.join("client");
+        let proxy = Proxy::slow(&registry.address);
+        let name = format!("{}/noise:{turn}", proxy.address);
+        let _ = shoal(&client, &["load", "-i"]).arg(archive).ok();
+        let _ = shoal(&client, &["tag", "noise:1", &name]).ok();
+        let push = shoal(&client, &["push", "-q"]).arg(&name).deadline(LONG);
+        killed(&push, || proxy.up() >= bytes / 2);
+        proxy.reset();
+        let _ = push.run().expect_success();
+        println!("killed at half: {:.3} of {bytes} bytes in the second push", proxy.up() as f64 / bytes as f64);
+        assert!(proxy.up() * 100 <= bytes * 55, "{} bytes in the second run of {bytes}", proxy.up());
+        assert_eq!(registry.digest(&format!("noise:{turn}")), digest);
+        let remembered = std::fs::read_dir(client.join("data/images/sending")).expect("a push makes it").count();
+        assert_eq!(remembered, 0, "what is done is forgotten");
+    }
+    is_clean(&root);
+}
+
+#[test]
+fn a_push_whose_upload_the_registry_forgot_begins_again() {
+    let scratch = Scratch::new("forgotpush");
+    for ours in [true, false] {
+        let folder = scratch.join(if ours { "ours" } else { "theirs" });
+        std::fs::create_dir(&folder).expect("writable");
+        let place = Scratch::new("forgetful");
+        let root = place.join("server");
+        let registry = if ours { Served::ours(&place, &root, false) } else { Served::theirs(&place) };
+        let (archive, digest) = noise(&folder, 1, 24 * MEBIBYTE);
+        let client = folder.join("client");
+        let proxy = Proxy::slow(&registry.address);
+        let name = format!("{}/noise:1", proxy.address);
+        let _ = shoal(&client, &["load", "-i"]).arg(&archive).ok();
+        let _ = shoal(&client, &["tag", "noise:1", &name]).ok();
+        let push = shoal(&client, &["push", "-q"]).arg(&name).deadline(LONG);
+        killed(&push, || proxy.up() >= bytes_of(&archive) / 2);
+        let uploads = if ours {
+            root.join("data/images/registry/uploads")
+        } else {
+            place.join("docker-registry/docker/registry/v2/repositories/noise/_uploads")
+        };
+        for upload in std::fs::read_dir(&uploads).into_iter().flatten().flatten() {
+            std::fs::remove_dir_all(upload.path()).expect("the upload is there");
+        }
+        let _ = push.run().expect_success();
+        assert_eq!(registry.digest("noise:1"), digest);
+    }
 }
 
 #[test]

@@ -64,13 +64,22 @@ pub(crate) fn run(global: &Global, verb: System) -> Result<ExitCode, Error> {
             let size =
                 |container: &engine::Container| engine.upper(container).map_or(0, |upper| ps::folder_bytes(&upper));
             let active = containers.iter().filter(|container| container.state.status.is_active()).count();
-            let image_bytes: u64 = images.iter().map(image::ImageRecord::packed_size).sum();
-            let idle: u64 =
-                images.iter().filter(|image| !used(&image.id.to_string())).map(image::ImageRecord::packed_size).sum();
+            let (image_bytes, idle) = image_bytes(&images, used);
             let bytes: u64 = containers.iter().map(size).sum();
             let free: u64 = containers.iter().filter(|container| !container.state.status.is_active()).map(size).sum();
-            let volumes = engine.roots().data.join("volumes");
-            let count = std::fs::read_dir(&volumes).map_or(0, Iterator::count);
+            let volumes = engine.volumes();
+            let mut local = (0, 0, 0, 0);
+            for volume in volumes.list().map_err(|error| Error::new(error.to_string()))? {
+                let bytes = ps::folder_bytes(&engine.roots().data.join("volumes").join(&volume.name).join("_data"));
+                let idle = volumes.users(&volume.name).map_err(|error| Error::new(error.to_string()))?.is_empty();
+                local = (
+                    local.0 + 1,
+                    local.1 + usize::from(!idle),
+                    local.2 + bytes,
+                    local.3 + if idle { bytes } else { 0 },
+                );
+            }
+            let (volume_count, volumes_used, volume_bytes, volumes_idle) = local;
             let row = |cells: [String; 5]| cells.to_vec();
             let used_images = images.iter().filter(|image| used(&image.id.to_string())).count();
             print!(
@@ -82,27 +91,49 @@ pub(crate) fn run(global: &Global, verb: System) -> Result<ExitCode, Error> {
                         images.len().to_string(),
                         used_images.to_string(),
                         human_decimal(image_bytes),
-                        human_decimal(idle)
+                        reclaimable(idle, image_bytes)
                     ]),
                     row([
                         "Containers".into(),
                         containers.len().to_string(),
                         active.to_string(),
                         human_decimal(bytes),
-                        human_decimal(free)
+                        reclaimable(free, bytes)
                     ]),
                     row([
                         "Local Volumes".into(),
-                        count.to_string(),
-                        String::new(),
-                        human_decimal(ps::folder_bytes(&volumes)),
-                        String::new()
+                        volume_count.to_string(),
+                        volumes_used.to_string(),
+                        human_decimal(volume_bytes),
+                        reclaimable(volumes_idle, volume_bytes)
                     ]),
                 ])
             );
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Bytes of all images, and of what only images have that nothing uses; a blob of several images counts once.
+fn image_bytes(images: &[image::ImageRecord], used: impl Fn(&str) -> bool) -> (u64, u64) {
+    let mut blobs = std::collections::BTreeMap::new();
+    for image in images {
+        let used = used(&image.id.to_string());
+        for blob in image.layers.iter().chain([&image.config, &image.manifest]) {
+            let (_, needed) = blobs.entry(blob.digest).or_insert((blob.size, false));
+            *needed |= used;
+        }
+    }
+    let idle = blobs.values().filter(|(_, needed)| !needed).map(|(size, _)| size).sum();
+    (blobs.values().map(|(size, _)| size).sum(), idle)
+}
+
+/// What could be freed, as docker writes it.
+fn reclaimable(bytes: u64, of: u64) -> String {
+    if of == 0 {
+        return human_decimal(bytes);
+    }
+    format!("{} ({}%)", human_decimal(bytes), u128::from(bytes) * 100 / u128::from(of))
 }
 
 fn prune_all(global: &Global, engine: &engine::Engine, args: &PruneArgs) -> Result<ExitCode, Error> {

@@ -46,7 +46,7 @@ fn remove_unused(store: &image::Store, all: bool, filters: &Filters) -> Result<u
         let unnamed = image.names.is_empty() && image.digests.is_empty();
         let takes = (all || unnamed) && store.users(&image)?.is_empty() && filters.keep(store, &image)?;
         if takes {
-            store.forget(&image.target.digest)?;
+            store.forget_seen(&image)?;
             removed.push(image);
         }
     }

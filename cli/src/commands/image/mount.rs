@@ -37,9 +37,12 @@ pub(crate) struct UnmountArgs {
 pub(crate) fn unmount(global: &Global, args: &UnmountArgs) -> Result<ExitCode, Error> {
     let store = super::open_store(global)?;
     let request = request(global, &args.dir)?;
+    if !request.dir.exists() {
+        return Err(Error::new(format!("{} is not mounted by shoal", args.dir.display())).code(5));
+    }
     rootfs::remove(&store, &request)?;
-    std::fs::remove_dir_all(&request.dir)
-        .map_err(|error| Error::from(error).context(format!("{} is not mounted by shoal", args.dir.display())))?;
+    image::store::remove_tree(&request.dir)
+        .map_err(|error| Error::from(error).context(format!("failed to remove {}", request.dir.display())))?;
     Ok(ExitCode::SUCCESS)
 }
 

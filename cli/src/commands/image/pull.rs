@@ -96,6 +96,11 @@ async fn one(
             None => error,
         }
     })?;
+    if let (Some(wanted), Ok(Some(is))) = (&options.platform, store.platform(&image))
+        && wanted.rank(&is).is_none()
+    {
+        eprintln!("shoal: {} is an image for {is}, not for {wanted}: there is no other", reference.familiar());
+    }
     if !quiet {
         println!("Digest: {}", image.target.digest);
         let newer = before != Some(image.target.digest);

@@ -50,12 +50,18 @@ fn remove(store: &Store, text: &str, force: bool) -> Result<(), Error> {
                 .hint(format!("shoal rmi {} removes one, shoal rmi -f {text} removes all", names[0]))
                 .code(5))
         }
-        _ => remove_all(store, &image, force),
+        name => remove_all(store, &image, name.is_none(), force),
     }
 }
 
-fn remove_all(store: &Store, image: &ImageRecord, force: bool) -> Result<(), Error> {
-    let users = store.users(image)?;
+/// Removes the image, and with `by_id` everything else that holds it. An image that was named and has another name by
+/// another manifest or index stays.
+fn remove_all(store: &Store, image: &ImageRecord, by_id: bool, force: bool) -> Result<(), Error> {
+    let same = |other: &ImageRecord| other.id == image.id && other.target.digest != image.target.digest;
+    let others: Vec<ImageRecord> = store.images()?.into_iter().filter(same).collect();
+    let named = |other: &ImageRecord| !by_id && !(other.names.is_empty() && other.digests.is_empty());
+    let stays = others.iter().any(named);
+    let users = if stays { Vec::new() } else { store.users(image)? };
     if !users.is_empty() && !force {
         let short: Vec<&str> = users.iter().map(|id| id.get(..12).unwrap_or(id)).collect();
         return Err(Error::new(format!("image {} is used by {}", image.display_name(), short.join(", ")))
@@ -65,11 +71,12 @@ fn remove_all(store: &Store, image: &ImageRecord, force: bool) -> Result<(), Err
     for name in &image.names {
         println!("Untagged: {}", name.familiar());
     }
-    for target in store.images()?.into_iter().filter(|other| other.id == image.id) {
-        store.forget(&target.target.digest)?;
+    // As seen above: a name that comes later was given by somebody who wants it.
+    for other in others.iter().filter(|other| !named(other)) {
+        store.forget_seen(other)?;
     }
-    store.forget(&image.target.digest)?;
-    if users.is_empty() {
+    store.forget_seen(image)?;
+    if users.is_empty() && !stays {
         println!("Deleted: {}", image.id);
     }
     Ok(())
