@@ -256,9 +256,7 @@ fn idle(
 
 /// What dead servers and their clients left in the registry's folder.
 fn registry_leftovers(store: &Store, options: Options, needed: &HashSet<Digest>) -> Vec<(PathBuf, Item)> {
-    // What cannot be looked at is kept.
-    let has = |digest: &Digest| store.has(digest).unwrap_or(true);
-    let found = leftovers::find(&store.path().join("registry"), needed, &has, options.partial);
+    let found = leftovers::find(&store.path().join("registry"), needed, options.partial);
     let item = |leftover| match leftover {
         Leftover::File(path) => (path, Item::Leftover),
         Leftover::Link(path) => (path, Item::Link),

@@ -97,7 +97,7 @@ pub async fn push(
     let kept = |source| PushError::Store { reference: reference.to_string(), source };
     let repository = Repository::open(transport, reference.registry(), reference.repository(), true).map_err(remote)?;
     let top = store.manifest(&target.digest, Some(&target.media_type)).map_err(kept)?;
-    let manifests = gather(store, top).map_err(kept)?;
+    let manifests = gather(store, top, &mut HashSet::new()).map_err(kept)?;
     let mount_from = siblings(store, reference).map_err(kept)?;
 
     let mut seen = HashSet::new();
@@ -197,11 +197,15 @@ impl Watch for Watcher<'_> {
 
 /// The manifests below `top` that are in the store, top first. When exactly one image of an index is here and others are
 /// not, that image stands for it, as it is what the user has.
-fn gather(store: &Store, top: Manifest) -> Result<Vec<Manifest>, StoreError> {
+fn gather(store: &Store, top: Manifest, seen: &mut HashSet<Digest>) -> Result<Vec<Manifest>, StoreError> {
     let Some(index) = top.index() else { return Ok(vec![top]) };
     let mut children = Vec::new();
     let mut missing = false;
     for child in &index.manifests {
+        // Each document once, however often hostile indexes name it.
+        if !seen.insert(child.digest) {
+            continue;
+        }
         if store.has(&child.digest)? && (media::is_manifest(&child.media_type) || media::is_index(&child.media_type)) {
             children.push(store.manifest(&child.digest, Some(&child.media_type))?);
         } else {
@@ -218,7 +222,7 @@ fn gather(store: &Store, top: Manifest) -> Result<Vec<Manifest>, StoreError> {
     }
     let mut all = vec![top];
     for child in children {
-        all.extend(gather(store, child)?);
+        all.extend(gather(store, child, seen)?);
     }
     Ok(all)
 }

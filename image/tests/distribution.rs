@@ -721,3 +721,20 @@ async fn a_body_that_stops_coming_ends_the_request_and_keeps_what_arrived() {
     let put = Request::builder().method(Method::PUT).uri("/v2/a/b/manifests/1").body(body).unwrap();
     assert_eq!(registry.answer(put).await.status(), StatusCode::REQUEST_TIMEOUT);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_check_of_the_store_tells_what_a_repository_lost() {
+    let bench = Bench::new();
+    let store = Store::open(&bench.folder.path().join("images")).unwrap();
+    let (_, digest) = bench.image("a/b", "v1", "1").await;
+    assert_eq!(store.check().unwrap().problems, [""; 0]);
+    let blob = |digest: &Digest| bench.folder.path().join(format!("images/blobs/sha256/{}", digest.hex()));
+    // A client may delete a blob: that is no loss.
+    let layer = Digest::sha256(b"layer 1");
+    std::fs::remove_file(blob(&layer)).unwrap();
+    assert!(store.check().unwrap().problems.concat().contains("repository a/b: blob"));
+    bench.ask(Method::DELETE, &format!("/v2/a/b/blobs/{layer}"), &[], "").await.is(202);
+    assert_eq!(store.check().unwrap().problems, [""; 0]);
+    std::fs::remove_file(blob(&digest)).unwrap();
+    assert!(store.check().unwrap().problems.concat().contains("manifest"));
+}

@@ -96,8 +96,9 @@ pub fn load_layout(
             return Err(StoreError::NoSuchImage { name: format!("{reference} in {}", path.display()) });
         }
     }
+    let mut seen = BTreeSet::new();
     for entry in &index.manifests {
-        copy_tree(store, &layout, entry, 0)?;
+        copy_tree(store, &layout, entry, 0, &mut seen)?;
     }
     let loaded = name_all(store, &index)?;
     name_the_only(store, loaded, name)
@@ -267,7 +268,17 @@ fn name_the_only(store: &Store, mut loaded: Vec<Loaded>, name: Option<&Reference
 }
 
 /// Copies a manifest and what it needs out of a layout. Children of an index that are not there are left out.
-fn copy_tree(store: &Store, layout: &Layout, target: &Descriptor, depth: usize) -> Result<(), StoreError> {
+fn copy_tree(
+    store: &Store,
+    layout: &Layout,
+    target: &Descriptor,
+    depth: usize,
+    seen: &mut BTreeSet<Digest>,
+) -> Result<(), StoreError> {
+    // Each document once, however often hostile indexes name it.
+    if !seen.insert(target.digest) {
+        return Ok(());
+    }
     if depth > 4 {
         return Err(refused("its indexes are nested too deeply"));
     }
@@ -283,7 +294,7 @@ fn copy_tree(store: &Store, layout: &Layout, target: &Descriptor, depth: usize) 
                 return Err(StoreError::Missing { digest: child.digest, path: layout.path().to_owned() });
             }
             (Some(_), true) if media::is_manifest(&child.media_type) || media::is_index(&child.media_type) => {
-                copy_tree(store, layout, child, depth + 1)?;
+                copy_tree(store, layout, child, depth + 1, seen)?;
             }
             (Some((mut file, size)), _) => {
                 if size != child.size {

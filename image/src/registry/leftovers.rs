@@ -23,7 +23,7 @@ const BEGINNING_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Leftover {
     /// Bytes nobody will ask for.
     File(PathBuf),
-    /// A link of a repository to a blob that is not there.
+    /// A link of a repository to a blob that nothing needs and that goes too, or is gone.
     Link(PathBuf),
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn is_young(path: &Path) -> bool {
 }
 
 /// Everything that may go. With `all`, uploads that no server works on too, however young.
-pub(crate) fn find(root: &Path, needed: &HashSet<Digest>, has: &dyn Fn(&Digest) -> bool, all: bool) -> Vec<Leftover> {
+pub(crate) fn find(root: &Path, needed: &HashSet<Digest>, all: bool) -> Vec<Leftover> {
     let mut found = Vec::new();
     for upload in entries(&root.join("uploads")) {
         let data = upload.join("data");
@@ -58,7 +58,7 @@ pub(crate) fn find(root: &Path, needed: &HashSet<Digest>, has: &dyn Fn(&Digest) 
         }
     }
     for (digest, path) in shelf::blob_links(root) {
-        if !needed.contains(&digest) && !is_young(&path) && !has(&digest) {
+        if !needed.contains(&digest) && !is_young(&path) {
             found.push(Leftover::Link(path));
         }
     }

@@ -256,6 +256,42 @@ pub fn roots(root: &Path, read: &ReadManifest<'_>) -> Result<BTreeSet<Digest>, S
     Ok(kept)
 }
 
+/// What repositories below `root` promise and the store does not have: manifests, and blobs of theirs that manifests name.
+/// `has` says whether the store has a blob.
+pub(crate) fn lost(root: &Path, read: &ReadManifest<'_>, has: &dyn Fn(&Digest) -> bool) -> io::Result<Vec<String>> {
+    let mut names = BTreeSet::new();
+    walk(&root.join("repositories"), "", 0, &mut names)?;
+    let mut lost = Vec::new();
+    for name in names {
+        let repository = root.join("repositories").join(&name);
+        for (digest, path) in links(&repository.join("_manifests"))? {
+            let declared = read_descriptor(&path)?.map(|descriptor| descriptor.media_type);
+            let raw = match read(&digest) {
+                Ok(Some(raw)) => raw,
+                Ok(None) => {
+                    lost.push(format!("repository {name}: manifest {digest} is missing"));
+                    continue;
+                }
+                Err(error) => {
+                    lost.push(format!("repository {name}: {error}"));
+                    continue;
+                }
+            };
+            match Manifest::parse_with(raw, declared.as_deref(), digest.algorithm()) {
+                Err(error) => lost.push(format!("repository {name}: manifest {digest}: {error}")),
+                // A blob without a link was deleted by a client.
+                Ok(manifest) => lost.extend(
+                    manifest
+                        .children()
+                        .filter(|child| link(&repository.join("_blobs"), &child.digest).exists() && !has(&child.digest))
+                        .map(|child| format!("repository {name}: blob {} of {digest} is missing", child.digest)),
+                ),
+            }
+        }
+    }
+    Ok(lost)
+}
+
 /// The links to blobs of every repository below `root`; what cannot be read has none.
 pub(crate) fn blob_links(root: &Path) -> Vec<(Digest, PathBuf)> {
     let mut names = BTreeSet::new();

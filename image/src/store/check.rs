@@ -1,4 +1,5 @@
-//! Checks a store: every blob is what its digest says, every name leads to a whole image, every layer is the one promised.
+//! Checks a store: every blob is what its digest says, every name leads to a whole image, every layer is the one promised,
+//! and every manifest of the registry has what it names.
 //!
 //! In: a store. Out: a list of problems. Changes nothing.
 
@@ -51,6 +52,15 @@ impl Store {
             self.check_tree(&entry, &name, &mut seen, &mut checked, true);
         }
         self.check_layers(&mut checked)?;
+        let registry = self.path().join("registry");
+        let read = |digest: &Digest| match self.read_blob(digest, oci::manifest::MANIFEST_BYTES_MAX) {
+            Err(StoreError::Missing { .. }) => Ok(None),
+            other => other.map(Some),
+        };
+        // What cannot be asked is there: its own problem is said above.
+        let has = |digest: &Digest| self.has(digest).unwrap_or(true);
+        let lost = crate::registry::shelf::lost(&registry, &read, &has);
+        checked.problems.extend(lost.map_err(StoreError::io("read the registry's folder", &registry))?);
         Ok(checked)
     }
 

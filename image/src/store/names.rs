@@ -8,7 +8,7 @@ use oci::config::{CONFIG_BYTES_MAX, ImageConfig};
 use oci::descriptor::ANNOTATION_REF_NAME;
 use oci::manifest::{ImageIndex, Manifest, media};
 use oci::{Descriptor, Digest, Platform, Reference};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The annotation with which containerd and docker write full names into the index of an archive.
 pub const ANNOTATION_CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -168,7 +168,7 @@ impl Store {
     /// must everything that it needs: a name never points at missing bytes. The children of an index may be missing as
     /// long as one of them is here.
     pub fn tag(&self, name: &Reference, target: &Descriptor) -> Result<(), StoreError> {
-        self.require(target, 0)?;
+        self.require(target, 0, &mut HashSet::new())?;
         let text = name.to_string();
         self.layout().update_index(|index| {
             let old = index.manifests.iter().position(|entry| entry.ref_name() == Some(text.as_str()));
@@ -189,7 +189,7 @@ impl Store {
 
     /// Keeps `target` in the store without a name.
     pub fn keep(&self, target: &Descriptor) -> Result<(), StoreError> {
-        self.require(target, 0)?;
+        self.require(target, 0, &mut HashSet::new())?;
         self.layout().update_index(|index| {
             if !index.manifests.iter().any(|entry| entry.digest == target.digest) {
                 index.manifests.push(bare(target));
@@ -308,7 +308,11 @@ impl Store {
     }
 
     /// Checks that `target` and what it needs are in the store, and holds them.
-    fn require(&self, target: &Descriptor, depth: usize) -> Result<(), StoreError> {
+    /// Each document once, however often hostile indexes name it.
+    fn require(&self, target: &Descriptor, depth: usize, seen: &mut HashSet<Digest>) -> Result<(), StoreError> {
+        if !seen.insert(target.digest) {
+            return Ok(());
+        }
         self.hold(&target.digest)?;
         let declared = Some(target.media_type.as_str()).filter(|text| !text.is_empty());
         let manifest = self.manifest(&target.digest, declared)?;
@@ -332,7 +336,7 @@ impl Store {
             if self.has(&child.digest)? {
                 // A manifest in an index may be of a type that only its publisher knows; a blob then.
                 if media::is_manifest(&child.media_type) || media::is_index(&child.media_type) {
-                    self.require(child, depth + 1)?;
+                    self.require(child, depth + 1, seen)?;
                 }
                 any = true;
             } else {
@@ -400,4 +404,43 @@ fn bare(target: &Descriptor) -> Descriptor {
 
 fn is_attestation(child: &Descriptor) -> bool {
     child.platform.as_ref().is_some_and(|platform| platform.os == "unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{image, scratch};
+
+    #[test]
+    fn indexes_that_name_one_document_many_times_cost_no_more_than_one() {
+        let (_dir, store) = scratch();
+        let mut target = image(&store, b"x");
+        // 3,000 × 3,000 × 3,000 documents for one that follows every name.
+        for _ in 0..3 {
+            let index = ImageIndex::new(vec![target.clone(); 3_000]);
+            target = store.put(media::OCI_INDEX, &serde_json::to_vec(&index).unwrap()).unwrap();
+        }
+        let begun = std::time::Instant::now();
+        store.tag(&"many:1".parse().unwrap(), &target).unwrap();
+        assert!(store.image(&"many:1".parse().unwrap()).unwrap().is_some());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+        crate::gc::run(&store, crate::gc::Options::default()).unwrap();
+        assert_eq!(store.check().unwrap().problems, [""; 0]);
+    }
+
+    #[test]
+    fn a_name_that_came_meanwhile_is_not_forgotten() {
+        let (_dir, store) = scratch();
+        let target = image(&store, b"x");
+        let (one, two): (Reference, Reference) = ("one:1".parse().unwrap(), "two:1".parse().unwrap());
+        store.tag(&one, &target).unwrap();
+        let seen = store.image(&one).unwrap().unwrap();
+        store.tag(&two, &target).unwrap();
+        store.forget_seen(&seen).unwrap();
+        assert!(store.image(&one).unwrap().is_none());
+        assert!(store.image(&two).unwrap().is_some());
+        let seen = store.image(&two).unwrap().unwrap();
+        store.forget_seen(&seen).unwrap();
+        assert_eq!(store.images().unwrap(), []);
+    }
 }

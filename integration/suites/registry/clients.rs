@@ -56,6 +56,9 @@ fn ours_pushes_and_pulls() {
         assert_eq!(registry.digest("team/ours:1"), digest, "bytes are kept");
         let outcome = shoal(&to, &["pull"]).args(registry.own_flags()).arg(name).run().expect_success();
         assert_eq!(pulled(&outcome), digest);
+        let ends: Vec<&str> = outcome.stderr.lines().filter(|line| line.contains(": Complete")).collect();
+        let once: std::collections::BTreeSet<&&str> = ends.iter().collect();
+        assert!(once.len() == ends.len() && once.len() == 2, "a layer and the config, each said once: {ends:?}");
         // By digest, and once more: nothing is missing then.
         let pinned = format!("{}@{digest}", registry.name("team/ours"));
         let _ = shoal(&to, &["pull"]).args(registry.own_flags()).arg(pinned).run().expect_success();

@@ -386,7 +386,8 @@ fn check(rig: &Rig, workers: &[Worker<'_>], scratch: &Scratch) {
 
 /// Sets the time of everything below `folder` back.
 fn age(folder: &Path) {
-    for path in files(folder) {
+    let uploads = std::fs::read_dir(folder.join("uploads")).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in files(folder).into_iter().chain(uploads) {
         if let Ok(file) = std::fs::File::open(&path) {
             let _ = file.set_modified(SystemTime::now() - LONG_AGO);
         }
@@ -419,7 +420,7 @@ fn leaked(root: &Path) -> Vec<String> {
         .map(|path| path.strip_prefix(&store).expect("it is below").display().to_string())
         .filter(|path| !ALWAYS.contains(&path.as_str()))
         .collect();
-    for folder in ["tmp", "leases", "partial", "layers", "registry/uploads"] {
+    for folder in ["tmp", "leases", "partial", "sending", "layers", "registry/uploads"] {
         let entries = std::fs::read_dir(store.join(folder)).into_iter().flatten().flatten();
         left.extend(entries.map(|entry| format!("{folder}/{}", entry.file_name().to_string_lossy())));
     }

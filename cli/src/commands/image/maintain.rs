@@ -74,7 +74,7 @@ pub(crate) fn prune_for_system(global: &Global, all: bool, filters: &[String]) -
 /// Remove content that no image and no container needs
 #[derive(Debug, clap::Args)]
 pub(crate) struct GcArgs {
-    /// Broken downloads too
+    /// Broken downloads and uploads too
     #[arg(long)]
     partial: bool,
     /// Only say what would go
