@@ -18,6 +18,10 @@ pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // One that was waited for has no pid any more: its number may be another's.
+        if self.0.try_wait().is_ok_and(|status| status.is_some()) {
+            return;
+        }
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         if soon(Duration::from_secs(5), || self.0.try_wait().ok().flatten()).is_none() {

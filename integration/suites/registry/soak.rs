@@ -171,31 +171,27 @@ impl Rig {
 
 /// Runs a process to its end, or kills it after `kill`.
 fn run(command: &mut Command, kill: Option<Duration>) -> (ExitStatus, String, String) {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shoal starts");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // One that hangs ends with the test.
+    let mut process = Process(command.spawn().expect("shoal starts"));
     let begun = Instant::now();
     // What these commands say fits into a pipe.
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("a child of ours") {
-            break status;
+    let status = eventually("the command ends", HANG, || {
+        if let Some(status) = process.0.try_wait().expect("a child of ours") {
+            return Some(status);
         }
-        if kill.is_some_and(|kill| begun.elapsed() >= kill) {
-            child.kill().expect("a child of ours");
-            break child.wait().expect("a child of ours");
-        }
-        if begun.elapsed() > HANG {
-            let _ = child.kill();
-            panic!("{command:?} hangs");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    };
+        kill.filter(|kill| begun.elapsed() >= *kill).map(|_| {
+            process.0.kill().expect("a child of ours");
+            process.0.wait().expect("a child of ours")
+        })
+    });
     let text = |pipe: Option<&mut dyn std::io::Read>| {
         let mut text = String::new();
         let _ = pipe.expect("it is piped").read_to_string(&mut text);
         text
     };
-    let stdout = text(child.stdout.as_mut().map(|pipe| pipe as _));
-    (status, stdout, text(child.stderr.as_mut().map(|pipe| pipe as _)))
+    let stdout = text(process.0.stdout.as_mut().map(|pipe| pipe as _));
+    (status, stdout, text(process.0.stderr.as_mut().map(|pipe| pipe as _)))
 }
 
 /// One worker: what it knows of its repository, there and here.
