@@ -10,6 +10,8 @@ mod bad_input;
 mod case;
 #[path = "runtime/cgroups.rs"]
 mod cgroups;
+#[path = "runtime/details.rs"]
+mod details;
 #[path = "runtime/exec.rs"]
 mod exec;
 #[path = "runtime/extras.rs"]
@@ -85,6 +87,7 @@ fn all() -> Vec<Case> {
         terminal::CASES,
         notify::CASES,
         security::CASES,
+        details::CASES,
         hostile::CASES,
         raced::CASES,
         bad_input::CASES,

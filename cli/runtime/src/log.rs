@@ -5,10 +5,12 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
+use runtime::error::words;
 use runtime::host::clock;
 use runtime::report::Report;
 
 use crate::args::Global;
+use crate::commands::Failure;
 
 /// Where lines go and how they look.
 #[derive(Debug, Default)]
@@ -19,11 +21,15 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The log that the global flags ask for; one that cannot be opened leaves stderr.
-    pub(crate) fn open(global: &Global) -> Self {
-        let open = |path: &PathBuf| File::options().append(true).create(true).open(path).ok();
-        let file = global.log.as_ref().and_then(open).map(RefCell::new);
-        Self { file, json: global.log_json, debug: global.debug }
+    /// The log that the global flags ask for; one that cannot be opened ends the command, whose caller would wait for
+    /// lines in vain.
+    pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
+        let open = |path: &PathBuf| {
+            let file = File::options().append(true).create(true).open(path);
+            file.map_err(|cause| Failure::usage(format!("open the log {}: {}", path.display(), words(&cause))))
+        };
+        let file = global.log.as_ref().map(open).transpose()?.map(RefCell::new);
+        Ok(Self { file, json: global.log_json, debug: global.debug })
     }
 
     /// The error that ends the command.

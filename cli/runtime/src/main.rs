@@ -28,6 +28,11 @@ static MEMORY: OneThread = OneThread::new();
 #[unsafe(no_mangle)]
 extern "C" fn main(count: std::ffi::c_int, words: Words) -> std::ffi::c_int {
     runtime::host::sys::process::begin();
+    std::panic::set_hook(Box::new(|defect| {
+        // Nothing is unwound, and abort(3) ends the first process of a pid namespace only by a fault of its own.
+        eprintln!("shoal-runtime: please report this defect: {defect}");
+        runtime::host::sys::clone::exit_now(DEFECT)
+    }));
     let code = command(words.read(count));
     // Nobody is left to be told when the output is gone.
     let _ = std::io::stdout().flush();
@@ -39,13 +44,19 @@ fn main() {
     let _ = (command(std::env::args_os().collect()), std::io::stdout().flush());
 }
 
+/// The exit code of a command, or of a container's first process before its program, that found itself broken.
+#[cfg(not(test))]
+const DEFECT: i32 = 101;
+
 fn command(args: Vec<OsString>) -> u8 {
     let (log, outcome) = match args::Global::read(args) {
-        Ok((global, command, rest)) => {
-            let log = log::Log::open(&global);
-            let outcome = commands::dispatch(&global, &log, &command, rest);
-            (log, outcome)
-        }
+        Ok((global, command, rest)) => match log::Log::open(&global) {
+            Ok(log) => {
+                let outcome = commands::dispatch(&global, &log, &command, rest);
+                (log, outcome)
+            }
+            Err(failure) => (log::Log::default(), Err(failure)),
+        },
         Err(failure) => (log::Log::default(), Err(failure)),
     };
     match outcome {

@@ -42,8 +42,9 @@ pub fn write_exe(args: &[&str]) -> ExitCode {
 }
 
 /// Looks into every process it sees until one shows a program that is not the container's own, and prints that
-/// (CVE-2016-9962): whoever sees the program of the runtime can open its descriptors, too.
-pub fn peek() -> ExitCode {
+/// (CVE-2016-9962): whoever sees the program of the runtime can open its descriptors, too. With a word only processes
+/// count that have it in their command line.
+pub fn peek(args: &[&str]) -> ExitCode {
     let until = Instant::now() + RACE;
     while Instant::now() < until {
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -52,7 +53,12 @@ pub fn peek() -> ExitCode {
                 continue;
             }
             let Ok(program) = std::fs::read_link(entry.path().join("exe")) else { continue };
-            if !program.ends_with("probe") && !program.ends_with("busybox") {
+            let told = |word: &str| {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&line).contains(word)
+            };
+            let own = program.ends_with("probe") || program.ends_with("busybox");
+            if !own && args.first().is_none_or(|word| told(word)) {
                 println!("{name} {}", program.display());
                 return ExitCode::SUCCESS;
             }

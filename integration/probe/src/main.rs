@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Some("hog") => hog(rest.first().and_then(|mib| mib.parse().ok()).unwrap_or(64)),
         Some("forks") => forks(rest.first().and_then(|count| count.parse().ok()).unwrap_or(10)),
         Some("write-exe") => attack::write_exe(&rest),
-        Some("peek") => attack::peek(),
+        Some("peek") => attack::peek(&rest),
         Some("swap") => attack::swap(&rest),
         Some("open") => attack::open(&rest),
         Some("serve") => serve::run(&rest),
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Some("notify") => notify(&rest),
         _ => {
             eprintln!(
-                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | peek | swap A B | open PATH… | floor ROOTFS PROGRAM… | serve PORT | notify LINE…"
+                "probe: report [SECTION…] | syscalls FIRST LAST | true | exit N | pause | signals | hog MIB | forks N | write-exe PID | peek [WORD] | swap A B | open PATH… | floor ROOTFS PROGRAM… | serve PORT | notify LINE…"
             );
             ExitCode::from(2)
         }

@@ -19,10 +19,12 @@ cases! { "raced":
     cve_2025_52881_a_swapped_mount_over_procfs_takes_no_write ["runc": "1.1.5 is vulnerable", "crun": "1.8 is vulnerable"],
     cve_2019_5736_the_binary_is_never_open_for_writing_while_exec_goes_on,
     cve_2016_9962_an_exec_cannot_be_looked_into_from_its_user_namespace,
+    cve_2016_9962_a_create_into_a_joined_user_and_pid_namespace_cannot_be_looked_into,
+    a_new_user_namespace_cannot_be_looked_into_from_the_hosts_pid_namespace ["runc": "1.1.5 is vulnerable", "crun": "1.8 is vulnerable"],
     cve_2023_27561_a_swapped_proc_is_never_a_link,
 }
 
-/// Rounds of a race in CI: each takes some tens of milliseconds, and there are eight races.
+/// Rounds of a race in CI: each takes some tens of milliseconds, and there are ten races.
 const ROUNDS_IN_CI: u32 = 25;
 
 fn rounds() -> std::ops::Range<u32> {
@@ -242,6 +244,60 @@ fn cve_2016_9962_an_exec_cannot_be_looked_into_from_its_user_namespace(subject: 
     drop(container);
     let said = std::fs::read_to_string(bundle.rootfs().join("tmp/said")).expect("the attacker ran");
     assert!(said.is_empty(), "seen from inside: {said}");
+}
+
+/// A user namespace in which every id is itself, and a process that looks into every other one as far as it may.
+fn peeker(users: bool, capabilities: &[&str], token: &str) -> Bundle {
+    let mut bundle = Bundle::new(&["sh", "-c", &format!("while :; do probe peek {token}; done > /tmp/said")]);
+    if users {
+        bundle.config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+        map_to_itself(&mut bundle);
+    }
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.config["process"]["capabilities"][set] = json!(capabilities);
+    }
+    bundle
+}
+
+fn map_to_itself(bundle: &mut Bundle) {
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65_536}]);
+    bundle.config["linux"]["uidMappings"] = map.clone();
+    bundle.config["linux"]["gidMappings"] = map;
+}
+
+/// What the process of [`peeker`] saw while `bundle` was run as often as asked.
+fn seen(subject: &Subject, peeker: &Bundle, container: crate::subject::Container<'_>, bundle: &Bundle) {
+    for _ in rounds() {
+        let _ = subject.run(bundle).expect_success();
+    }
+    drop(container);
+    let said = std::fs::read_to_string(peeker.rootfs().join("tmp/said")).expect("the attacker ran");
+    assert!(said.is_empty(), "seen from inside: {said}");
+}
+
+fn cve_2016_9962_a_create_into_a_joined_user_and_pid_namespace_cannot_be_looked_into(subject: &Subject) {
+    // As in a pod: the second container joins two namespaces of the first and makes its own mounts.
+    let mut bundle = Bundle::new(&["/bin/probe", "true"]);
+    let peeker = peeker(true, &["CAP_SYS_PTRACE"], bundle.id());
+    let container = subject.start(&peeker);
+    let pid = &container.state()["pid"];
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    for kind in ["user", "pid"] {
+        namespaces.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{kind}")}));
+    }
+    seen(subject, &peeker, container, &bundle);
+}
+
+fn a_new_user_namespace_cannot_be_looked_into_from_the_hosts_pid_namespace(subject: &Subject) {
+    // The user who makes a user namespace may do everything in it, also without a capability of his own.
+    let mut bundle = Bundle::new(&["/bin/probe", "true"]);
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+    map_to_itself(&mut bundle);
+    let mut peeker = peeker(false, &[], bundle.id());
+    peeker.config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|other| other["type"] != "pid");
+    let container = subject.start(&peeker);
+    seen(subject, &peeker, container, &bundle);
 }
 
 fn cve_2023_27561_a_swapped_proc_is_never_a_link(subject: &Subject) {

@@ -2,11 +2,11 @@
 
 use crate::case::cases;
 use crate::subject::Subject;
-use integration::Scratch;
 use integration::bundle::Bundle;
+use integration::{Cmd, Scratch};
 use serde_json::json;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 cases! { "security":
     cve_2024_21626_a_cwd_through_a_descriptor_is_refused ["runc": "1.1.5 is vulnerable unless patched by the distribution"],
@@ -19,6 +19,7 @@ cases! { "security":
     ghsa_g54h_without_device_rules_nodes_are_unusable ["runc": "1.1 allows by default", "crun": "1.8 allows by default"],
     standard_paths_as_links_fifos_and_files_never_reach_the_host ["runc": "1.1 makes the links of /dev on the host when /dev is a link", "crun": "1.8 is vulnerable"],
     cve_2019_5736_the_binary_cannot_be_opened_for_writing,
+    a_mount_that_becomes_writable_later_shows_no_binary_to_write,
     cve_2023_28642_proc_and_sys_as_symlinks_are_refused ["crun": "1.8 mounts behind the link"],
     a_cgroup_for_exec_cannot_climb,
     links_under_the_root_lead_nowhere,
@@ -183,6 +184,48 @@ fn cve_2019_5736_the_binary_cannot_be_opened_for_writing(subject: &Subject) {
     }
     drop(container);
     assert!(std::fs::read(binary).expect("readable") == before, "the host's binary was changed");
+}
+
+/// A folder of the host that is a read-only mount of itself.
+struct ReadOnly(Scratch);
+
+impl ReadOnly {
+    fn new(file: &Path) -> (Self, PathBuf) {
+        let scratch = Scratch::new("read-only");
+        let inside = scratch.path().join(file.file_name().expect("a file has a name"));
+        std::fs::copy(file, &inside).expect("a copy");
+        let _ = Cmd::new("mount").arg("--bind").args([scratch.path(), scratch.path()]).ok();
+        let mounted = Self(scratch);
+        mounted.remount("ro");
+        (mounted, inside)
+    }
+
+    fn remount(&self, how: &str) {
+        let _ = Cmd::new("mount").args(["-o", &format!("remount,bind,{how}")]).arg(self.0.path()).ok();
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = Cmd::new("umount").arg("--lazy").arg(self.0.path()).run();
+    }
+}
+
+fn a_mount_that_becomes_writable_later_shows_no_binary_to_write(subject: &Subject) {
+    let (place, binary) = ReadOnly::new(subject.binary());
+    let before = std::fs::read(&binary).expect("readable");
+    let elsewhere = Subject::new(binary.clone());
+    let bundle = Bundle::new(&["probe", "true"]);
+    let container = elsewhere.create(&bundle);
+    // What a process inside could keep of a runtime that it sees.
+    let kept = std::fs::File::open(format!("/proc/{}/exe", container.state()["pid"])).expect("root may look");
+    drop(container);
+    place.remount("rw");
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&kept));
+    let opened = std::fs::File::options().append(true).open(path);
+    let written = opened.and_then(|mut file| std::io::Write::write_all(&mut file, b"owned"));
+    let after = std::fs::read(&binary).expect("readable");
+    assert!(after == before && written.is_err(), "the host's binary was written to");
 }
 
 fn cve_2023_28642_proc_and_sys_as_symlinks_are_refused(subject: &Subject) {

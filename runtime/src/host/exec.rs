@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::Mode;
 use oci::ContainerId;
 use oci::spec::{Hooks, Process as SpecProcess, Status};
 
@@ -136,19 +136,21 @@ pub fn launch(request: &Request, prepared: &Prepared, relay: Option<OwnedFd>) ->
     let (ours, theirs) = handshake::pair()?;
     let kinds = Kind::all().filter(|kind| prepared.namespaces.has(*kind)).fold(0, |kinds, kind| kinds | kind.flag());
     let join = Join { target: prepared.first.as_fd(), kinds, cgroup: place.as_ref().map(AsFd::as_fd) };
-    let (env, preserved) = launch::inherited(request.preserve_fds)?;
+    // Sockets of systemd and its notifications are the container's first process's.
+    launch::inherits(request.preserve_fds)?;
     let mut ends = Some((theirs, console));
-    // The labels first: files of a hidden process belong to the host's root, who may not be who we are. They outlive the
-    // birth of the process that executes the program.
-    let hide = || {
-        become_process::label(&prepared.process, &prepared.procfs)?;
-        sys::set_dumpable(false).during(|| "hide from the container")
+    // First what is to be written: files of a hidden process belong to the host's root, who may not be who we are. It
+    // outlives the birth of the process that executes the program.
+    let conceal = || {
+        become_process::describe(&prepared.process, &prepared.procfs)?;
+        parent::hide()
     };
-    let (born, placed) = parent::spawn_into(&join, hide, |left| {
+    let (born, placed) = parent::spawn_into(&join, conceal, |left| {
         let (channel, console) = ends.take().expect("only the child runs this, once");
         // With this open it would never see the command die.
         parent::part_with(&[ours.as_fd()]);
-        let mut joiner = Joiner { prepared, channel, console, env: &env, preserved, id: request.id.as_str() };
+        let mut joiner =
+            Joiner { prepared, channel, console, preserved: request.preserve_fds, id: request.id.as_str() };
         let code = joiner.run(left);
         // Its descriptors were closed as numbers, and must not be closed again.
         std::mem::forget(joiner);
@@ -158,9 +160,6 @@ pub fn launch(request: &Request, prepared: &Prepared, relay: Option<OwnedFd>) ->
     let served = (|| {
         if let Some(cgroup) = cgroup.filter(|_| !placed) {
             cgroup.add_process(born.pid, request.cgroup.as_deref())?;
-        }
-        if let Some(adjustment) = prepared.process.oom_score_adj {
-            prepared.procfs.write(&format!("{}/oom_score_adj", born.pid), &adjustment.to_string())?;
         }
         ours.send(&ToChild::Placed(born.pid)).or_else(|error| launch::explain(&ours, error))?;
         let service = Service {
@@ -193,7 +192,6 @@ struct Joiner<'a> {
     prepared: &'a Prepared,
     channel: Channel,
     console: Option<OwnedFd>,
-    env: &'a [String],
     preserved: u32,
     id: &'a str,
 }
@@ -214,7 +212,7 @@ impl Joiner<'_> {
     fn join_and_execute(&mut self, left: u64) -> Result<Infallible> {
         let process = &self.prepared.process;
         let procfs = &self.prepared.procfs;
-        umask(Mode::empty());
+        sys::set_umask(0);
         nix::unistd::setsid().during(|| "start a session")?;
         if let Some(mask) = &process.affinity.0 {
             schedule::set_affinity(mask).during(|| "set the CPU affinity (initial)")?;
@@ -234,6 +232,8 @@ impl Joiner<'_> {
         if self.prepared.namespaces.has(Kind::User) {
             sys::setresgid(0).during(|| "become group 0 of the user namespace")?;
             sys::setresuid(0).during(|| "become user 0 of the user namespace")?;
+            // Where fs.suid_dumpable says so, a change of user shows a process again.
+            parent::hide()?;
         }
         if !self.prepared.namespaces.has(Kind::Mount) {
             nix::unistd::chroot(self.prepared.record.rootfs.as_str()).during(|| "enter the root file system")?;
@@ -243,10 +243,10 @@ impl Joiner<'_> {
             self.take_terminal()?;
         }
         super::stage::streams::own_null(procfs)?;
-        become_process::join_keyring(process, self.id, procfs)?;
+        become_process::join_keyring(process, self.id)?;
         become_process::part_with_the_host(self.preserved, &[self.channel.as_fd().as_raw_fd()])?;
         let program = become_process::become_user_in(process, &self.channel)?;
-        let env = become_process::environment(process, self.env);
+        let env = become_process::environment(process, &[]);
         become_process::finish(process, &self.channel)?;
         self.channel.send(&FromChild::Ready)?;
         self.channel.expect(|message| matches!(message, ToChild::Start).then_some(()))?;

@@ -13,6 +13,7 @@ use super::cgroup::resctrl::{self, Group};
 use super::cgroup::{self, Cgroup, Layout, Manager};
 use super::probe::{self, Rootless};
 use super::procfs::{Procfs, real_path};
+use super::stage::become_process;
 use super::stage::init::{self, Init};
 use super::stage::parent::{self, Born, Service};
 use super::state::{Directory, Record, Root, VERSION};
@@ -245,17 +246,23 @@ fn build(
     let joins = parent::open_joins(&plan.namespaces)?;
     let listener = if wait_for_start { Some(start::listen(directory)?) } else { None };
     let (ours, theirs) = handshake::pair()?;
-    let (mut env, preserved) = inherited(request.preserve_fds)?;
+    let (mut env, preserved) = passed(request.preserve_fds)?;
     if record.notify.is_some() {
         notify::make(directory)?;
         env.push(format!("NOTIFY_SOCKET={}/{}", plan::NOTIFY_FOLDER, notify::SOCKET));
     }
     let state = state_of(record, Status::Creating);
+    parent::bear_hidden(facts.euid)?;
     let sources = super::source::open(plan, facts, procfs)?;
     let root = super::source::root(plan, facts, &container.rootfs)?;
     let listener: Option<OwnedFd> = listener.map(Into::into);
     let mut ends = Some((theirs, listener, console, root, sources, env));
-    let (born, placed) = parent::spawn(&plan.namespaces, joins, procfs, place.as_ref().map(AsFd::as_fd), |joins| {
+    let conceal = || {
+        become_process::describe(&plan.process, procfs)?;
+        parent::hide()
+    };
+    let cgroup_fd = place.as_ref().map(AsFd::as_fd);
+    let (born, placed) = parent::spawn(&plan.namespaces, joins, procfs, cgroup_fd, conceal, |joins| {
         let (channel, listener, console, root, sources, env) = ends.take().expect("only the child runs this, once");
         // With these open it would never see the command die, and would keep the container locked.
         parent::part_with(&[ours.as_fd(), directory.as_fd()]);
@@ -267,7 +274,7 @@ fn build(
             plan,
             channel,
             procfs,
-            in_user_namespace: facts.in_user_namespace,
+            hide: facts.euid != 0 && !plan.namespaces.has(Kind::User) && !facts.in_user_namespace,
             mounts: plan.namespaces.creates(Kind::Mount).then_some(&prepared.mounts),
             console,
             listener,
@@ -338,11 +345,12 @@ fn serve(
     record: &mut Record,
     enter: impl FnOnce(&mut Record) -> Result<Vec<String>>,
 ) -> Result<Vec<String>> {
-    service.map_ids(channel, born.pid)?;
+    service.map_ids(channel, born.pid, plan.process.oom_score_adj)?;
     let warnings = enter(record)?;
     // Should we die before this, the new process sees its channel end and follows.
     directory.save(record)?;
-    if let Some(adjustment) = plan.process.oom_score_adj {
+    // With a user namespace it was written when the process could still be reached by everybody who may make one.
+    if let Some(adjustment) = plan.process.oom_score_adj.filter(|_| !plan.namespaces.has(Kind::User)) {
         service.procfs.write(&format!("{}/oom_score_adj", born.pid), &adjustment.to_string())?;
     }
     channel.send(&ToChild::Placed(born.pid)).or_else(|error| explain(channel, error))?;
@@ -358,20 +366,27 @@ pub(super) fn explain(channel: &Channel, error: Error) -> Result<()> {
     }
 }
 
-/// What systemd passed to us for the container: its sockets; and how many descriptors the program inherits, each of
-/// which must be there: its number could be one of ours else.
-pub(super) fn inherited(preserve_fds: u32) -> Result<(Vec<String>, u32)> {
+/// What systemd passed to us for the container: its sockets, if they are for this very process (sd_listen_fds(3)); and
+/// how many descriptors the program inherits.
+fn passed(preserve_fds: u32) -> Result<(Vec<String>, u32)> {
     let variable = |name: &str| std::env::var(name).ok();
-    let listen: u32 = variable("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0);
+    let ours = variable("LISTEN_PID").is_some_and(|pid| pid.parse() == Ok(std::process::id()));
+    let listen: u32 = variable("LISTEN_FDS").filter(|_| ours).and_then(|count| count.parse().ok()).unwrap_or(0);
     let mut env = Vec::new();
     if listen > 0 {
         env.extend([format!("LISTEN_FDS={listen}"), "LISTEN_PID=1".to_owned()]);
         env.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
     }
     let count = preserve_fds.saturating_add(listen);
+    inherits(count)?;
+    Ok((env, count))
+}
+
+/// Makes sure that each of the `count` descriptors a program inherits is there: its number could be one of ours else.
+pub(super) fn inherits(count: u32) -> Result<()> {
     let missing = (3..).zip(0..count).map(|(fd, _)| fd).find(|fd| !super::sys::process::is_inherited(*fd));
     match missing {
-        None => Ok((env, count)),
+        None => Ok(()),
         Some(fd) => Err(Error::refusal(
             "--preserve-fds",
             format!("descriptor {fd} of {count} to preserve (LISTEN_FDS counts too) is not open"),
@@ -379,12 +394,21 @@ pub(super) fn inherited(preserve_fds: u32) -> Result<(Vec<String>, u32)> {
     }
 }
 
-/// Writes the pid file so that a reader finds all of it or none.
+/// Writes the pid file so that a reader finds all of it or none. Others may write in its folder: what they left under
+/// the temporary name is replaced, never followed.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let operation = || format!("write the pid file {}", path.display());
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
-    std::fs::write(&fresh, pid.to_string()).during(operation)?;
+    let open = || std::fs::File::options().write(true).create_new(true).open(&fresh);
+    let file = match open() {
+        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(&fresh).during(operation)?;
+            open()
+        }
+        file => file,
+    };
+    std::io::Write::write_all(&mut file.during(operation)?, pid.to_string().as_bytes()).during(operation)?;
     std::fs::rename(&fresh, path).during(operation)
 }
 

@@ -10,7 +10,7 @@ use super::events::{self, EventsError, Subject};
 use super::freeze::cgroup;
 use super::launch::read_config;
 use super::state::{self, Record, Root};
-use super::update::{Change, merge};
+use super::update::{Change, former, merge};
 use crate::error::{Error, Result};
 
 /// Changes the limits of a container; returns what had to be left out.
@@ -25,12 +25,24 @@ pub fn update(root: &Root, id: &ContainerId, change: &Change) -> Result<Vec<Stri
         None => read_config(&directory.config()?)?.linux.and_then(|linux| linux.resources).unwrap_or_default(),
     };
     let wanted: LinuxResources = merge(&current, &change.resources);
+    let class = match (&change.rdt, &record.rdt) {
+        (Some(_), None) => {
+            return Err(Error::refusal("--l3-cache-schema", "the container has no class of Intel RDT"));
+        }
+        (wanted, class) => wanted.as_ref().zip(class.as_ref()),
+    };
     let mut warnings = change.warnings.clone();
-    warnings.extend(cgroup(&record)?.update(&wanted)?);
-    if let Some(rdt) = &change.rdt {
-        match &record.rdt {
-            Some(class) => class.update(rdt)?,
-            None => return Err(Error::refusal("--l3-cache-schema", "the container has no class of Intel RDT")),
+    let cgroup = cgroup(&record)?;
+    let applied = cgroup.update(&wanted).map_err(Error::from).and_then(|odd| {
+        class.map_or(Ok(()), |(schemata, class)| class.update(schemata)).map_err(Error::from)?;
+        Ok(odd)
+    });
+    match applied {
+        Ok(odd) => warnings.extend(odd),
+        Err(refused) => {
+            // All or nothing. What cannot be put back either is not worth more words than the cause.
+            let _ = cgroup.update(&former(&current, &change.resources));
+            return Err(refused);
         }
     }
     // What the next update builds on.

@@ -88,15 +88,15 @@ fn inside(container: &Container, target: &OwnedFd, work: impl FnOnce(OwnedFd) ->
     let (ours, theirs) = handshake::pair()?;
     let kinds = Kind::all().filter(|kind| container.namespaces.has(*kind)).fold(0, |kinds, kind| kinds | kind.flag());
     let mut end = Some((theirs, work));
-    let hide = || sys::set_dumpable(false).during(|| "hide from the container");
-    let (born, _) = parent::spawn_into(&Join { target: target.as_fd(), kinds, cgroup: None }, hide, |left| {
+    let join = Join { target: target.as_fd(), kinds, cgroup: None };
+    let (born, _) = parent::spawn_into(&join, parent::hide, |left| {
         let (channel, work) = end.take().expect("only the child runs this, once");
         let done = (|| {
             let left = left?;
             if left != 0 {
                 setns(target.as_fd(), left).during(|| "join the container's namespaces")?;
             }
-            nix::sys::stat::umask(Mode::empty());
+            sys::set_umask(0);
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             work(nix::fcntl::open("/", flags, Mode::empty()).during(|| "open the container's root")?)
         })();

@@ -86,9 +86,14 @@ impl Procfs {
     /// Writes `text` to the file `path`, relative to `/proc`, in one go.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         let operation = || format!("write {:?} to /proc/{path}", text.trim_end());
-        let file = openat2(self.root.as_fd(), path.as_bytes(), libc::O_WRONLY, 0, RESOLVE).during(operation)?;
+        let file = self.to_write(path).during(operation)?;
         nix::unistd::write(&file, text.as_bytes()).during(operation)?;
         Ok(())
+    }
+
+    /// Opens the file `path`, relative to `/proc`, to be written later: who may is decided now.
+    pub fn to_write(&self, path: &str) -> nix::Result<OwnedFd> {
+        openat2(self.root.as_fd(), path.as_bytes(), libc::O_WRONLY, 0, RESOLVE)
     }
 
     /// Reads the file `path` of short lines, relative to `/proc`.

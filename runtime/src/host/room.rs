@@ -39,9 +39,24 @@ impl Room {
         openat2(self.root.as_fd(), inside(path).as_bytes(), flags, 0, RESOLVE)
     }
 
-    /// Opens `path`, refusing (`ELOOP`) one that goes through a symbolic link.
-    pub fn open_plain(&self, path: &str, flags: i32) -> nix::Result<OwnedFd> {
-        openat2(self.root.as_fd(), inside(path).as_bytes(), flags, 0, RESOLVE | libc::RESOLVE_NO_SYMLINKS)
+    /// The directory `path` (without `..`), made with all its parents where it is missing; `ELOOP` when it goes through a
+    /// symbolic link, also through one that comes while it is made.
+    pub fn plain_directory(&self, path: &str, mode: u32) -> nix::Result<OwnedFd> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let rules = RESOLVE | libc::RESOLVE_NO_SYMLINKS;
+        match openat2(self.root.as_fd(), inside(path).as_bytes(), flags, 0, rules) {
+            Err(Errno::ENOENT) => {}
+            found => return found,
+        }
+        let mut here = self.open("", flags)?;
+        for part in parts(path) {
+            match mkdirat(&here, part.as_str(), Mode::from_bits_truncate(mode)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            here = openat2(here.as_fd(), part.as_bytes(), flags, 0, rules)?;
+        }
+        Ok(here)
     }
 
     /// The directory `path`, made with all its parents where it is missing.

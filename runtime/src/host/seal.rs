@@ -4,7 +4,8 @@
 //! Mounting a read-only copy in front of the file is not enough, the link leads to the file that was executed. So the
 //! command goes on from a detached read-only mount of its own file: its memory is mapped anew from there and the kernel
 //! is told so, or, where it may not be told, the command executes itself once more. Nothing is copied, and the link then
-//! leads to that mount, which nobody can make writable.
+//! leads to that mount, which nobody can make writable. A read-only mount of the host is none of that: it can be remounted,
+//! and a container that kept the link open would then write.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Seek, Write};
@@ -28,7 +29,7 @@ const SELF: &str = "/proc/self/exe";
 /// Returns when this program's file is safe from containers; where it has to be executed again for that, with `args`.
 pub fn ensure(args: &[OsString]) -> Result<()> {
     let operation = || "protect the runtime's own file";
-    if statvfs(SELF).during(operation)?.flags().contains(FsFlags::ST_RDONLY) {
+    if is_detached().during(operation)? {
         return Ok(());
     }
     let file = match mount::clone_tree(AT_FDCWD, SELF.as_bytes(), false) {
@@ -53,6 +54,12 @@ pub fn ensure(args: &[OsString]) -> Result<()> {
     let args = Vector::new(args.iter().map(|arg| arg.as_bytes())).during(operation)?;
     let env = Vector::new(&env).during(operation)?;
     match execve_fd(file.as_fd(), &args, &env).during(operation)? {}
+}
+
+/// Whether this is the second execution, from a detached read-only mount whose root is the program itself. Only there a
+/// file has the path `/`: every mount that can be found has a name.
+fn is_detached() -> nix::Result<bool> {
+    Ok(nix::fcntl::readlink(SELF)?.as_bytes() == b"/" && statvfs(SELF)?.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// Whether this command's user is neither root nor the owner of its file.

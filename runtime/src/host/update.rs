@@ -188,6 +188,33 @@ pub fn merge(current: &LinuxResources, change: &LinuxResources) -> LinuxResource
     merged
 }
 
+/// What puts `current` back after a part of `change` was applied: a limit that only the change has is lifted.
+pub fn former(current: &LinuxResources, change: &LinuxResources) -> LinuxResources {
+    let lifted = |changed: Option<i64>| changed.map(|_| -1);
+    let mut neutral = LinuxResources::default();
+    if let Some(change) = &change.memory {
+        let (limit, swap) = (lifted(change.limit), lifted(change.swap));
+        let reservation = lifted(change.reservation);
+        neutral.memory = Some(LinuxMemory { limit, swap, reservation, ..LinuxMemory::default() });
+    }
+    if let Some(change) = &change.cpu {
+        neutral.cpu = Some(LinuxCpu {
+            shares: change.shares.map(|_| SHARES_DEFAULT),
+            quota: lifted(change.quota.or(change.period.map(|_| -1))),
+            period: change.period.or(change.quota.map(|_| 1)).map(|_| PERIOD_US_DEFAULT),
+            burst: change.burst.map(|_| 0),
+            idle: change.idle.map(|_| 0),
+            ..LinuxCpu::default()
+        });
+    }
+    neutral.pids = change.pids.as_ref().map(|_| LinuxPids { limit: Some(-1) });
+    merge(&neutral, current)
+}
+
+/// What a cgroup has that nobody gave shares or a period.
+const SHARES_DEFAULT: u64 = 1024;
+const PERIOD_US_DEFAULT: u64 = 100_000;
+
 fn set<T>(to: &mut Option<T>, from: Option<T>) {
     if from.is_some() {
         *to = from;
@@ -290,6 +317,22 @@ mod tests {
         assert_eq!((memory.limit, memory.swap), (Some(150), Some(200)));
         assert_eq!(merged.cpu.unwrap().cpus.as_deref(), Some("0-1"));
         assert_eq!(merged.pids.unwrap().limit, Some(5));
+    }
+
+    #[test]
+    fn what_was_before_a_change_has_the_limits_of_then_and_lifts_the_new_ones() {
+        let (mut current, mut change) = (Change::default(), Change::default());
+        current.flag("memory", "100").unwrap();
+        for (flag, value) in [("memory", "200"), ("memory-reservation", "50"), ("pids-limit", "7"), ("cpu-share", "1")]
+        {
+            change.flag(flag, value).unwrap();
+        }
+        let former = former(&current.resources, &change.resources);
+        let memory = former.memory.unwrap();
+        assert_eq!((memory.limit, memory.swap, memory.reservation), (Some(100), None, Some(-1)));
+        assert_eq!(former.pids.unwrap().limit, Some(-1));
+        let cpu = former.cpu.unwrap();
+        assert_eq!((cpu.shares, cpu.quota, cpu.period), (Some(1024), None, None));
     }
 
     #[test]

@@ -117,5 +117,7 @@ fn node(index: usize, device: &LinuxDevice, bind: bool) -> Result<Node> {
     let (major, minor) = (number("major", device.major)?, number("minor", device.minor)?);
     let mode = device.file_mode.unwrap_or(0o666) & 0o7777;
     let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
+    super::process::real_id(&format!("{field}.uid"), uid)?;
+    super::process::real_id(&format!("{field}.gid"), gid)?;
     Ok(Node { path: mounts::clean(&device.path), kind, major, minor, mode, uid, gid, bind })
 }

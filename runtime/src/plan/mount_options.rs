@@ -14,6 +14,9 @@ use crate::host::sys::mount::Attr;
 pub enum Meaning {
     /// Nothing.
     Nothing,
+    /// Once a flag of mount(2), for which the kernel's way to make mounts has no place and no use; taken as other
+    /// runtimes take it, and not told by `features`.
+    Obsolete,
     /// Attribute bits to set after clearing others.
     Attribute {
         /// Bits to set.
@@ -93,12 +96,12 @@ const WORDS: [(&str, Meaning); 27] = [
     ("nolazytime", Meaning::Filesystem),
     ("mand", Meaning::Filesystem),
     ("nomand", Meaning::Filesystem),
-    ("silent", Meaning::Nothing),
-    ("loud", Meaning::Nothing),
-    ("iversion", Meaning::Nothing),
-    ("noiversion", Meaning::Nothing),
-    ("acl", Meaning::Filesystem),
-    ("noacl", Meaning::Filesystem),
+    ("silent", Meaning::Obsolete),
+    ("loud", Meaning::Obsolete),
+    ("iversion", Meaning::Obsolete),
+    ("noiversion", Meaning::Obsolete),
+    ("acl", Meaning::Obsolete),
+    ("noacl", Meaning::Obsolete),
     ("tmpcopyup", Meaning::CopyUp),
     ("idmap", Meaning::IdMap { recursive: false }),
     ("ridmap", Meaning::IdMap { recursive: true }),
@@ -143,9 +146,10 @@ pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Options {
     options
 }
 
-/// Every word this program understands, sorted; for `features`.
+/// Every word that does something here, sorted; for `features`.
 pub fn known() -> Vec<String> {
-    let plain = WORDS.iter().chain(&ATTRIBUTES).map(|row| row.0.to_owned());
+    let works = WORDS.iter().filter(|row| row.1 != Meaning::Obsolete);
+    let plain = works.chain(&ATTRIBUTES).map(|row| row.0.to_owned());
     let mut words: Vec<String> = plain.chain(ATTRIBUTES.iter().map(|row| format!("r{}", row.0))).collect();
     words.sort();
     words.dedup();
@@ -164,7 +168,7 @@ fn with(attr: Attr, set: u64, clear: u64) -> Attr {
 impl Options {
     fn apply(&mut self, word: &str, meaning: Meaning) {
         match meaning {
-            Meaning::Nothing | Meaning::Attribute { .. } => {}
+            Meaning::Nothing | Meaning::Obsolete | Meaning::Attribute { .. } => {}
             Meaning::Bind { recursive } => self.bind = Some(recursive),
             Meaning::Propagate(flag) => {
                 self.propagation.push(Propagation { flag, recursive: word.starts_with('r') });
@@ -199,6 +203,12 @@ mod tests {
         assert_eq!(options.bind, Some(true));
         assert_eq!(options.propagation, [Propagation { flag: PropagationFlag::Slave, recursive: true }]);
         assert_eq!(options.attr.clear, MOUNT_ATTR__ATIME);
+    }
+
+    #[test]
+    fn obsolete_flags_are_taken_and_not_told() {
+        assert_eq!(read(["acl", "noacl", "iversion", "silent", "loud"]), Options::default());
+        assert!(known().iter().all(|word| !["acl", "iversion", "silent"].contains(&word.as_str())));
     }
 
     #[test]

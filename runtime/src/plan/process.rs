@@ -106,6 +106,11 @@ pub fn compile(process: &spec::Process, warnings: &mut Vec<String>) -> Result<Pr
             return Err(Error::refusal(format!("{field}[{index}]"), "has a NUL character inside"));
         }
     }
+    let user = &process.user;
+    let groups = user.additional_gids.iter().map(|gid| ("additionalGids", *gid));
+    for (field, id) in [("uid", user.uid), ("gid", user.gid)].into_iter().chain(groups) {
+        real_id(&format!("process.user.{field}"), id)?;
+    }
     let adjustment = process.oom_score_adj;
     if adjustment.is_some_and(|value| !(-1000..=1000).contains(&value)) {
         return Err(Error::refusal("process.oomScoreAdj", "must be between -1000 and 1000"));
@@ -147,6 +152,15 @@ pub fn compile(process: &spec::Process, warnings: &mut Vec<String>) -> Result<Pr
         seccomp: None,
         landlock: None,
     })
+}
+
+/// Refuses the one number that is no id: to the kernel it means "no change", and who is to become that user would stay
+/// root.
+pub(super) fn real_id(field: &str, id: u32) -> Result<()> {
+    if id == u32::MAX {
+        return Err(Error::refusal(field, format!("{id} is no id, the last one is {}", u32::MAX - 1)));
+    }
+    Ok(())
 }
 
 impl Process {
@@ -193,5 +207,28 @@ fn personality(personality: &spec::LinuxPersonality) -> Result<u64> {
         "LINUX" => Ok(0),
         "LINUX32" => Ok(8),
         other => Err(Error::refusal("linux.personality.domain", format!("{other:?} is neither LINUX nor LINUX32"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_that_means_no_change_is_no_user_and_no_group() {
+        let with = |user: spec::User| {
+            let process = spec::Process { args: vec!["x".into()], cwd: "/".into(), user, ..spec::Process::default() };
+            compile(&process, &mut Vec::new())
+        };
+        let last = u32::MAX - 1;
+        let user = spec::User { uid: last, gid: last, additional_gids: vec![last], ..spec::User::default() };
+        assert_eq!(with(user).expect("the last id is one").uid, last);
+        for user in [
+            spec::User { uid: u32::MAX, ..spec::User::default() },
+            spec::User { gid: u32::MAX, ..spec::User::default() },
+            spec::User { additional_gids: vec![0, u32::MAX], ..spec::User::default() },
+        ] {
+            assert!(with(user).expect_err("no id").to_string().contains("is no id"));
+        }
     }
 }

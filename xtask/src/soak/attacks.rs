@@ -38,6 +38,12 @@ const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        id: "remounted later",
+        tried: "the binary lies on a read-only mount; `/proc/PID/exe` is kept open, the mount is made writable",
+        holds: "what was kept cannot be written",
+        cases: &["security::a_mount_that_becomes_writable_later_shows_no_binary_to_write"],
+    },
+    Attack {
         id: "CVE-2019-16884, CVE-2019-19921",
         tried: "a fake procfs by a volume over `/proc`",
         holds: "the label reaches the real one, or the start is refused",
@@ -85,6 +91,18 @@ const ATTACKS: &[Attack] = &[
         tried: "a process of the container looks into an exec that is entering",
         holds: "it cannot",
         cases: &["raced::cve_2016_9962_an_exec_cannot_be_looked_into_from_its_user_namespace"],
+    },
+    Attack {
+        id: "create into a joined user and pid namespace",
+        tried: "a container of a pod with CAP_SYS_PTRACE in its user namespace looks into the next one's first process",
+        holds: "it cannot",
+        cases: &["raced::cve_2016_9962_a_create_into_a_joined_user_and_pid_namespace_cannot_be_looked_into"],
+    },
+    Attack {
+        id: "userns create seen by a host-pid container",
+        tried: "root without capabilities in the host's pid namespace looks into the first process of a new user namespace",
+        holds: "it cannot",
+        cases: &["raced::a_new_user_namespace_cannot_be_looked_into_from_the_hosts_pid_namespace"],
     },
     Attack {
         id: "CVE-2023-25809",

@@ -21,8 +21,7 @@ struct Entry {
     created: String,
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     annotations: std::collections::BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    owner: Option<String>,
+    owner: String,
 }
 
 fn entry(context: &Context<'_>, id: &ContainerId) -> Result<Entry, Failure> {
@@ -39,7 +38,7 @@ fn entry(context: &Context<'_>, id: &ContainerId) -> Result<Entry, Failure> {
         rootfs,
         created,
         annotations,
-        owner: Some(user_name(owner)),
+        owner: user_name(owner),
     })
 }
 
@@ -57,7 +56,8 @@ fn user_name(uid: u32) -> String {
 /// `state ID`.
 pub(crate) fn state(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
     let mut entry = entry(context, &only_id(parser)?)?;
-    entry.owner = None;
+    // As runc: the member is there, and only `list` knows.
+    entry.owner = String::new();
     let text = serde_json::to_string_pretty(&entry).map_err(|cause| Failure::usage(cause.to_string()))?;
     println!("{text}");
     Ok(0)
@@ -98,7 +98,7 @@ pub(crate) fn list(context: &Context<'_>, mut parser: Parser) -> Result<u8, Fail
             entry.status.as_str().to_owned(),
             entry.bundle.clone(),
             entry.created.clone(),
-            entry.owner.clone().unwrap_or_default(),
+            entry.owner.clone(),
         ]
     };
     let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);

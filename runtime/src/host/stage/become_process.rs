@@ -3,10 +3,11 @@
 //!
 //! The order matters and each step says why it stands where it does.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
@@ -54,27 +55,73 @@ pub fn prepare(process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// The labels the kernel applies at execve; written while procfs is still certain to be the host's, and while the files
-/// of this process in it are its own: those of a hidden one belong to the host's root.
-pub fn label(process: &Process, procfs: &Procfs) -> Result<()> {
-    if let Some(profile) = &process.apparmor_profile {
-        apparmor(procfs, profile)?;
+/// What a process says about itself in procfs before it is hidden, for itself and those it makes: its OOM adjustment and
+/// its labels.
+pub fn describe(process: &Process, procfs: &Procfs) -> Result<()> {
+    if let Some(adjustment) = process.oom_score_adj {
+        procfs.write("self/oom_score_adj", &adjustment.to_string())?;
     }
-    if let Some(label) = &process.selinux_label {
-        selinux(procfs, "exec", label)?;
-    }
-    Ok(())
+    Labels::open(process, procfs)?.apply()
 }
 
-/// Writes an SELinux label to a file of `/proc/self/attr`.
-fn selinux(procfs: &Procfs, file: &str, label: &str) -> Result<()> {
-    match procfs.write(&format!("self/attr/{file}"), label) {
-        Err(Error::Failed { errno: libc::ENOENT | libc::EINVAL, .. }) if !selinux_is_there() => {
-            let hint = format!("selinuxLabel {label:?} cannot be applied; leave it empty");
-            Err(Error::HostLack { what: "SELinux".into(), hint })
+/// The labels the kernel applies at execve and to keys: files of `/proc/self/attr` and what goes there.
+///
+/// They are opened while procfs is still certain to be the host's and the files of this process in it are its own: those
+/// of a hidden one belong to the host's root. They are applied after the hooks, which would else get them, too.
+#[derive(Debug)]
+pub struct Labels<'a>(Vec<Label<'a>>);
+
+#[derive(Debug)]
+struct Label<'a> {
+    file: OwnedFd,
+    name: &'static str,
+    text: Cow<'a, str>,
+    /// What the host lacks where it does not take the label.
+    lack: Option<(&'static str, &'static str, &'a str)>,
+}
+
+impl<'a> Labels<'a> {
+    /// Opens what the labels of `process` need.
+    pub fn open(process: &'a Process, procfs: &Procfs) -> Result<Self> {
+        let mut labels = Vec::new();
+        let mut open = |name: &'static str, text: Cow<'a, str>, lack| match procfs.to_write(name) {
+            Ok(file) => {
+                labels.push(Label { file, name, text, lack });
+                Ok(true)
+            }
+            Err(Errno::ENOENT) => lack.map_or(Ok(false), |lack| Err(lacking(lack))),
+            Err(errno) => Err(errno).during(|| format!("open /proc/{name}")),
+        };
+        if let Some(profile) = &process.apparmor_profile {
+            let text = format!("exec {profile}");
+            if !open("self/attr/apparmor/exec", text.clone().into(), None)? {
+                open("self/attr/exec", text.into(), Some(("AppArmor", "apparmorProfile", profile)))?;
+            }
         }
-        written => written,
+        if let Some(label) = &process.selinux_label {
+            let lack = (!selinux_is_there()).then_some(("SELinux", "selinuxLabel", label.as_str()));
+            open("self/attr/exec", label.into(), lack)?;
+            if process.new_keyring {
+                open("self/attr/keycreate", label.into(), lack)?;
+            }
+        }
+        Ok(Self(labels))
     }
+
+    /// Writes them.
+    pub fn apply(self) -> Result<()> {
+        self.0.iter().try_for_each(|Label { file, name, text, lack }| {
+            match (nix::unistd::write(file, text.as_bytes()), lack) {
+                (Err(Errno::ENOENT | Errno::EINVAL), Some(lack)) => Err(lacking(*lack)),
+                (written, _) => written.map(drop).during(|| format!("write {text:?} to /proc/{name}")),
+            }
+        })
+    }
+}
+
+/// The security module `what` is not there for the label of `field`.
+fn lacking((what, field, label): (&str, &str, &str)) -> Error {
+    Error::HostLack { what: what.into(), hint: format!("{field} {label:?} cannot be applied; leave it empty") }
 }
 
 /// Whether the host has SELinux: its file system is mounted where it always is.
@@ -82,27 +129,10 @@ fn selinux_is_there() -> bool {
     std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false)
 }
 
-fn apparmor(procfs: &Procfs, profile: &str) -> Result<()> {
-    let text = format!("exec {profile}");
-    match procfs.write("self/attr/apparmor/exec", &text) {
-        Err(Error::Failed { errno: libc::ENOENT, .. }) => match procfs.write("self/attr/exec", &text) {
-            Err(Error::Failed { errno: libc::ENOENT | libc::EINVAL, .. }) => Err(Error::HostLack {
-                what: "AppArmor".into(),
-                hint: format!("apparmorProfile {profile:?} cannot be applied; leave it empty"),
-            }),
-            written => written,
-        },
-        written => written,
-    }
-}
-
 /// A session keyring of the container's own, so that keys of the caller stay with the caller.
-pub fn join_keyring(process: &Process, id: &str, procfs: &Procfs) -> Result<()> {
+pub fn join_keyring(process: &Process, id: &str) -> Result<()> {
     if !process.new_keyring {
         return Ok(());
-    }
-    if let Some(label) = &process.selinux_label {
-        selinux(procfs, "keycreate", label)?;
     }
     let name = CString::new(format!("_ses.{id}")).expect("a container id has no NUL");
     let key = match sys::join_session_keyring(&name) {
@@ -132,12 +162,15 @@ pub fn part_with_the_host(preserved: u32, kept: &[RawFd]) -> Result<()> {
 pub fn become_user_in(process: &Process, channel: &Channel) -> Result<CString> {
     // While CAP_CHOWN is there, and no filter can forbid it.
     give_streams(process)?;
+    sys::set_umask(process.umask);
+    // As runc does: what root inside may enter first, then what the user may.
+    let entered = nix::unistd::chdir(process.cwd.as_str());
     // Without no_new_privs a filter can only be installed with CAP_SYS_ADMIN, which goes next.
     if let Some(seccomp) = process.seccomp.as_ref().filter(|_| !process.no_new_privileges) {
         install(seccomp, channel)?;
     }
     become_user(process)?;
-    enter_directory(&process.cwd)?;
+    enter_directory(&process.cwd, entered)?;
     find_program(process)
 }
 
@@ -160,7 +193,6 @@ fn give_streams(process: &Process) -> Result<()> {
 
 /// Sets what must be last.
 pub fn finish(process: &Process, channel: &Channel) -> Result<()> {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.umask));
     if process.no_new_privileges {
         sys::no_new_privileges().during(|| "set no_new_privs")?;
         // A listener must reach its agent while the parent is there.
@@ -217,6 +249,10 @@ fn drop_bounding(keep: u64) -> Result<()> {
 fn set_capabilities(sets: Capabilities) -> Result<()> {
     let wanted = CapSets { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable };
     sys::capset(wanted).during(|| "set the capabilities")?;
+    if sets.permitted & sets.inheritable != 0 {
+        // Those of the caller; without this pair of sets the kernel has emptied this one.
+        sys::ambient_clear().during(|| "empty the ambient capabilities")?;
+    }
     for capability in (0..u64::BITS).filter(|capability| sets.ambient & 1 << capability != 0) {
         // Only what is permitted and inheritable can be ambient.
         sys::ambient_raise(capability).during(|| format!("raise ambient capability {capability}"))?;
@@ -224,9 +260,14 @@ fn set_capabilities(sets: Capabilities) -> Result<()> {
     Ok(())
 }
 
-/// Enters the working directory and makes sure that it is inside the root.
-fn enter_directory(path: &str) -> Result<()> {
-    nix::unistd::chdir(path).during(|| format!("chdir to cwd ({path:?}) set in config.json failed"))?;
+/// Makes sure that the working directory is entered (`entered` tells how that went before the change of user) and inside
+/// the root.
+fn enter_directory(path: &str, entered: nix::Result<()>) -> Result<()> {
+    let entered = match entered {
+        Err(Errno::EACCES | Errno::EPERM) => nix::unistd::chdir(path),
+        entered => entered,
+    };
+    entered.during(|| format!("chdir to cwd ({path:?}) set in config.json failed"))?;
     // A directory outside (a leaked descriptor's, CVE-2024-21626) has no path from here.
     match nix::unistd::getcwd() {
         Ok(here) if here.is_absolute() => Ok(()),
@@ -270,7 +311,12 @@ fn executable(path: &str) -> nix::Result<CString> {
     if found.st_mode & libc::S_IFMT == libc::S_IFDIR {
         return Err(Errno::EACCES);
     }
-    nix::unistd::faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, nix::fcntl::AtFlags::AT_EACCESS)?;
+    match nix::unistd::faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, nix::fcntl::AtFlags::AT_EACCESS) {
+        // A filter that does not know the call: the bits must do, execve has the last word.
+        Err(Errno::ENOSYS | Errno::EPERM) if found.st_mode & 0o111 != 0 => {}
+        Err(Errno::ENOSYS | Errno::EPERM) => return Err(Errno::EACCES),
+        answer => answer?,
+    }
     CString::new(path).map_err(|_| Errno::EINVAL)
 }
 

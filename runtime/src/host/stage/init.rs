@@ -15,8 +15,9 @@ use super::super::procfs::Procfs;
 use super::super::sys::clone::{setns, unshare};
 use super::super::sys::process as sys;
 use super::super::{console, hooks, lacks, start};
+use super::become_process::{self, Labels};
 use super::tree::{self, Tree};
-use super::{become_process, streams};
+use super::{parent, streams};
 use crate::container::Container;
 use crate::error::{During, Error, Result};
 use crate::handshake::{Channel, FromChild, ToChild};
@@ -34,8 +35,8 @@ pub struct Init<'a> {
     pub channel: Channel,
     /// The host's procfs.
     pub procfs: &'a Procfs,
-    /// Whether even the host here is a user namespace: then files of a hidden process in procfs are out of reach.
-    pub in_user_namespace: bool,
+    /// Whether this process has to hide at once, because it was not born hidden and may.
+    pub hide: bool,
     /// The table of mounts of the parent, if this process has a copy of them.
     pub mounts: Option<&'a String>,
     /// Where the terminal's master goes.
@@ -48,7 +49,7 @@ pub struct Init<'a> {
     pub root: Option<OwnedFd>,
     /// Bind mount sources the parent has opened.
     pub sources: Vec<Option<OwnedFd>>,
-    /// The state hooks get; its pid is filled in once known.
+    /// The state hooks get; its pid is filled in as the container sees it.
     pub state: State,
     /// Variables beyond the configuration's.
     pub env: Vec<String>,
@@ -60,7 +61,7 @@ pub struct Init<'a> {
 pub fn run(init: Init<'_>) -> i32 {
     // Its descriptors are closed as numbers before the program is looked for, and must not be closed again here.
     let mut init = ManuallyDrop::new(init);
-    match set_up(&mut init).and_then(|()| finish(&mut init)) {
+    match set_up(&mut init).and_then(|labels| finish(&mut init, labels)) {
         Ok(never) => match never {},
         Err(error) => {
             // Nobody can be told when the parent is gone.
@@ -70,16 +71,15 @@ pub fn run(init: Init<'_>) -> i32 {
     }
 }
 
-fn set_up(init: &mut Init<'_>) -> Result<()> {
+fn set_up<'a>(init: &mut Init<'a>) -> Result<Option<Labels<'a>>> {
     // The parent's mask would take bits from every node and directory that is made.
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    sys::set_umask(0);
     // A session of its own: signals of the caller's terminal are the caller's.
     nix::unistd::setsid().during(|| "start a session")?;
-    if !init.plan.namespaces.has(Kind::User) && !init.in_user_namespace {
-        // Others may be in the pid namespace already. The host's root keeps access to its own files in procfs.
-        sys::set_dumpable(false).during(|| "hide from the container")?;
+    if init.hide {
+        parent::hide()?;
     }
-    namespaces(init)?;
+    let labels = namespaces(init)?;
     let mut tree: Option<Tree> = None;
     let mut propagation = None;
     let count = init.plan.steps.len();
@@ -91,12 +91,13 @@ fn set_up(init: &mut Init<'_>) -> Result<()> {
             other => other,
         })?;
     }
-    Ok(())
+    Ok(labels)
 }
 
-/// Enters or makes the namespaces that could not be made at birth, and becomes root of a new user namespace.
-fn namespaces(init: &mut Init<'_>) -> Result<()> {
-    let wanted = &init.plan.namespaces;
+/// Enters or makes the namespaces that could not be made at birth, and becomes root of a user namespace. The labels, if
+/// their files would be out of reach later.
+fn namespaces<'a>(init: &mut Init<'a>) -> Result<Option<Labels<'a>>> {
+    let (plan, wanted) = (init.plan, &init.plan.namespaces);
     for (kind, fd) in std::mem::take(&mut init.joins) {
         setns(fd.as_fd(), kind.flag()).during(|| format!("join the {} namespace", kind.word()))?;
     }
@@ -104,24 +105,20 @@ fn namespaces(init: &mut Init<'_>) -> Result<()> {
         init.channel.send(&FromChild::Unmapped)?;
         init.channel.expect(|message| matches!(message, ToChild::Mapped).then_some(()))?;
     }
-    if wanted.creates(Kind::Time) {
-        // Offsets can be written until the first process enters the namespace, which execve does.
-        unshare(Kind::Time.flag())
-            .map_err(|errno| lacks::namespaces(errno, Kind::Time.flag(), "make a time namespace"))?;
-        for line in &wanted.time_offsets {
-            init.procfs.write("self/timens_offsets", line)?;
-        }
+    if wanted.creates(Kind::Time) && !wanted.intermediate() {
+        parent::make_time(&parent::time_offsets(init.procfs)?, wanted)?;
     }
-    if wanted.has(Kind::User) {
-        // After this, files of our own in procfs belong to the host's root.
-        sys::setresgid(0).during(|| "become group 0 of the user namespace")?;
-        sys::setresuid(0).during(|| "become user 0 of the user namespace")?;
-        if wanted.creates(Kind::Pid) {
-            // Nobody else is in the pid namespace yet who could look at us, and labels must still be written.
-            sys::set_dumpable(true).during(|| "keep access to our own procfs files")?;
-        }
+    if !wanted.has(Kind::User) {
+        return Ok(None);
     }
-    Ok(())
+    // After this, files of our own in procfs belong to the host's root. Who has joined has written them before.
+    let labels = wanted.creates(Kind::User).then(|| Labels::open(&plan.process, init.procfs)).transpose()?;
+    sys::setresgid(0).during(|| "become group 0 of the user namespace")?;
+    sys::setresuid(0).during(|| "become user 0 of the user namespace")?;
+    // Whoever is root outside may do everything to a process of this user namespace, with no capability there, and every
+    // pid namespace above sees it: but for being hidden it would show the host's root, in which it still stands.
+    parent::hide()?;
+    Ok(labels)
 }
 
 fn apply(
@@ -146,11 +143,7 @@ fn apply(
         Step::HostPropagation(_) | Step::Rootfs { .. } => Ok(()),
         Step::Mount(mount) => tree.mount(mount),
         Step::Cgroup { namespace } => {
-            let pid = init.channel.expect(|message| match message {
-                ToChild::Placed(pid) => Some(*pid),
-                _ => None,
-            })?;
-            init.state.pid = pid;
+            init.channel.expect(|message| matches!(message, ToChild::Placed(_)).then_some(()))?;
             if *namespace {
                 tree.cgroups().places = places(init.plan, init.procfs);
                 unshare(Kind::Cgroup.flag())
@@ -201,6 +194,9 @@ fn run_hooks(init: &mut Init<'_>) -> Result<()> {
         init.channel.send(&FromChild::Mounted)?;
         init.channel.expect(|message| matches!(message, ToChild::Hooked).then_some(()))?;
     }
+    //= runtime-spec runtime.md "State"
+    //# For hooks executed in the container namespace, it is the pid as seen by the container.
+    init.state.pid = nix::unistd::getpid().as_raw();
     hooks::run("createContainer", &lists.create_container, &init.state)
 }
 
@@ -208,19 +204,25 @@ fn run_hooks(init: &mut Init<'_>) -> Result<()> {
 const ENDS_THE_WAIT: [nix::libc::c_int; 5] =
     [nix::libc::SIGHUP, nix::libc::SIGINT, nix::libc::SIGQUIT, nix::libc::SIGABRT, nix::libc::SIGTERM];
 
-fn finish(init: &mut Init<'_>) -> Result<Infallible> {
+fn finish<'a>(init: &mut Init<'a>, labels: Option<Labels<'a>>) -> Result<Infallible> {
     let process = &init.plan.process;
     // The first look at the new root; the user who opens is still the runtime's.
     streams::own_null(init.procfs)?;
-    become_process::join_keyring(process, init.container.id.as_str(), init.procfs)?;
+    match labels {
+        Some(labels) => labels.apply()?,
+        None if init.plan.namespaces.has(Kind::User) => {}
+        None => Labels::open(process, init.procfs)?.apply()?,
+    }
+    become_process::join_keyring(process, init.container.id.as_str())?;
     become_process::prepare(process)?;
-    become_process::label(process, init.procfs)?;
     become_process::reset_signals(init.procfs)?;
     if init.listener.is_some() {
         sys::end_on(&ENDS_THE_WAIT);
     }
-    // The last file of procfs was written: nothing needs to be seen any more.
-    sys::set_dumpable(false).during(|| "hide from the container")?;
+    if !init.plan.namespaces.has(Kind::User) {
+        // The last file of procfs was written: nothing needs to be seen any more.
+        parent::hide()?;
+    }
     become_process::set_limits(process, &init.channel)?;
     let listener = init.listener.as_ref().map(AsRawFd::as_raw_fd);
     let kept: Vec<_> = listener.into_iter().chain([init.channel.as_fd().as_raw_fd()]).collect();
@@ -232,6 +234,7 @@ fn finish(init: &mut Init<'_>) -> Result<Infallible> {
     let lists = hook_lists(init);
     let go = |init: &mut Init<'_>, stream: Option<&mut UnixStream>| -> Result<Infallible> {
         init.state.status = Status::Created;
+        init.state.pid = nix::unistd::getpid().as_raw();
         hooks::run("startContainer", &lists.start_container, &init.state)?;
         stream.map(start::go_ahead);
         become_process::execute(process, &program, &env)

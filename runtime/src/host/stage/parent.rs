@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use oci::spec::{ContainerProcessState, Hooks, OCI_VERSION, State};
 
 use super::super::procfs::Procfs;
-use super::super::sys::clone::{Side, clone3, exit_now, pidfd_open, setns};
+use super::super::sys::clone::{Side, clone3, exit_now, pidfd_open, setns, unshare};
 use super::super::{console, hooks, idmap, lacks};
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
@@ -40,22 +40,46 @@ pub fn open_joins(namespaces: &Namespaces) -> Result<Vec<(Kind, OwnedFd)>> {
     namespaces.join.iter().map(open).collect()
 }
 
+/// Lets every process that this one makes from now on be born hidden: nobody inside can look into it, nor into its
+/// descriptors of the host, before it has executed its program (CVE-2016-9962).
+///
+/// For root, whose files in procfs stay its own; those of another user would be the host's root's, and the id maps could
+/// not be written. Such a user's process hides itself as soon as it can, before it is in reach.
+pub fn bear_hidden(euid: u32) -> Result<()> {
+    if euid == 0 { hide() } else { Ok(()) }
+}
+
+/// Hides this process. What it may not show are its root, its descriptors and its memory, all of the host.
+pub fn hide() -> Result<()> {
+    super::super::sys::process::set_dumpable(false).during(|| "hide from the container")
+}
+
 /// Makes the process that runs `child`, in `cgroup` if the kernel can do that at birth.
 ///
 /// `child` gets the namespaces it still has to join. The pid namespace can only be joined by a parent, and with a new
 /// user namespace nothing outside can be joined from within: those are entered here, around the birth, and left again.
+///
+/// `conceal` runs in the process in between, if there is one, before it joins the user namespace: whoever is root there
+/// could else look into it and into the one it makes, which stand in the host's root until the container has its own.
+/// What that one still has to write about itself in procfs is written there.
 pub fn spawn(
     namespaces: &Namespaces,
     joins: Vec<(Kind, OwnedFd)>,
     procfs: &Procfs,
     cgroup: Option<BorrowedFd<'_>>,
+    conceal: impl FnOnce() -> Result<()>,
     child: impl FnOnce(Vec<(Kind, OwnedFd)>) -> i32,
 ) -> Result<(Born, bool)> {
     if namespaces.intermediate() {
         let bear = || {
+            let time = namespaces.creates(Kind::Time).then(|| time_offsets(procfs)).transpose()?;
+            conceal()?;
             joins.iter().try_for_each(|(kind, fd)| {
                 setns(fd.as_fd(), kind.flag()).during(|| format!("join the {} namespace", kind.word()))
             })?;
+            if let Some(file) = time {
+                make_time(&file, namespaces)?;
+            }
             let flags = flags(namespaces);
             let lacking = |errno| lacks::namespaces(errno, flags, "make the container's process");
             clone3(flags, None, true).map_err(lacking)
@@ -83,6 +107,25 @@ pub fn spawn(
         Side::Parent { pid, pidfd } => Ok((Born { pid, pidfd }, placed)),
         Side::Child => Err(Error::Bug { what: "two sides of one birth".into() }),
     }
+}
+
+/// The file of this process that takes the offsets of its new time namespace.
+pub fn time_offsets(procfs: &Procfs) -> Result<OwnedFd> {
+    procfs.to_write("self/timens_offsets").map_err(|errno| match errno {
+        Errno::ENOENT => lacks::namespaces(Errno::EINVAL, Kind::Time.flag(), "make a time namespace"),
+        errno => Error::Failed { operation: "open /proc/self/timens_offsets".into(), errno: errno as i32 },
+    })
+}
+
+/// Makes a time namespace for the processes of this one, with its offsets, which can be written until one is in it.
+pub fn make_time(offsets: &OwnedFd, namespaces: &Namespaces) -> Result<()> {
+    unshare(Kind::Time.flag()).map_err(|errno| lacks::namespaces(errno, Kind::Time.flag(), "make a time namespace"))?;
+    let lines = namespaces.time_offsets.concat();
+    if !lines.is_empty() {
+        let written = nix::unistd::write(offsets, lines.as_bytes());
+        written.during(|| format!("write {:?} to /proc/self/timens_offsets", lines.trim_end()))?;
+    }
+    Ok(())
 }
 
 /// Makes a process, in `cgroup` where the kernel allows that; tells whether it did.
@@ -173,20 +216,21 @@ pub struct Join<'a> {
 /// Only a parent can join a pid namespace for its child; without a user namespace that is this process, which makes no
 /// other child afterwards. With one, a process in between joins everything first.
 ///
-/// `hide` runs in the new process before anything but its pid namespace is joined: whoever may look into other processes
-/// of the container's user namespace could else look into this one, and into its descriptors of the host
-/// (CVE-2016-9962).
+/// `conceal` runs in the new process before anything but its pid namespace is joined: whoever may look into other
+/// processes of the container's user namespace could else look into this one, and into its descriptors of the host
+/// (CVE-2016-9962). In the pid namespace root's is hidden from its birth.
 pub fn spawn_into(
     join: &Join<'_>,
-    hide: impl FnOnce() -> Result<()>,
+    conceal: impl FnOnce() -> Result<()>,
     child: impl FnOnce(Result<u64>) -> i32,
 ) -> Result<(Born, bool)> {
+    bear_hidden(super::super::probe::effective_uid())?;
     let pid_kind = join.kinds & Kind::Pid.flag();
     if join.kinds & Kind::User.flag() != 0 {
         return through_intermediate(
             join.cgroup,
             || {
-                hide()?;
+                conceal()?;
                 setns(join.target, join.kinds).during(|| "join the container's namespaces")?;
                 clone3(0, None, true).during(|| "make the process")
             },
@@ -198,7 +242,7 @@ pub fn spawn_into(
     }
     let (side, placed) = birth(0, join.cgroup);
     match side? {
-        Side::Child => exit_now(child(hide().map(|()| join.kinds & !pid_kind))),
+        Side::Child => exit_now(child(conceal().map(|()| join.kinds & !pid_kind))),
         Side::Parent { pid, pidfd } => Ok((Born { pid, pidfd }, placed)),
     }
 }
@@ -239,8 +283,9 @@ pub struct Service<'a> {
 }
 
 impl Service<'_> {
-    /// Writes the id maps of a new user namespace once it waits for them.
-    pub fn map_ids(&self, channel: &Channel, pid: i32) -> Result<()> {
+    /// Writes the id maps of a new user namespace once it waits for them, and the OOM adjustment: afterwards the process
+    /// is hidden, and what procfs has of it belongs to root.
+    pub fn map_ids(&self, channel: &Channel, pid: i32, oom_score_adj: Option<i32>) -> Result<()> {
         if !self.namespaces.creates(Kind::User) {
             return Ok(());
         }
@@ -250,6 +295,9 @@ impl Service<'_> {
             _ => return Err(died(pid)),
         }
         idmap::write(self.procfs, pid, self.namespaces, self.facts)?;
+        if let Some(adjustment) = oom_score_adj {
+            self.procfs.write(&format!("{pid}/oom_score_adj"), &adjustment.to_string())?;
+        }
         channel.send(&ToChild::Mapped)
     }
 

@@ -18,7 +18,7 @@ use super::super::cgroup_mount::Known;
 use super::super::lacks;
 use super::super::room::{Room, is_directory, stat};
 use super::super::sys::mount::{self, Attr};
-use super::super::sys::open::close_all;
+use super::super::sys::open::{close_all, openat2};
 use crate::error::{During, Error, Result};
 use crate::plan::Entry;
 use crate::plan::devices::Node;
@@ -36,6 +36,8 @@ pub struct Tree {
     null: Option<OwnedFd>,
     /// The first hidden directory: an empty read-only tmpfs that all others share.
     empty: Option<OwnedFd>,
+    /// Every procfs and sysfs that was mounted, and where.
+    views: Vec<(String, OwnedFd)>,
     /// Whether mounts of the host and of this tree still see each other.
     shared: bool,
     /// Descriptors that have done their work; many are closed by one call.
@@ -82,8 +84,7 @@ pub fn begin(
             tree
         }
     };
-    let spent = Vec::new();
-    Ok(Tree { room: Room::new(root), sources, parent: None, null: None, empty: None, shared, spent, cgroups })
+    Ok(Tree { shared, ..Tree::of(Room::new(root), sources, cgroups) })
 }
 
 /// The same with a root file system to which no path leads. It comes to lie over `/`, where lookups of this process do not
@@ -123,8 +124,12 @@ fn make_parent_private(rootfs: &Path) -> Result<()> {
 impl Tree {
     /// The tree of a container that exists already, seen from a process inside.
     pub fn inside(root: OwnedFd, sources: Vec<Option<OwnedFd>>) -> Self {
-        let (spent, cgroups) = (Vec::new(), Known::default());
-        Self { room: Room::new(root), sources, parent: None, null: None, empty: None, shared: false, spent, cgroups }
+        Self::of(Room::new(root), sources, Known::default())
+    }
+
+    fn of(room: Room, sources: Vec<Option<OwnedFd>>, cgroups: Known) -> Self {
+        let (views, spent) = (Vec::new(), Vec::new());
+        Self { room, sources, parent: None, null: None, empty: None, views, shared: false, spent, cgroups }
     }
 
     /// Takes descriptors that are no longer needed.
@@ -165,7 +170,12 @@ impl Tree {
             }
         };
         self.place(wanted, &detached)?;
-        self.spend([detached]);
+        match &wanted.source {
+            Source::Filesystem { kind, .. } if is_kernel_view(kind) => {
+                self.views.push((crate::plan::mounts::clean(&wanted.destination), detached));
+            }
+            _ => self.spend([detached]),
+        }
         Ok(())
     }
 
@@ -198,7 +208,9 @@ impl Tree {
     ) -> Result<OwnedFd> {
         let attr = if wanted.copy_up { 0 } else { wanted.attr.set };
         let mut spent = Vec::new();
-        let made = filesystem(kind, source, options, attr, &mut spent);
+        let mode = self.covered_mode(wanted, kind, options);
+        let with_mode = mode.map(|mode| [options, &[("mode".to_owned(), Some(mode))]].concat());
+        let made = filesystem(kind, source, with_mode.as_deref().unwrap_or(options), attr, &mut spent);
         self.spend(spent);
         match made {
             // Only the owner of the network (IPC) namespace may mount its view; the host's is what there is to see.
@@ -219,6 +231,15 @@ impl Tree {
         }
     }
 
+    /// The permissions of the directory that a tmpfs without any of its own covers: what was private stays private.
+    fn covered_mode(&self, wanted: &Mount, kind: &str, options: &[(String, Option<String>)]) -> Option<String> {
+        if kind != "tmpfs" || options.iter().any(|(key, _)| key == "mode") {
+            return None;
+        }
+        let covered = self.room.open(&wanted.destination, libc::O_PATH | libc::O_DIRECTORY).ok()?;
+        stat(covered.as_fd()).ok().map(|found| format!("{:o}", found.st_mode & 0o7777))
+    }
+
     fn instead(&self, path: &str, wanted: &Mount) -> Result<OwnedFd> {
         let tree = mount::clone_tree(AT_FDCWD, path.as_bytes(), true).during(|| wanted.describe())?;
         mount::setattr(tree.as_fd(), wanted.attr, true).during(|| wanted.describe())?;
@@ -230,15 +251,14 @@ impl Tree {
         let path = &wanted.destination;
         let operation = || wanted.describe();
         if let Source::Filesystem { kind, .. } = &wanted.source
-            && matches!(kind.as_str(), "proc" | "sysfs")
+            && is_kernel_view(kind)
         {
             // An image that turns /proc into a link would make later writes to it go elsewhere (CVE-2019-18837).
-            return match self.room.open_plain(path, libc::O_PATH | libc::O_DIRECTORY) {
+            return match self.room.plain_directory(&crate::plan::mounts::clean(path), 0o755) {
                 Err(Errno::ELOOP) => Err(Error::refusal(
                     format!("mounts[{}].destination", wanted.index),
                     format!("filesystem {kind:?} must be mounted on ordinary directory, and {path} is a symbolic link"),
                 )),
-                Err(Errno::ENOENT) => self.room.directory(path, 0o755).during(operation),
                 found => found.during(operation),
             };
         }
@@ -334,13 +354,25 @@ impl Tree {
         self.room.directory(path, 0o755).map(drop).during(|| format!("make the working directory {path}"))
     }
 
+    /// What is at `path`, unless nothing is. What is missing there and yet in the procfs or sysfs that was mounted above
+    /// was moved away by somebody else who has the root file system: it would stay uncovered elsewhere.
+    fn there(&self, path: &str) -> nix::Result<Option<OwnedFd>> {
+        match self.room.open(path, libc::O_PATH) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            found => return found.map(Some),
+        }
+        let below = |(point, view): &(String, OwnedFd)| {
+            let rest = path.strip_prefix(point.as_str())?.strip_prefix('/')?;
+            let rules = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+            openat2(view.as_fd(), rest.as_bytes(), libc::O_PATH, 0, rules).ok()
+        };
+        if self.views.iter().any(|view| below(view).is_some()) { Err(Errno::ESTALE) } else { Ok(None) }
+    }
+
     /// Makes one path read-only.
     pub fn readonly_path(&mut self, path: &str) -> Result<()> {
         let operation = || format!("make {path} read-only");
-        let target = match self.room.open(path, libc::O_PATH) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-            found => found.during(operation)?,
-        };
+        let Some(target) = self.there(path).during(operation)? else { return Ok(()) };
         let detached = mount::clone_tree(target.as_fd(), b"", true).during(operation)?;
         mount::setattr(detached.as_fd(), RDONLY, false).during(operation)?;
         mount::attach(detached.as_fd(), target.as_fd()).during(operation)?;
@@ -351,10 +383,7 @@ impl Tree {
     /// Hides one path: a directory under an empty one, a file under `/dev/null`.
     pub fn masked_path(&mut self, path: &str) -> Result<()> {
         let operation = || format!("mask {path}");
-        let target = match self.room.open(path, libc::O_PATH) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-            found => found.during(operation)?,
-        };
+        let Some(target) = self.there(path).during(operation)? else { return Ok(()) };
         let cover = if is_directory(target.as_fd()).during(operation)? {
             match &self.empty {
                 Some(first) => mount::clone_tree(first.as_fd(), b"", false).during(operation)?,
@@ -401,6 +430,8 @@ impl Tree {
 
     /// Makes the root file system `/`, and the current directory.
     pub fn enter(&mut self, entry: Entry) -> Result<()> {
+        let views = std::mem::take(&mut self.views).into_iter().map(|(_, fd)| fd);
+        self.spent.extend(views);
         self.spent
             .extend([self.null.take(), self.empty.take(), self.parent.take().map(|(_, fd)| fd)].into_iter().flatten());
         self.close_spent();
@@ -466,6 +497,11 @@ impl Tree {
         nix::unistd::chroot(".").during(|| "chroot")?;
         nix::unistd::chdir("/").during(|| "enter /")
     }
+}
+
+/// Whether a file system of this kind shows the kernel and its host.
+fn is_kernel_view(kind: &str) -> bool {
+    matches!(kind, "proc" | "sysfs")
 }
 
 /// Mount points of procfs and sysfs outside of `rootfs`, in the order of `mountinfo`.

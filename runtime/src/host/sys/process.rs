@@ -142,6 +142,12 @@ pub fn set_dumpable(dumpable: bool) -> nix::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, dumpable.into(), 0).map(drop)
 }
 
+/// Sets the mask of file modes. The raw call: a filter may deny it, for which wrappers have no answer.
+pub fn set_umask(mask: u32) {
+    // SAFETY: a plain number.
+    unsafe { libc::syscall(libc::SYS_umask, mask) };
+}
+
 /// Gives up gaining privileges for good.
 pub fn no_new_privileges() -> nix::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
