@@ -179,3 +179,28 @@ fn inside(path: &str) -> &str {
 fn parts(path: &str) -> Vec<String> {
     path.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_directory_is_made_and_never_behind_a_link() {
+        let base = std::env::temp_dir().join(format!("shoal-room-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("there")).expect("writable");
+        std::os::unix::fs::symlink("there", base.join("link")).expect("free");
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
+        let room = Room::new(nix::fcntl::open(&base, flags, Mode::empty()).expect("it is there"));
+        room.plain_directory("/a/b/proc", 0o755).expect("made");
+        room.plain_directory("/a/b/proc", 0o755).expect("found");
+        for path in ["/link", "/link/proc", "/a/../link/proc"] {
+            assert!(room.plain_directory(path, 0o755).is_err(), "{path}");
+        }
+        // Gone when it was looked for, a link when it was to be made.
+        std::os::unix::fs::symlink("../there/proc", base.join("a/late")).expect("free");
+        assert_eq!(room.plain_directory("/a/late", 0o755).err(), Some(Errno::ELOOP));
+        let made = std::fs::read_dir(base.join("there")).expect("it is there").count();
+        std::fs::remove_dir_all(&base).expect("ours");
+        assert_eq!(made, 0);
+    }
+}
