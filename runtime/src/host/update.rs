@@ -198,10 +198,11 @@ pub fn former(current: &LinuxResources, change: &LinuxResources) -> LinuxResourc
         neutral.memory = Some(LinuxMemory { limit, swap, reservation, ..LinuxMemory::default() });
     }
     if let Some(change) = &change.cpu {
+        let timed = change.quota.is_some() || change.period.is_some();
         neutral.cpu = Some(LinuxCpu {
             shares: change.shares.map(|_| SHARES_DEFAULT),
-            quota: lifted(change.quota.or(change.period.map(|_| -1))),
-            period: change.period.or(change.quota.map(|_| 1)).map(|_| PERIOD_US_DEFAULT),
+            quota: timed.then_some(-1),
+            period: timed.then_some(PERIOD_US_DEFAULT),
             burst: change.burst.map(|_| 0),
             idle: change.idle.map(|_| 0),
             ..LinuxCpu::default()
