@@ -105,7 +105,7 @@ fn begin_opened(
     let top = nix::fcntl::open("/", flags, Mode::empty()).during(operation)?;
     mount::attach(tree.as_fd(), top.as_fd()).during(operation)?;
     let spent = vec![top];
-    Ok(Tree { room: Room::new(tree), sources, parent: None, null: None, empty: None, shared, spent, cgroups })
+    Ok(Tree { shared, spent, ..Tree::of(Room::new(tree), sources, cgroups) })
 }
 
 /// Keeps the mount of the root itself from spreading to the host, and lets pivot_root(2) work.
