@@ -25,7 +25,12 @@ pub fn open(plan: &Plan, facts: &HostFacts, procfs: &Procfs) -> Result<Vec<Optio
         if !foreign && wanted.idmap.is_none() {
             continue;
         }
-        let Some(tree) = clone(wanted)? else { continue };
+        let tree = match clone(wanted) {
+            // In a mount namespace that is not this root's: the new process has one of its own.
+            Err(refused) if refused.errno() == libc::EPERM && facts.in_user_namespace && wanted.idmap.is_none() => None,
+            tree => tree?,
+        };
+        let Some(tree) = tree else { continue };
         if let Some(map) = &wanted.idmap {
             map_ids(&tree, wanted, map, &plan.namespaces, facts, procfs)?;
         }
@@ -49,7 +54,11 @@ pub fn root(plan: &Plan, facts: &HostFacts, rootfs: &std::path::Path) -> Result<
         return Ok(None);
     }
     let operation = || format!("open the root file system {}", rootfs.display());
-    let tree = mount::clone_tree(AT_FDCWD, rootfs.as_os_str().as_encoded_bytes(), true).during(operation)?;
+    let tree = match mount::clone_tree(AT_FDCWD, rootfs.as_os_str().as_encoded_bytes(), true) {
+        // As above.
+        Err(nix::Error::EPERM) if facts.in_user_namespace => return Ok(None),
+        tree => tree.during(operation)?,
+    };
     let slave = Attr { propagation: libc::MS_SLAVE, ..Attr::default() };
     mount::setattr(tree.as_fd(), slave, true).during(operation)?;
     Ok(Some(tree))
