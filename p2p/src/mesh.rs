@@ -415,6 +415,7 @@ impl Mesh {
     }
 
     /// Sends `bytes` to `peer` and returns its handler's answer; connects first when no connection stands. Ten seconds.
+    /// It is sent again when the link breaks before the answer: a handler may see one request twice.
     ///
     /// # Errors
     /// [`Error::Call`] when the peer is unknown, unreachable, does not serve the protocol, refuses or is too slow.

@@ -376,6 +376,12 @@ impl Core {
         self.nodes.values()
     }
 
+    /// Says whether a node may only read.
+    #[must_use]
+    pub fn is_reader(&self, node: &NodeId) -> bool {
+        self.readers.contains(node)
+    }
+
     /// Returns the services, ordered by name.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceRow, &Service)> {
         self.services.values().map(|known| (&known.row, &known.service))

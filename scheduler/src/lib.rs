@@ -6,9 +6,11 @@
 pub mod compose;
 pub mod core;
 pub mod health;
+pub mod mirror;
 pub mod model;
 pub mod node;
 pub mod place;
+pub mod placeholder;
 pub mod port;
 pub mod quantity;
 pub mod reconcile;

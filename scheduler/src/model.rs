@@ -384,6 +384,19 @@ pub enum Liveness {
     Left,
 }
 
+impl Liveness {
+    /// Returns the word that people read.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Left => "gone",
+        }
+    }
+}
+
 /// A node as this one sees it: its facts with the operators' policy applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {

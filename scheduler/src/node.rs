@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod containers;
 pub mod host;
 pub mod journal;
+pub(crate) mod mirror;
 pub mod socket;
 pub mod traffic;
 
@@ -157,7 +158,7 @@ pub async fn run(
     let journal = Arc::new(Journal::new(clock));
     let mut facts = host::facts(&options);
     traffic::claim(&mesh, &options, &port, &me, &mut facts, &journal).await;
-    let worker = containers::Worker::new(me.clone(), Arc::clone(&port), handle.clone(), mesh.clone());
+    let worker = containers::Worker::new(me.clone(), facts.clone(), Arc::clone(&port), handle.clone(), mesh.clone());
     let changed = Arc::new(Notify::new());
     let (told_ready, mut is_ready) = tokio::sync::watch::channel(false);
 
@@ -198,6 +199,15 @@ pub async fn run(
         changed,
     }));
 
+    let mirrors = tokio::spawn(mirror::follow(mirror::Context {
+        mesh: mesh.clone(),
+        port: Arc::clone(&port),
+        handle: handle.clone(),
+        journal: Arc::clone(&journal),
+        clock,
+        me: me.clone(),
+    }));
+
     let (ended, end) = oneshot::channel();
     let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone());
     let server = tokio::spawn(api::serve(listener, context));
@@ -207,6 +217,7 @@ pub async fn run(
         end = end => end.unwrap_or(End::Down),
     };
     router.abort();
+    mirrors.abort();
     server.abort();
     follower.abort();
     lister.abort();

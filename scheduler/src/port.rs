@@ -1,7 +1,8 @@
 //! What the core needs from the world, in plain types: the engine's containers. The node supplies it over the real engine,
 //! tests over a fake one.
 
-use crate::model::{Health, InstanceRow};
+use crate::mirror::{Policy, Report};
+use crate::model::{Health, InstanceRow, NodeFacts};
 use crate::service::{Protocol, Service};
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,9 @@ pub const LABEL_INSTANCE: &str = "shoal.instance";
 pub const LABEL_SERVICE: &str = "shoal.service";
 /// The label with the node that made the container; a node adopts only its own.
 pub const LABEL_NODE: &str = "shoal.node";
+/// The label with the ports that an instance without a health check must listen on before it counts as working:
+/// `8000/tcp,53/udp`.
+pub const LABEL_LISTEN: &str = "shoal.listen";
 
 /// What the engine sees of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,18 +55,25 @@ pub struct Wish {
     pub instance: InstanceRow,
     /// The service it belongs to.
     pub service: Service,
+    /// The node it runs on.
+    pub node: NodeFacts,
 }
 
 impl Wish {
     /// Builds the wish for an instance.
     #[must_use]
-    pub fn new(instance: InstanceRow, service: Service) -> Self {
+    pub fn new(instance: InstanceRow, service: Service, node: NodeFacts) -> Self {
         let mut labels = service.spec.template.labels.clone();
         labels.insert(LABEL_INSTANCE.to_owned(), instance.id.clone());
         labels.insert(LABEL_SERVICE.to_owned(), instance.service.clone());
         labels.insert(LABEL_NODE.to_owned(), instance.node.clone());
+        let ports: Vec<String> =
+            service.spec.ports.iter().map(|port| format!("{}/{}", port.target, port.protocol.name())).collect();
+        if !ports.is_empty() {
+            labels.insert(LABEL_LISTEN.to_owned(), ports.join(","));
+        }
         let name = format!("{}.{}", instance.slot.task_name(&instance.service), instance.id);
-        Self { name, labels, instance, service }
+        Self { name, labels, instance, service, node }
     }
 }
 
@@ -125,6 +136,10 @@ pub trait Containers: Send + Sync + 'static {
     /// Returns a part of a blob, at most `bytes` long.
     fn blob(&self, digest: &str, _offset: u64, _bytes: u64) -> Result<Vec<u8>, EngineError> {
         Err(EngineError(format!("no blob {digest}")))
+    }
+    /// Makes the tags of one repository equal to those of another, once. What has arrived before a failure is not sent again.
+    fn mirror(&self, policy: &Policy) -> Result<Report, EngineError> {
+        Err(EngineError(format!("{}: this node cannot copy images", policy.name)))
     }
     /// Fetches what the descriptor `target` (JSON) needs by `read`, verifies it and names it `image`. What has arrived before a
     /// failure stays for the next attempt.

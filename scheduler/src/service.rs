@@ -456,7 +456,17 @@ impl ServiceSpec {
                 reason: "this version of shoal does not know the field".to_owned(),
             });
         }
+        self.check_placeholders()?;
         self.accept()
+    }
+
+    /// Refuses placeholders that this version cannot fill. Asked of what people write only: a row of a newer node is kept.
+    pub fn check_placeholders(&self) -> Result<(), ServiceError> {
+        crate::placeholder::check(&self.template).map_err(|(field, reason)| ServiceError {
+            service: self.name.clone(),
+            field: field.to_owned(),
+            reason,
+        })
     }
 
     /// Returns the slots a replicated service has, `None` for a global one.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
+use libp2p_stream::OpenStreamError;
 use tokio::sync::Semaphore;
 
 use super::doors::{Admitted, Door};
@@ -21,12 +22,15 @@ pub const CALL_TIME: Duration = Duration::from_secs(10);
 pub const CALLS_MAX: usize = 64;
 /// Requests of one member that wait or are worked on: one that asks for more leaves room for the others.
 const CALLS_EACH_MAX: usize = 48;
+/// How long to wait before a call whose link broke is made again, each time: a link that is made anew stands by then.
+const AGAIN_AFTER: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
 /// How long a call waits for its peer's hello, which travels on another stream of the same new connection.
 const HELLO_TIME: Duration = Duration::from_secs(3);
 
-/// Calls a peer.
+/// Calls a peer. When its link breaks before the answer is here, it is called again: two nodes that dial each other close one
+/// of their two connections, with whatever was on it. So a handler may see one request twice.
 pub(crate) async fn call(
-    mut control: libp2p_stream::Control,
+    control: libp2p_stream::Control,
     peer: PeerId,
     protocol: StreamProtocol,
     bytes: Vec<u8>,
@@ -35,19 +39,50 @@ pub(crate) async fn call(
         return Err(format!("the request has {} bytes, at most {CALL_MAX} are allowed", bytes.len()));
     }
     let work = async {
-        let mut stream = control.open_stream(peer, protocol).await.map_err(|error| error.to_string())?;
-        stream.write_all(&wire::frame(&bytes)).await.map_err(|error| error.to_string())?;
-        stream.flush().await.map_err(|error| error.to_string())?;
-        let answer =
-            read_frame(&mut stream, CALL_MAX + 1).await?.ok_or("the peer closed the stream without an answer")?;
-        let _ = stream.close().await;
-        match answer.split_first() {
-            Some((0, answer)) => Ok(answer.to_vec()),
-            Some((_, words)) => Err(String::from_utf8_lossy(words).chars().take(1024).collect()),
-            None => Err("an empty answer".to_owned()),
+        let mut pauses = AGAIN_AFTER.iter();
+        loop {
+            match once(control.clone(), peer, protocol.clone(), &bytes).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Said(words)) => return Err(words),
+                Err(Failure::Link(words)) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(*pause).await,
+                    None => return Err(words),
+                },
+            }
         }
     };
     tokio::time::timeout(CALL_TIME, work).await.unwrap_or_else(|_| Err("no answer within ten seconds".into()))
+}
+
+/// Why one attempt failed.
+enum Failure {
+    /// The peer answered so, or never will answer otherwise.
+    Said(String),
+    /// The way to it broke.
+    Link(String),
+}
+
+async fn once(
+    mut control: libp2p_stream::Control,
+    peer: PeerId,
+    protocol: StreamProtocol,
+    bytes: &[u8],
+) -> Result<Vec<u8>, Failure> {
+    let link = |error: std::io::Error| Failure::Link(error.to_string());
+    let mut stream = control.open_stream(peer, protocol).await.map_err(|error| match error {
+        OpenStreamError::Io(error) => link(error),
+        other => Failure::Said(other.to_string()),
+    })?;
+    stream.write_all(&wire::frame(bytes)).await.map_err(link)?;
+    stream.flush().await.map_err(link)?;
+    let answer = read_frame(&mut stream, CALL_MAX + 1).await.map_err(Failure::Link)?;
+    let answer = answer.ok_or_else(|| Failure::Link("the peer closed the stream without an answer".to_owned()))?;
+    let _ = stream.close().await;
+    match answer.split_first() {
+        Some((0, answer)) => Ok(answer.to_vec()),
+        Some((_, words)) => Err(Failure::Said(String::from_utf8_lossy(words).chars().take(1024).collect())),
+        None => Err(Failure::Said("an empty answer".to_owned())),
+    }
 }
 
 /// Whether a peer is linked, waiting for its hello a moment.

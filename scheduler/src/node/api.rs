@@ -3,6 +3,7 @@
 
 mod kv;
 mod mesh;
+mod mirrors;
 mod nodes;
 mod reply;
 pub mod route;
@@ -220,6 +221,10 @@ async fn dispatch(
         Op::ServiceRollback => services::rollback(context, &call).await,
         Op::ServiceLogs => services::logs(context, &call).await,
         Op::Instances => services::instances(context, &call).await,
+        Op::MirrorList => mirrors::list(context).await,
+        Op::MirrorAdd => mirrors::add(context, &call).await,
+        Op::MirrorGet => mirrors::get(context, &call).await,
+        Op::MirrorRemove => mirrors::remove(context, &call).await,
         Op::Routes => services::routes(context).await,
         Op::Events => Ok(stream::events(context, &call)),
         Op::OpenApi => Ok(reply::json(200, &route::open_api())),

@@ -102,7 +102,8 @@ pub(crate) async fn ask_release(mesh: &Mesh, handle: &Handle, me: &NodeId, to: &
 
 /// Asks a node for what an instance wrote.
 pub(crate) async fn ask_logs(mesh: &Mesh, to: &NodeId, id: &str, tail: usize) -> Result<Vec<String>, String> {
-    call(mesh, to, &Ask::Logs { id: id.to_owned(), tail }).await
+    let asked = call(mesh, to, &Ask::Logs { id: id.to_owned(), tail }).await;
+    asked.map_err(|why| format!("its node did not send its log: {why}"))
 }
 
 async fn call<T: DeserializeOwned>(mesh: &Mesh, to: &NodeId, ask: &Ask) -> Result<T, String> {

@@ -3,10 +3,11 @@
 
 #[cfg(feature = "engine")]
 pub mod engine;
+pub mod listening;
 
 use super::{Handle, blobs};
 use crate::core::Event;
-use crate::model::{InstanceRow, NodeId};
+use crate::model::{InstanceRow, NodeFacts, NodeId};
 use crate::port::{Containers, Observed, Wish};
 use crate::service::Service;
 use p2p::Mesh;
@@ -28,6 +29,8 @@ const LIST_IDLE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Worker {
     me: NodeId,
+    /// What this node says of itself, for the placeholders of templates.
+    facts: Arc<NodeFacts>,
     port: Arc<dyn Containers>,
     handle: Handle,
     state: Arc<Mutex<State>>,
@@ -107,9 +110,9 @@ enum Operation {
 }
 
 impl Worker {
-    pub(crate) fn new(me: NodeId, port: Arc<dyn Containers>, handle: Handle, mesh: Mesh) -> Self {
+    pub(crate) fn new(me: NodeId, facts: NodeFacts, port: Arc<dyn Containers>, handle: Handle, mesh: Mesh) -> Self {
         let permits = Arc::new(Semaphore::new(OPERATIONS_MAX));
-        Self { me, port, handle, state: Arc::default(), permits, listing: Arc::default(), mesh }
+        Self { me, facts: Arc::new(facts), port, handle, state: Arc::default(), permits, listing: Arc::default(), mesh }
     }
 
     /// Returns the engine.
@@ -120,7 +123,7 @@ impl Worker {
     /// Fetches the image, makes the container and starts it.
     pub(crate) fn start(&self, row: InstanceRow, service: Service) {
         let id = row.id.clone();
-        self.queue(&id, Operation::Start(Box::new(Wish::new(row, service))));
+        self.queue(&id, Operation::Start(Box::new(Wish::new(row, service, NodeFacts::clone(&self.facts)))));
     }
 
     /// Stops a container.

@@ -1,4 +1,6 @@
-//! `shoal image mirror`.
+//! `shoal image mirror`: once between two repositories, or standing, kept by the mesh.
+
+mod standing;
 
 use super::copy::sided;
 use super::registry_args::{ProgressArgs, RegistryArgs, block_on, policy};
@@ -13,15 +15,18 @@ use image::remote::transport::Limits;
 use oci::{Platform, Reference};
 use std::process::ExitCode;
 
-/// Keep the tags of a repository equal somewhere else
+/// Keep the tags of a repository equal somewhere else: once, or for as long as the mesh is told to (`add`)
 #[derive(Debug, clap::Args)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    standing: Option<standing::Verb>,
     /// The repository to read
-    #[arg(value_name = "SOURCE")]
-    source: String,
+    #[arg(value_name = "SOURCE", required = true)]
+    source: Option<String>,
     /// The repository to write
-    #[arg(value_name = "DESTINATION")]
-    destination: String,
+    #[arg(value_name = "DESTINATION", required = true)]
+    destination: Option<String>,
     /// Only this host's platform of an index
     #[arg(long)]
     only_platform: Option<Platform>,
@@ -53,8 +58,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
+    if let Some(verb) = &args.standing {
+        return standing::run(global, verb);
+    }
+    let (Some(from), Some(to)) = (&args.source, &args.destination) else {
+        return Err(Error::new("a source and a destination are needed").code(2));
+    };
+    let (from, to) = (repository(from)?, repository(to)?);
     let store = super::open_store(global)?;
-    let (from, to) = (repository(&args.source)?, repository(&args.destination)?);
     let limits = Limits { bandwidth: args.bandwidth, ..Limits::default() };
     let options = MirrorOptions {
         copy: CopyOptions {

@@ -87,6 +87,9 @@ pub(super) async fn update(context: &Context, call: &Call) -> Answer {
     if let Some(field) = unknown(&spec.extra, &before.spec.extra).or(template) {
         return Err(Problem::new(422, "refused", format!("{field}: this version of shoal does not know the field")));
     }
+    if spec.template != before.spec.template {
+        spec.check_placeholders().map_err(|error| Problem::new(422, "refused", error.to_string()))?;
+    }
     settle_ports(context, &mut spec).await?;
     let accept =
         |spec: &ServiceSpec| spec.clone().accept().map_err(|error| Problem::new(422, "refused", error.to_string()));
@@ -205,10 +208,14 @@ pub(super) async fn logs(context: &Context, call: &Call) -> Answer {
     };
     let views = context.handle.look(look).await.ok_or_else(Problem::ending)?;
     let me = context.mesh.id().to_string();
-    let asked = views.into_iter().filter(|view| view.node_liveness == Liveness::Alive).map(|view| {
+    // What has no container yet has written nothing.
+    let wrote = |view: &InstanceView| view.instance.phase > Phase::Starting || view.instance.container.is_some();
+    let asked = views.into_iter().filter(wrote).map(|view| {
         let me = me.clone();
         async move {
-            let lines = if view.instance.node == me {
+            let lines = if view.node_liveness != Liveness::Alive {
+                Err(format!("its node is {}", view.node_liveness.word()))
+            } else if view.instance.node == me {
                 context.worker.logs(&view.instance.id, tail).await
             } else {
                 cluster::ask_logs(&context.mesh, &view.instance.node, &view.instance.id, tail).await

@@ -1,5 +1,6 @@
 //! What the API answers, as plain types that its clients read back.
 
+use crate::mirror::{Policy, State};
 use crate::model::{InstanceRow, Liveness, RolloutRow, ServiceRow};
 use crate::service::Amount;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,22 @@ impl ServiceView {
     pub fn converged(&self) -> bool {
         self.current == self.wanted && self.running == self.wanted
     }
+}
+
+/// A standing mirror with how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorView {
+    /// What is wanted.
+    pub policy: Policy,
+    /// The name of the node that ran it last or runs it now.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub node_name: Option<String>,
+    /// What that node said last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state: Option<State>,
+    /// How safe the write is that this answers: `replicated` or `local`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub durability: Option<String>,
 }
 
 /// An instance with the names people know.

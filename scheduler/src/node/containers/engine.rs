@@ -1,9 +1,14 @@
 //! This host's engine behind [`Containers`]: the same records, monitors and runtime that `shoal run` uses, so that a person
 //! sees the mesh's containers with `shoal ps` and a node that dies takes none with it.
 
+use super::listening;
+use crate::mirror::{FAILED_MAX, Policy, Report};
 use crate::model::Health;
 use crate::node::blobs::PART_BYTES;
-use crate::port::{Containers, EngineError, LABEL_INSTANCE, LABEL_NODE, Observed, ReadPart, Traffic, Wish};
+use crate::placeholder::Values;
+use crate::port::{
+    Containers, EngineError, LABEL_INSTANCE, LABEL_LISTEN, LABEL_NODE, Observed, ReadPart, Traffic, Wish,
+};
 use crate::service::{MountKind, PortMode, Protocol, Template};
 use ::engine::log::{Entry, Query};
 use ::engine::network::Network;
@@ -11,7 +16,10 @@ use ::engine::overlay::{Backend, Local, Overlay, Peer, Wanted};
 use ::engine::record::Status;
 use ::engine::wish::{self as engine_wish, MountWish};
 use ::engine::{Container, Engine, Filter, Roots};
+use image::copy::CopyOptions;
+use image::mirror::{MirrorOptions, Outcome};
 use image::pull::PullOptions;
+use image::push::PushOptions;
 use image::remote::config::Config;
 use image::remote::transport::{Identity, Limits};
 
@@ -22,7 +30,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The network of this host that containers of the mesh join.
 const NETWORK: &str = "mesh";
@@ -38,6 +46,8 @@ const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 const BUSY_LOOK: Duration = Duration::from_millis(50);
 /// How long another process may take for it.
 const BUSY_MAX: Duration = Duration::from_secs(600);
+/// How long an instance without a health check may take until it listens; then it counts as working anyway.
+const LISTEN_MAX: Duration = Duration::from_secs(15);
 
 /// Memory of one container's log that an answer may hold.
 const LOG_BYTES_MAX: usize = 2 << 20;
@@ -91,6 +101,7 @@ impl Host {
             Status::Running | Status::Paused => Observed::Running {
                 container: container.record.id.clone(),
                 health: match state.health.as_ref().map(|health| health.status) {
+                    None if begins(container) => Health::Starting,
                     None => Health::None,
                     Some(::engine::health::Status::Starting) => Health::Starting,
                     Some(::engine::health::Status::Healthy) => Health::Healthy,
@@ -146,6 +157,16 @@ impl Host {
         }
         partial.commit().map_err(error)
     }
+}
+
+/// Says whether a container without a health check shall still listen on a port of its service. It is given up waiting for
+/// after a while: then it gets traffic all the same.
+fn begins(container: &Container) -> bool {
+    let Some(ports) = container.record.wish.labels.get(LABEL_LISTEN) else { return false };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ran = now.saturating_sub(Duration::from_nanos(container.state.started));
+    // A clock that was set back says nothing.
+    ran < LISTEN_MAX && !listening::everywhere(container.state.process.pid, ports)
 }
 
 /// Opens the subnet's record again or says why it is none of the mesh's.
@@ -281,6 +302,48 @@ impl Containers for Host {
         Err(EngineError(format!("{image}: its indexes are nested too deep")))
     }
 
+    fn mirror(&self, policy: &Policy) -> Result<Report, EngineError> {
+        let repository = |text: &str| text.parse::<oci::Reference>().map_err(error);
+        let (from, to) = (repository(&policy.from)?, repository(&policy.to)?);
+        let limits = Limits { bandwidth: policy.bandwidth, ..Limits::default() };
+        let options = MirrorOptions {
+            copy: CopyOptions {
+                from: PullOptions { all_platforms: true, limits, ..self.options.clone() },
+                to: PushOptions {
+                    config: self.options.config.clone(),
+                    identity: self.options.identity.clone(),
+                    limits,
+                },
+                all: true,
+                referrers: policy.all,
+            },
+            include: policy.include.clone(),
+            exclude: policy.exclude.clone(),
+            dry_run: false,
+        };
+        let store = self.engine.images().map_err(error)?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(error)?;
+        let run = image::mirror::mirror(&store, &from, &to, &options, &image::progress::Silent);
+        let mut report = Report::default();
+        for (tag, outcome) in runtime.block_on(run).map_err(error)? {
+            report.tags += 1;
+            match outcome {
+                Outcome::Equal(_) => {}
+                Outcome::Copied(_, copied) => {
+                    report.copied += 1;
+                    report.bytes += copied.bytes;
+                }
+                Outcome::Failed(reason) => {
+                    report.failed += 1;
+                    if report.reasons.len() < FAILED_MAX {
+                        report.reasons.push(format!("{tag}: {reason}"));
+                    }
+                }
+            }
+        }
+        Ok(report)
+    }
+
     fn has_image(&self, image: &str) -> bool {
         let wish = engine_wish::Wish { image: image.to_owned(), ..engine_wish::Wish::default() };
         self.engine.has_image(&wish).unwrap_or(false)
@@ -368,11 +431,11 @@ fn translated(wish: &Wish, on_mesh: bool) -> Result<engine_wish::Wish, EngineErr
         name: wish.name.clone(),
         command: template.args.clone(),
         entrypoint: template.entrypoint.clone(),
-        env: template.env.iter().map(|entry| filled(entry, wish)).collect(),
+        env: template.env.iter().map(|entry| filled(entry, wish)).collect::<Result<_, _>>()?,
         labels: wish.labels.clone(),
         workdir: template.workdir.clone().unwrap_or_default(),
         user: template.user.clone().unwrap_or_default(),
-        hostname: template.hostname.as_deref().map(|name| filled(name, wish)).unwrap_or_default(),
+        hostname: template.hostname.as_deref().map(|name| filled(name, wish)).transpose()?.unwrap_or_default(),
         detach: true,
         init: template.init,
         health: template.healthcheck.as_ref().map(health),
@@ -380,7 +443,7 @@ fn translated(wish: &Wish, on_mesh: bool) -> Result<engine_wish::Wish, EngineErr
         stop_timeout: Some(template.stop_grace_ms.div_ceil(1000)),
         networks: networks(template, on_mesh),
         publish,
-        mounts: mounts(template),
+        mounts: mounts(wish)?,
         read_only: template.read_only,
         cap_add: template.cap_add.clone(),
         cap_drop: template.cap_drop.clone(),
@@ -404,24 +467,10 @@ fn networks(template: &Template, on_mesh: bool) -> Vec<String> {
     networks
 }
 
-/// Replaces docker's placeholders.
-fn filled(text: &str, wish: &Wish) -> String {
-    if !text.contains("{{") {
-        return text.to_owned();
-    }
-    let slot = wish.instance.slot.task_name("");
-    let mut out = text.to_owned();
-    for (name, value) in [
-        ("{{.Task.Slot}}", slot.trim_start_matches('.')),
-        ("{{.Task.ID}}", wish.instance.id.as_str()),
-        ("{{.Task.Name}}", wish.name.as_str()),
-        ("{{.Service.Name}}", wish.instance.service.as_str()),
-        ("{{.Service.ID}}", wish.instance.service_id.as_str()),
-        ("{{.Node.ID}}", wish.instance.node.as_str()),
-    ] {
-        out = out.replace(name, value);
-    }
-    out
+/// Fills docker's placeholders in.
+fn filled(text: &str, wish: &Wish) -> Result<String, EngineError> {
+    let values = Values { instance: &wish.instance, spec: &wish.service.spec, node: &wish.node, task_name: &wish.name };
+    values.fill(text).map_err(EngineError)
 }
 
 fn host_cpu_nanos() -> u64 {
@@ -441,20 +490,22 @@ fn health(check: &crate::service::Healthcheck) -> ::engine::health::Check {
     }
 }
 
-fn mounts(template: &Template) -> Vec<MountWish> {
-    let each = template.mounts.iter();
-    each.map(|mount| MountWish {
-        kind: match mount.kind {
-            MountKind::Bind => engine_wish::MountKind::Bind,
-            MountKind::Volume => engine_wish::MountKind::Volume,
-            MountKind::Tmpfs => engine_wish::MountKind::Tmpfs,
-        },
-        source: mount.source.clone(),
-        target: mount.target.clone(),
-        read_only: mount.read_only,
-        options: mount.tmpfs_bytes.map(|bytes| format!("size={bytes}")).into_iter().collect(),
-        anonymous: mount.kind == MountKind::Volume && mount.source.is_empty(),
-        ..MountWish::default()
+fn mounts(wish: &Wish) -> Result<Vec<MountWish>, EngineError> {
+    let each = wish.service.spec.template.mounts.iter();
+    each.map(|mount| {
+        Ok(MountWish {
+            kind: match mount.kind {
+                MountKind::Bind => engine_wish::MountKind::Bind,
+                MountKind::Volume => engine_wish::MountKind::Volume,
+                MountKind::Tmpfs => engine_wish::MountKind::Tmpfs,
+            },
+            source: filled(&mount.source, wish)?,
+            target: filled(&mount.target, wish)?,
+            read_only: mount.read_only,
+            options: mount.tmpfs_bytes.map(|bytes| format!("size={bytes}")).into_iter().collect(),
+            anonymous: mount.kind == MountKind::Volume && mount.source.is_empty(),
+            ..MountWish::default()
+        })
     })
     .collect()
 }
