@@ -1,6 +1,6 @@
 //! The life of a mesh: joined, served, two of three killed, back, left.
 
-use crate::rig::{Mesh, PATIENCE, ask};
+use crate::rig::{IMAGE, Mesh, PATIENCE, ask};
 use integration::eventually;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -61,10 +61,21 @@ fn three_nodes_serve_each_other_and_outlive_two() {
     }
     let began = Instant::now();
     let _ = first.shoal(["kv", "put", "color", "red"]).deadline(Duration::from_secs(5)).ok();
+    // Services too: each within a second, and what fits runs.
+    for words in
+        [&["service", "create", "--name", "late", IMAGE, "sleep", "1000"][..], &["service", "scale", "late=2"][..]]
+    {
+        let asked = Instant::now();
+        let _ = first.shoal(words).ok();
+        println!("two of three killed: {words:?} took {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(1), "{words:?} took {:?}", asked.elapsed());
+    }
     eventually("the last node runs all three", PATIENCE, || {
-        (first.shoal(["ps", "-q"]).ok().split_whitespace().count() == 3).then_some(())
+        (first.shoal(["ps", "-q"]).ok().split_whitespace().count() == 5).then_some(())
     });
     println!("two of three killed: all replicas on the last after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let _ = first.shoal(["service", "rm", "late"]).ok();
     assert!(mesh.answers(first, 8080).contains(" one "));
 
     // They come back, and all are equal.

@@ -23,6 +23,11 @@ pub(crate) const IMAGE: &str = "localhost/mesh:1";
 /// The probe's server: it says host name, version and the client's address, over TCP and UDP.
 pub(crate) const SERVE: [&str; 3] = ["probe", "serve", "8000"];
 
+/// Below a node's root: which registries of the switch speak plain HTTP.
+const REGISTRIES: &str = "registries.conf";
+/// Sockets of the switch that registries may be plugged into: behind three nodes and the client.
+const REGISTRY_PLUGS: [u8; 2] = [5, 6];
+
 /// Each mesh has a switch, and each switch a subnet of its own.
 static SUBNET: AtomicU8 = AtomicU8::new(1);
 
@@ -54,6 +59,15 @@ fn archive() -> &'static Path {
     &ARCHIVE.get_or_init(made).1
 }
 
+/// Writes the archive of the test image with so many MiB more that do not compress.
+pub(crate) fn noise(folder: &Path, name: &str, mebibytes: usize) -> PathBuf {
+    let scratch = Scratch::new("noise");
+    let mut random = File::open("/dev/urandom").expect("every kernel has it").take((mebibytes as u64) << 20);
+    let mut file = File::create(scratch.join("noise")).expect("the scratch folder is writable");
+    let _ = std::io::copy(&mut random, &mut file).expect("it never ends");
+    Builder::busybox(name).layer_of(scratch.path()).archive_in(folder)
+}
+
 /// One node of a mesh.
 pub(crate) struct Node {
     pub(crate) host: Host,
@@ -67,7 +81,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn shoal<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
-        self.host.shoal(args).deadline(PATIENCE)
+        self.host.shoal(args).env("CONTAINERS_REGISTRIES_CONF", self.host.root().join(REGISTRIES)).deadline(PATIENCE)
     }
 
     pub(crate) fn json(&self, args: &[&str]) -> Value {
@@ -147,11 +161,15 @@ impl Mesh {
 
     /// A mesh of as many nodes as there are lists of flags for `mesh up`.
     pub(crate) fn with(flags: &[&[&str]]) -> Self {
-        let lan = Lan::new(78, SUBNET.fetch_add(1, Ordering::Relaxed));
+        let subnet = SUBNET.fetch_add(1, Ordering::Relaxed);
+        let lan = Lan::new(78, subnet);
+        let plain = |plug: u8| format!("[[registry]]\nlocation = \"10.78.{subnet}.{plug}:5000\"\ninsecure = true\n");
+        let registries = REGISTRY_PLUGS.map(plain).concat();
         let mut nodes = Vec::new();
         for (number, flags) in (1u32..).zip(flags) {
             let host = Host::new("node");
             let address = lan.plug(&host);
+            std::fs::write(host.root().join(REGISTRIES), &registries).expect("the scratch folder is writable");
             let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
             nodes.push(Node { host, address, name: format!("n{number}"), plug: number, flags });
         }
@@ -183,7 +201,6 @@ impl Mesh {
         let (publish, replicas) = (format!("{port}:8000"), replicas.to_string());
         let mut args = vec!["service", "create", "--name", name, "--replicas", &replicas, "-p", &publish];
         args.extend(["-e", "VERSION=one", "--hostname", "{{.Node.ID}}-{{.Task.Slot}}", "--stop-grace-period", "1s"]);
-        // Who takes traffic must listen: without a check an instance is in the routes as soon as its process runs.
         args.extend(["--health-cmd", "wget -q -O /dev/null http://127.0.0.1:8000/", "--health-interval", "1s"]);
         args.extend(["--health-start-period", "5s", "--health-start-interval", "100ms"]);
         args.extend(["--wait", "--wait-timeout", "60s", IMAGE]);

@@ -7,13 +7,13 @@ pub mod listening;
 
 use super::{Handle, blobs};
 use crate::core::Event;
-use crate::model::{InstanceRow, NodeFacts, NodeId};
+use crate::model::{Health, InstanceRow, NodeFacts, NodeId};
 use crate::port::{Containers, Observed, Wish};
 use crate::service::Service;
 use p2p::Mesh;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Engine operations at a time: each is a process or two, and starts are bound by the kernel, not by us.
@@ -22,6 +22,10 @@ const OPERATIONS_MAX: usize = 8;
 const QUEUE_MAX: usize = 8;
 /// How often the engine is asked what its containers do.
 const LIST_EVERY: Duration = Duration::from_millis(500);
+/// How often while something that was just started does not work yet: traffic waits for it.
+const LIST_SOON: Duration = Duration::from_millis(100);
+/// How long after a start that is so: a check that takes minutes is not worth more.
+const SOON_MAX: Duration = Duration::from_secs(20);
 /// How often when this node runs nothing.
 const LIST_IDLE: Duration = Duration::from_secs(5);
 
@@ -56,6 +60,8 @@ struct State {
     queues: HashMap<String, mpsc::Sender<Operation>>,
     /// Counts listings.
     listings: u64,
+    /// When something was started last.
+    started: Option<Instant>,
     /// Instances with an operation that ended during or after this listing: what it says of them may be old.
     acted: HashMap<String, u64>,
 }
@@ -65,6 +71,13 @@ impl State {
     fn begin_listing(&mut self) -> u64 {
         self.listings += 1;
         self.listings
+    }
+
+    /// Says whether something that was started a moment ago does not work yet.
+    fn is_starting(&self) -> bool {
+        let begins =
+            |seen: &Observed| matches!(seen, Observed::Starting | Observed::Running { health: Health::Starting, .. });
+        self.started.is_some_and(|at| at.elapsed() < SOON_MAX) && self.seen.values().any(begins)
     }
 
     /// Notes that an operation of an instance ended now.
@@ -154,9 +167,15 @@ impl Worker {
             if count.is_some() && std::mem::take(&mut first) {
                 self.handle.event(Event::ContainersListed).await;
             }
-            let idle = count == Some(0);
-            let idle = idle && self.state.lock().expect("no holder panics").queues.is_empty();
-            tokio::time::sleep(if idle { LIST_IDLE.min(LIST_EVERY * 4) } else { LIST_EVERY }).await;
+            let pause = {
+                let state = self.state.lock().expect("no holder panics");
+                match count {
+                    Some(0) if state.queues.is_empty() => LIST_IDLE.min(LIST_EVERY * 4),
+                    _ if state.is_starting() => LIST_SOON,
+                    _ => LIST_EVERY,
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -217,6 +236,7 @@ impl Worker {
                 {
                     let mut state = self.state.lock().expect("no holder panics");
                     state.containers.insert(id.to_owned(), container);
+                    state.started = Some(Instant::now());
                     state.act(id);
                 }
                 self.list_once().await;
