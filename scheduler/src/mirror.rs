@@ -15,6 +15,8 @@ pub const EVERY_MS_MAX: u64 = 86_400_000;
 pub const TELL_MS: u64 = 15_000;
 /// How long each further node in the order waits for the one before it, beyond what that one may keep to itself.
 const TURN_MS: u64 = 3 * TELL_MS;
+/// The shortest time between a run that failed and the next.
+const FAILED_MS: u64 = 5_000;
 /// Globs in one policy.
 const GLOBS_MAX: usize = 64;
 /// Reasons of failed tags that are kept.
@@ -167,8 +169,11 @@ pub fn turn<'a>(
         (failed, std::cmp::Reverse(mix(&policy.id, node)), *node)
     });
     let rank = u64::try_from(order.iter().position(|node| *node == me)?).unwrap_or(u64::MAX);
-    let last = states.values().filter(|seen| seen.state.policy_id == policy.id).map(|seen| seen.at).max();
-    let base = last.map_or(since, |at| at.saturating_add(policy.every_ms));
+    let last = states.values().filter(|seen| seen.state.policy_id == policy.id).max_by_key(|seen| seen.at);
+    let base = last.map_or(since, |seen| {
+        let failed = !seen.state.error.is_empty() || seen.state.report.failed > 0;
+        seen.at.saturating_add(if failed { policy.every_ms.max(FAILED_MS) } else { policy.every_ms })
+    });
     Some(base.saturating_add(rank.saturating_mul(TURN_MS)))
 }
 

@@ -32,6 +32,24 @@ fn alive(node: &Node) -> u64 {
     node.json(&["mesh", "status"])["alive"].as_u64().unwrap_or(0)
 }
 
+/// Polls until `check` finds something; a failure says what `told` knows.
+fn eventually_or<T>(what: &str, limit: Duration, told: impl Fn() -> String, check: impl Fn() -> Option<T>) -> T {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(Instant::now() < until, "not within {limit:?}: {what}: {}", told());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What a node says of a service, for a failure.
+fn said(node: &Node, name: &str) -> String {
+    let members = node.shoal(["mesh", "members"]).run().stdout;
+    format!("{members}\n{}", node.shoal(["service", "ps", "--no-trunc", name]).run().stdout)
+}
+
 /// The addresses behind a name, asked of the node's own resolver.
 fn addresses(node: &Node, name: &str) -> BTreeSet<String> {
     let format = "{{(index .IPAM.Config 0).Gateway}}";
@@ -48,6 +66,9 @@ fn view(node: &Node, name: &str) -> Value {
 fn a_cut_heals_to_one_service_although_both_sides_changed_it() {
     let mesh = Mesh::new();
     mesh.serve("web", 8090, 3);
+    // A node resolves names for its containers: each has one throughout.
+    let agent = ["service", "create", "--name", "agent", "--global", "--wait", IMAGE, "sleep", "1000"];
+    let _ = mesh.nodes[0].shoal(agent).deadline(SLOW).ok();
     let [first, second, third] = &mesh.nodes[..] else { panic!("three nodes") };
 
     mesh.lan.cable(third.plug, false);
@@ -73,10 +94,11 @@ fn a_cut_heals_to_one_service_although_both_sides_changed_it() {
     eventually("three run, once", PATIENCE, || (everywhere(&mesh, "web") == 3).then_some(()));
     println!("a cut of 1 against 2 healed: extra replicas gone after {:?}", began.elapsed());
     assert!(began.elapsed() < HEALED, "{:?}", began.elapsed());
-    let named = eventually("every node knows the same three addresses", PATIENCE, || {
-        let all: BTreeSet<BTreeSet<String>> = mesh.nodes.iter().map(|node| addresses(node, "tasks.web")).collect();
-        let one = all.first()?.clone();
-        (all.len() == 1 && one.len() == 3).then_some(one)
+    let named = || -> Vec<BTreeSet<String>> { mesh.nodes.iter().map(|node| addresses(node, "tasks.web")).collect() };
+    let told = || format!("{:?} {}", named(), said(first, "web"));
+    let named = eventually_or("every node knows the same three addresses", PATIENCE, told, || {
+        let all = named();
+        (all[0].len() == 3 && all.iter().all(|one| *one == all[0])).then(|| all[0].clone())
     });
     println!("names right after {:?}", began.elapsed());
     // One of the two words holds everywhere, the other is kept and shown.
@@ -108,6 +130,7 @@ fn a_cut_heals_to_one_service_although_both_sides_changed_it() {
 }
 
 #[test]
+#[ignore = "slow lines and calls that run out: more than a minute; with --ignored"]
 fn an_image_comes_from_who_is_left_when_a_holder_dies_half_way() {
     let mesh = Mesh::new();
     let [first, second, third] = &mesh.nodes[..] else { panic!("three nodes") };
@@ -141,7 +164,12 @@ fn an_image_comes_from_who_is_left_when_a_holder_dies_half_way() {
     mesh.lan.cable(first.plug, false);
     first.kill();
     let began = Instant::now();
-    eventually("it runs with what the other holder had", SLOW, || (here(third, "both").len() == 1).then_some(()));
+    eventually_or(
+        "it runs with what the other holder had",
+        SLOW,
+        || said(third, "both"),
+        || (here(third, "both").len() == 1).then_some(()),
+    );
     println!("a holder of two died during a pull: runs after {:?}", began.elapsed());
 
     // The only holder: the instance says what it lacks, is tried again, and runs when the holder is back.
@@ -157,7 +185,12 @@ fn an_image_comes_from_who_is_left_when_a_holder_dies_half_way() {
     assert!(!why.is_empty());
     mesh.lan.cable(second.plug, true);
     second.up(None);
-    eventually("it runs when the holder is back", SLOW, || (here(third, "alone").len() == 1).then_some(()));
+    eventually_or(
+        "it runs when the holder is back",
+        SLOW,
+        || said(third, "alone"),
+        || (here(third, "alone").len() == 1).then_some(()),
+    );
     let verify = third.shoal(["image", "verify"]).ok();
     assert!(verify.ends_with("0 problems\n"), "{verify}");
 }

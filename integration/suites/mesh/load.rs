@@ -207,7 +207,6 @@ fn updates_drains_and_restarts_lose_no_request() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: the return of a killed node under load has not passed in a row yet"]
 fn killed_nodes_are_replaced_under_load() {
     let mesh = Mesh::new();
     mesh.serve("web", PORT, u32::try_from(REPLICAS).expect("a few"));

@@ -153,7 +153,7 @@ fn a_standing_mirror_follows_pushes_through_kills_cuts_and_full_disks() {
     eventually("the mirror says what is wrong", SLOW, || {
         let status = status(first);
         let text = status["state"]["report"]["reasons"].to_string() + &status["state"]["error"].to_string();
-        (text.contains("v5") && (text.contains("space") || text.contains("room"))).then_some(())
+        (text.contains("v5") && text.contains("full")).then_some(())
     });
     assert_eq!(far.digest("v5"), None);
     let _ = Cmd::new("mount").args(["-o", "remount,size=128m"]).arg(far.host.root().join("data")).ok();

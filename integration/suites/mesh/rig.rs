@@ -205,7 +205,12 @@ impl Mesh {
         args.extend(["--health-start-period", "5s", "--health-start-interval", "100ms"]);
         args.extend(["--wait", "--wait-timeout", "60s", IMAGE]);
         args.extend(SERVE);
-        let _ = self.nodes[0].shoal(args).deadline(Duration::from_secs(70)).ok();
+        let made = self.nodes[0].shoal(args).deadline(Duration::from_secs(70)).run();
+        let said = |node: &Node| {
+            let ps = node.shoal(["service", "ps", "--no-trunc", name]).run().stdout;
+            format!("{}{}{ps}", node.shoal(["mesh", "members"]).run().stdout, node.shoal(["ps", "-a"]).run().stdout)
+        };
+        assert!(made.status.success(), "{}: {}", made.stderr, self.nodes.iter().map(said).collect::<String>());
     }
 
     /// What the service says to the client through a node; `None` when it does not answer.

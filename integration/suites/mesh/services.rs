@@ -31,7 +31,7 @@ fn instances(mesh: &Mesh, name: &str) -> Vec<Value> {
 
 fn wait_for_spread(mesh: &Mesh, name: &str, wanted: &[(&str, usize)]) {
     let wanted: BTreeMap<String, usize> = wanted.iter().map(|(node, count)| ((*node).to_owned(), *count)).collect();
-    eventually(&format!("{name} runs as {wanted:?}"), PATIENCE, || (spread(mesh, name) == wanted).then_some(()));
+    eventually(&format!("{name} runs as {wanted:?}"), SLOW, || (spread(mesh, name) == wanted).then_some(()));
 }
 
 fn rollout(mesh: &Mesh, name: &str) -> String {
@@ -44,7 +44,7 @@ fn version(mesh: &Mesh, port: u16) -> String {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: written and not yet run on real nodes"]
+#[ignore = "a drain that nothing replaces waits half a minute: with --ignored"]
 fn services_go_where_they_may_and_where_there_is_room() {
     let mesh = Mesh::with(&[&["--site", "a", "--label", "disk=ssd"], &["--site", "a"], &["--site", "b"]]);
     let first = &mesh.nodes[0];
@@ -74,8 +74,10 @@ fn services_go_where_they_may_and_where_there_is_room() {
     let _ = first.shoal(["node", "drain", "n3"]).ok();
     wait_for_spread(&mesh, "far", &[]);
     for node in &mesh.nodes {
-        let text = node.shoal(["service", "explain", "far"]).ok();
-        assert!(text.contains("0/2 running") && text.contains("1 draining"), "{}: {text}", node.name);
+        eventually(&format!("{} says why", node.name), PATIENCE, || {
+            let text = node.shoal(["service", "explain", "far"]).ok();
+            (text.contains("0/2 running") && text.contains("1 draining")).then_some(())
+        });
     }
     let _ = first.shoal(["node", "activate", "n3"]).ok();
     wait_for_spread(&mesh, "far", &[("n3", 2)]);
@@ -99,7 +101,6 @@ fn services_go_where_they_may_and_where_there_is_room() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: written and not yet run on real nodes"]
 fn failures_are_seen_slowed_down_and_gone_back_from() {
     let mesh = Mesh::new();
     let first = &mesh.nodes[0];

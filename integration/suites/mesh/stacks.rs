@@ -37,7 +37,6 @@ fn ask_udp(mesh: &Mesh, node: Ipv4Addr, port: u16) -> Option<String> {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: written and not yet run on real nodes"]
 fn a_stack_is_deployed_named_reached_and_removed() {
     let mesh = Mesh::new();
     let first = &mesh.nodes[0];

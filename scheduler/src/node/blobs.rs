@@ -18,6 +18,8 @@ pub const PROTOCOL: &str = "/shoal/blob/1";
 const FIND_WITHIN: Duration = Duration::from_secs(2);
 /// The largest part a peer is asked for: two of them fit in a call with room to spare.
 pub const PART_BYTES: u64 = 1 << 20;
+/// How long a holder may take for a part while there are others: then it is left out, slow or dead.
+const OTHERS_WITHIN: Duration = Duration::from_secs(3);
 /// How often a part is asked for before the fetch fails; each time of another holder.
 const TRIES: usize = 4;
 
@@ -77,12 +79,20 @@ impl Holders {
         let want = serde_json::to_vec(&want).map_err(|error| error.to_string())?;
         let mut why = "no holder is left".to_owned();
         for _ in 0..TRIES {
-            let peer = {
+            let (peer, others) = {
                 let peers = self.peers.lock().expect("no holder panics");
                 let Some(count) = std::num::NonZero::new(peers.len()) else { return Err(why) };
-                peers[self.turn.fetch_add(1, Ordering::Relaxed) % count]
+                (peers[self.turn.fetch_add(1, Ordering::Relaxed) % count], count.get() > 1)
             };
-            match self.runtime.block_on(self.mesh.call(peer, PROTOCOL, want.clone())) {
+            // The last holder gets all the time a call has.
+            let within = if others { OTHERS_WITHIN } else { Duration::MAX };
+            let call = self.mesh.call(peer, PROTOCOL, want.clone());
+            let answer = self.runtime.block_on(async { tokio::time::timeout(within, call).await });
+            let answer = answer.unwrap_or_else(|_| {
+                let reason = format!("no part within {} s", OTHERS_WITHIN.as_secs());
+                Err(Error::Call { peer, protocol: PROTOCOL.to_owned(), reason })
+            });
+            match answer {
                 Ok(part) if !part.is_empty() && part.len() as u64 <= bytes => return Ok(part),
                 Ok(part) => why = format!("{peer} answered with {} bytes for {bytes}", part.len()),
                 Err(error) => why = error.to_string(),
