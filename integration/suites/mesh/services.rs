@@ -85,7 +85,7 @@ fn services_go_where_they_may_and_where_there_is_room() {
     // What is reserved is kept free: the fourth does not fit, and it is said why, by every node.
     let flags = ["--replicas", "4", "--reserve-memory", "1500m", "--wait", "--wait-timeout", "4s"];
     let out = create(&mesh, 0, "big", &flags, &["sleep", "1000"]).expect_code(4);
-    assert!(out.stderr.contains("0/3 nodes fit big: 3 short of memory (need 1500M"), "{}", out.stderr);
+    assert!(out.stderr.contains("0/3 nodes fit big: 3 short of memory (need 1.4G"), "{}", out.stderr);
     wait_for_spread(&mesh, "big", &[("n1", 1), ("n2", 1), ("n3", 1)]);
     let text = mesh.nodes[2].shoal(["service", "explain", "big"]).ok();
     assert!(text.contains("3 short of memory"), "{text}");
