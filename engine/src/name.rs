@@ -75,11 +75,15 @@ impl Names {
         }
     }
 
-    /// Removes what killed commands have left between writing an id and giving it a name.
+    /// Removes what killed commands have left: ids written and not yet named, names of containers that are no more.
     pub fn sweep(&self) -> Result<(), FileError> {
         let Ok(entries) = fs::read_dir(&self.folder) else { return Ok(()) };
         for entry in entries.flatten() {
             let file = entry.file_name();
+            if let Some(name) = file.to_str().filter(|name| !name.starts_with('#')) {
+                self.sweep_name(name)?;
+                continue;
+            }
             let Some(id) = file.to_str().and_then(|name| name.strip_prefix('#')).filter(|id| !id.is_empty()) else {
                 continue;
             };
@@ -88,6 +92,24 @@ impl Names {
             }
         }
         Ok(())
+    }
+
+    fn sweep_name(&self, name: &str) -> Result<(), FileError> {
+        let is_dead = || self.holder(name).map(|holder| holder.is_some_and(|id| !self.is_alive(&id)));
+        if !is_dead()? {
+            return Ok(());
+        }
+        let path = self.folder.join(name);
+        let remove = || -> io::Result<()> {
+            // Nobody takes it over between the second look and the removal.
+            let lock = fs::File::create(self.folder.join(TAKEOVER))?;
+            let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+            match is_dead().map_err(io::Error::other)? {
+                true => fs::remove_file(&path),
+                false => Ok(()),
+            }
+        };
+        remove().map_err(FileError::io("remove", &path))
     }
 
     /// Gives a name back if this container holds it.

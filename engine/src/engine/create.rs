@@ -90,6 +90,7 @@ impl Engine {
         record.name = self.claim_name(&wish.name, id)?;
         let saved = self
             .anonymous_volumes(&mut record)
+            .and_then(|()| self.claim_image(&record))
             .and_then(|()| Ok(file::save(&data.join("state.json"), &State::created(), Durable::No)?))
             .and_then(|()| Ok(file::save(&data.join("record.json"), &record, Durable::Yes)?));
         if let Err(error) = saved {

@@ -5,7 +5,7 @@ use crate::error::EngineError;
 use crate::health::Check;
 use crate::host::shift;
 use crate::host::userns::Holder;
-use crate::record::ImageDefaults;
+use crate::record::{ImageDefaults, Record};
 use crate::wish::Wish;
 use image::progress::Silent;
 use image::store::rootfs::{self, RootfsRequest};
@@ -127,12 +127,28 @@ impl Engine {
         Ok(self.mounted(container)?.lower)
     }
 
+    /// Holds the image of a container that is being made, until the container is removed.
+    pub(super) fn claim_image(&self, record: &Record) -> Result<(), EngineError> {
+        if record.wish.rootfs {
+            return Ok(());
+        }
+        let store = self.images()?;
+        let failed = |error| image_error(&format!("hold the image {}", record.image), error);
+        let image = find(&store, &record.image_id, &record.wish.platform).map_err(failed)?;
+        rootfs::claim(&store, &image, &self.rootfs_request_of(&record.id)).map_err(failed)
+    }
+
     fn rootfs_request(&self, container: &Container) -> RootfsRequest {
+        self.rootfs_request_of(container.id())
+    }
+
+    fn rootfs_request_of(&self, id: &str) -> RootfsRequest {
+        let roots = self.roots();
         RootfsRequest {
-            id: container.record.id.clone(),
-            dir: container.data.join("rootfs"),
-            mount: container.run.join("rootfs"),
-            layers: self.roots().run.join("layers"),
+            id: id.to_owned(),
+            dir: roots.container_data(id).join("rootfs"),
+            mount: roots.container_run(id).join("rootfs"),
+            layers: roots.run.join("layers"),
         }
     }
 

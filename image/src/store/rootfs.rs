@@ -83,6 +83,13 @@ pub fn prepare(
     make(store, image, request, None, progress)
 }
 
+/// Says that a container needs the layers of `image`, without mounting anything: one that was made and has not started.
+pub fn claim(store: &Store, image: &ImageRecord, request: &RootfsRequest) -> Result<(), StoreError> {
+    let diff_ids = store.diff_ids(image)?;
+    sys::create_dirs(&request.dir).map_err(StoreError::io("create", &request.dir))?;
+    write_use(store, image, request, &diff_ids, store.layer_form())
+}
+
 /// As [`prepare`], for a container in a user namespace of its own: everything in it belongs to whom `mapping` maps its owner
 /// to. On disk nothing changes, also not in what the container writes. Needs mounts with an id map for overlayfs and the
 /// layers' file systems: Linux 5.19 and 6.5.

@@ -170,7 +170,7 @@ fn a_hardware_address_is_the_one_given() {
 fn without_a_network_there_is_no_route() {
     let place = Place::new("ev-none");
     assert_eq!(place.sh("--network none", "ip route | wc -l"), "0");
-    assert_eq!(place.run("run --rm --network none BB ping -c 1 -W 1 10.88.0.1").status.success(), false);
+    assert!(!place.run("run --rm --network none BB ping -c 1 -W 1 10.88.0.1").status.success());
 }
 
 #[test]
