@@ -59,7 +59,8 @@ fn remove(store: &Store, text: &str, force: bool) -> Result<(), Error> {
 fn remove_all(store: &Store, image: &ImageRecord, by_id: bool, force: bool) -> Result<(), Error> {
     let same = |other: &ImageRecord| other.id == image.id && other.target.digest != image.target.digest;
     let others: Vec<ImageRecord> = store.images()?.into_iter().filter(same).collect();
-    let named = |other: &ImageRecord| !by_id && !(other.names.is_empty() && other.digests.is_empty());
+    let has_name = |other: &ImageRecord| !other.names.is_empty() || !other.digests.is_empty();
+    let named = |other: &ImageRecord| !by_id && has_name(other);
     let stays = others.iter().any(named);
     let users = if stays { Vec::new() } else { store.users(image)? };
     if !users.is_empty() && !force {
