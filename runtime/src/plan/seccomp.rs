@@ -284,10 +284,14 @@ impl<'a> Rules<'a> {
             }
             let conditions = conditions(&field, &rule.args)?;
             let mut calls = Vec::with_capacity(rule.names.len());
+            let mut last = 0;
             for name in &rule.names {
-                match table::SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)) {
-                    Ok(row) => calls.push((name.as_str(), &table::SYSCALLS[row].1)),
-                    Err(_) => all.unknown.push(name.clone()),
+                match table::find(name, last) {
+                    Some(row) => {
+                        calls.push((name.as_str(), &table::SYSCALLS[row].1));
+                        last = row;
+                    }
+                    None => all.unknown.push(name.clone()),
                 }
             }
             all.rules.push(Rule { calls, value, conditions, redundant: value == default });
@@ -296,29 +300,48 @@ impl<'a> Rules<'a> {
     }
 
     fn section(&self, arch: Arch, default: u32, stub: bool) -> Section {
-        let column = arch.column();
-        let mut calls: BTreeMap<u32, Verdict> = BTreeMap::new();
+        let (column, multiplexes) = (arch.column(), arch.multiplexes());
+        // By number, then in the order of the document.
+        let mut mentions: Vec<(u32, usize, Option<u32>)> = Vec::with_capacity(512);
         let mut newest = 0;
-        for rule in &self.rules {
+        for (index, rule) in self.rules.iter().enumerate() {
             for (name, numbers) in &rule.calls {
                 let number = u32::try_from(numbers[column]).ok();
-                let multiplexed = arch.multiplexed(name);
+                let multiplexed = if multiplexes { arch.multiplexed(name) } else { None };
                 if let Some(number) = number.filter(|_| multiplexed.is_none()) {
                     newest = newest.max(number);
                 }
                 if rule.redundant {
                     continue;
                 }
-                if let Some(number) = number {
-                    add(&mut calls, number, &rule.conditions, rule.value);
-                }
-                if let Some((call, selector)) = multiplexed {
-                    add(&mut calls, call, &selected(&rule.conditions, selector), rule.value);
+                mentions.extend(number.map(|number| (number, index, None)));
+                mentions.extend(multiplexed.map(|(call, selector)| (call, index, Some(selector))));
+            }
+        }
+        mentions.sort_by_key(|(number, ..)| *number);
+        let call = |same: &[(u32, usize, Option<u32>)]| (same[0].0, self.verdict(same));
+        let calls = mentions.chunk_by(|one, next| one.0 == next.0).map(call).collect();
+        let newest = Some(newest).filter(|newest| stub && *newest > 0);
+        Section { arch, calls, default, newest }
+    }
+
+    /// What the rules that mention a call make of it.
+    fn verdict(&self, mentions: &[(u32, usize, Option<u32>)]) -> Verdict {
+        let mut all = Vec::new();
+        for (_, index, selector) in mentions {
+            let rule = &self.rules[*index];
+            let through = selector.map(|selector| selected(&rule.conditions, selector));
+            let conditions = through.as_ref().unwrap_or(&rule.conditions);
+            if conditions.is_empty() {
+                return Verdict::Always(rule.value);
+            }
+            for one in conditions {
+                if !all.iter().any(|(known, _)| known == one) {
+                    all.push((one.clone(), rule.value));
                 }
             }
         }
-        let newest = Some(newest).filter(|newest| stub && *newest > 0);
-        Section { arch, calls, default, newest }
+        Verdict::Conditional(all)
     }
 }
 
@@ -334,20 +357,6 @@ fn selected(conditions: &[Vec<Condition>], selector: u32) -> Vec<Vec<Condition>>
         std::iter::once(first).chain(others).collect()
     };
     conditions.iter().map(with).collect()
-}
-
-fn add(calls: &mut BTreeMap<u32, Verdict>, number: u32, conditions: &[Vec<Condition>], value: u32) {
-    let verdict = calls.entry(number).or_insert_with(|| Verdict::Conditional(Vec::new()));
-    let Verdict::Conditional(rules) = verdict else { return };
-    if conditions.is_empty() {
-        *verdict = Verdict::Always(value);
-        return;
-    }
-    for rule in conditions {
-        if !rules.iter().any(|(known, _)| known == rule) {
-            rules.push((rule.clone(), value));
-        }
-    }
 }
 
 fn conditions(field: &str, args: &[LinuxSeccompArg]) -> Result<Vec<Vec<Condition>>, SeccompError> {

@@ -75,6 +75,7 @@ fn child(mut command: Command, view: &str) -> Result<Vec<serde_json::Value>> {
 fn inside_view(view: &str) -> Result<()> {
     let mut figures = Figures::of_view(view, if view == "vm" { " vm=user-mode-linux" } else { "" });
     let bundle = Bundle::make()?;
+    bundle.state_in_memory()?;
     let ours = Tool { name: "shoal", path: shell::bin_dir().join("shoal-runtime") };
     let mut tools = vec![ours];
     for name in ["crun", "runc", "youki"] {

@@ -45,45 +45,51 @@ static ARCHES: [Row; 19] = [
     row("SCMP_ARCH_RISCV64", 243 | WIDE | LITTLE, 5),
 ];
 
-/// Calls that old 32-bit architectures make through `socketcall`, with the selector. `include/uapi/linux/net.h`
-const SOCKETCALL: [(&str, u32); 20] = [
-    ("socket", 1),
-    ("bind", 2),
-    ("connect", 3),
-    ("listen", 4),
-    ("accept", 5),
-    ("getsockname", 6),
-    ("getpeername", 7),
-    ("socketpair", 8),
-    ("send", 9),
-    ("recv", 10),
-    ("sendto", 11),
-    ("recvfrom", 12),
-    ("shutdown", 13),
-    ("setsockopt", 14),
-    ("getsockopt", 15),
-    ("sendmsg", 16),
-    ("recvmsg", 17),
-    ("accept4", 18),
-    ("recvmmsg", 19),
-    ("sendmmsg", 20),
-];
+/// The selector of a call that old 32-bit architectures make through `socketcall`. `include/uapi/linux/net.h`
+fn socketcall(name: &str) -> Option<u32> {
+    Some(match name {
+        "socket" => 1,
+        "bind" => 2,
+        "connect" => 3,
+        "listen" => 4,
+        "accept" => 5,
+        "getsockname" => 6,
+        "getpeername" => 7,
+        "socketpair" => 8,
+        "send" => 9,
+        "recv" => 10,
+        "sendto" => 11,
+        "recvfrom" => 12,
+        "shutdown" => 13,
+        "setsockopt" => 14,
+        "getsockopt" => 15,
+        "sendmsg" => 16,
+        "recvmsg" => 17,
+        "accept4" => 18,
+        "recvmmsg" => 19,
+        "sendmmsg" => 20,
+        _ => return None,
+    })
+}
 
-/// Calls made through `ipc`. `include/uapi/linux/ipc.h`
-const IPC: [(&str, u32); 12] = [
-    ("semop", 1),
-    ("semget", 2),
-    ("semctl", 3),
-    ("semtimedop", 4),
-    ("msgsnd", 11),
-    ("msgrcv", 12),
-    ("msgget", 13),
-    ("msgctl", 14),
-    ("shmat", 21),
-    ("shmdt", 22),
-    ("shmget", 23),
-    ("shmctl", 24),
-];
+/// The selector of a call made through `ipc`. `include/uapi/linux/ipc.h`
+fn ipc(name: &str) -> Option<u32> {
+    Some(match name {
+        "semop" => 1,
+        "semget" => 2,
+        "semctl" => 3,
+        "semtimedop" => 4,
+        "msgsnd" => 11,
+        "msgrcv" => 12,
+        "msgget" => 13,
+        "msgctl" => 14,
+        "shmat" => 21,
+        "shmdt" => 22,
+        "shmget" => 23,
+        "shmctl" => 24,
+        _ => return None,
+    })
+}
 
 impl Arch {
     /// x86_64.
@@ -148,9 +154,9 @@ impl Arch {
         self.0.audit & LITTLE != 0
     }
 
-    /// The call and the selector through which an architecture (also) makes a call.
-    pub(super) fn multiplexed(self, name: &str) -> Option<(u32, u32)> {
-        if !matches!(
+    /// Whether the architecture (also) makes calls through others.
+    pub(super) fn multiplexes(self) -> bool {
+        matches!(
             self.0.name,
             "SCMP_ARCH_X86"
                 | "SCMP_ARCH_S390"
@@ -160,15 +166,16 @@ impl Arch {
                 | "SCMP_ARCH_PPC64LE"
                 | "SCMP_ARCH_MIPS"
                 | "SCMP_ARCH_MIPSEL"
-        ) {
-            return None;
-        }
-        for (through, calls) in [("socketcall", &SOCKETCALL[..]), ("ipc", &IPC[..])] {
-            if let Some((_, selector)) = calls.iter().find(|(call, _)| *call == name) {
-                return Some((self.number(through)?, *selector));
-            }
-        }
-        None
+        )
+    }
+
+    /// The call and the selector through which an architecture that multiplexes makes a call.
+    pub(super) fn multiplexed(self, name: &str) -> Option<(u32, u32)> {
+        let (through, selector) = match (socketcall(name), ipc(name)) {
+            (Some(selector), _) => ("socketcall", selector),
+            (None, selector) => ("ipc", selector?),
+        };
+        Some((self.number(through)?, selector))
     }
 
     /// The number of a call; `None` if the architecture does not have it, or nobody knows the name.

@@ -39,7 +39,8 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Section {
     pub(super) arch: Arch,
-    pub(super) calls: BTreeMap<u32, Verdict>,
+    /// By number.
+    pub(super) calls: Vec<(u32, Verdict)>,
     pub(super) default: u32,
     /// The highest number the profile knows; calls beyond it answer ENOSYS. `None` switches that off.
     pub(super) newest: Option<u32>,
@@ -125,29 +126,83 @@ fn intervals(section: &Section, base: u32, foreign: Option<u32>) -> Vec<(u32, Ve
 }
 
 fn tree(intervals: &[(u32, Verdict)], arch: Arch, default: u32) -> BpfProgram {
-    match intervals {
-        [] => vec![ret(default)],
-        [(_, Verdict::Always(value))] => vec![ret(*value)],
-        [(_, Verdict::Conditional(rules))] => {
-            let mut code: BpfProgram =
-                rules.iter().flat_map(|(conditions, value)| rule(conditions, *value, arch)).collect();
-            code.push(ret(default));
-            code
-        }
-        _ => {
-            let (low, high) = intervals.split_at(intervals.len() / 2);
-            let (left, right) = (tree(low, arch, default), tree(high, arch, default));
-            let mut code = Vec::with_capacity(left.len() + right.len() + 2);
-            match u8::try_from(left.len()) {
-                Ok(distance) => code.push(instruction(JUMP_NOT_LESS, distance, 0, high[0].0)),
-                Err(_) => {
-                    code.push(instruction(JUMP_NOT_LESS, 0, 1, high[0].0));
-                    code.push(jump(left.len()));
-                }
+    let mut code = Backwards { code: Vec::with_capacity(2 * intervals.len()), answers: Vec::new(), arch, default };
+    let entry = code.tree(intervals);
+    if entry + 1 != code.code.len() {
+        code.leap(entry);
+    }
+    code.code.reverse();
+    code.code
+}
+
+/// How far an answer may lie behind the comparison that leads to it: comparisons reach 255 instructions.
+const REACH: usize = 255;
+
+/// A program that is written from its end to its beginning, since jumps lead forward: what is jumped to is there already.
+/// Places are counted from the end.
+struct Backwards {
+    code: BpfProgram,
+    /// The place of the last answer with each value: comparisons close to it share it.
+    answers: Vec<(u32, usize)>,
+    arch: Arch,
+    default: u32,
+}
+
+impl Backwards {
+    fn push(&mut self, instruction: sock_filter) -> usize {
+        self.code.push(instruction);
+        self.code.len() - 1
+    }
+
+    /// The distance from the next instruction to `place`.
+    fn distance(&self, place: usize) -> usize {
+        self.code.len() - place - 1
+    }
+
+    fn leap(&mut self, place: usize) -> usize {
+        self.push(jump(self.distance(place)))
+    }
+
+    fn answer(&mut self, value: u32) -> usize {
+        match self.answers.iter_mut().find(|(known, _)| *known == value) {
+            // Half of the reach is left to what stands between the comparison and this.
+            Some((_, place)) if self.code.len() - *place < REACH / 2 => *place,
+            Some((_, place)) => {
+                *place = self.code.len();
+                self.push(ret(value))
             }
-            code.extend(left);
-            code.extend(right);
-            code
+            None => {
+                self.answers.push((value, self.code.len()));
+                self.push(ret(value))
+            }
+        }
+    }
+
+    fn tree(&mut self, intervals: &[(u32, Verdict)]) -> usize {
+        match intervals {
+            [] => self.answer(self.default),
+            [(_, Verdict::Always(value))] => self.answer(*value),
+            [(_, Verdict::Conditional(rules))] => {
+                self.push(ret(self.default));
+                for (conditions, value) in rules.iter().rev() {
+                    self.code.extend(rule(conditions, *value, self.arch).into_iter().rev());
+                }
+                self.code.len() - 1
+            }
+            _ => {
+                let (low, high) = intervals.split_at(intervals.len() / 2);
+                let (mut right, mut left) = (self.tree(high), self.tree(low));
+                // One more for the leap that the other may need.
+                if self.distance(right) >= REACH {
+                    right = self.leap(right);
+                }
+                if self.distance(left) > REACH {
+                    left = self.leap(left);
+                }
+                let distance = |place| u8::try_from(self.distance(place)).expect("what is farther is leapt to");
+                let (yes, no) = (distance(right), distance(left));
+                self.push(instruction(JUMP_NOT_LESS, yes, no, high[0].0))
+            }
         }
     }
 }

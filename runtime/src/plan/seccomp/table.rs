@@ -8,6 +8,20 @@
 /// How many architectures have a column.
 pub(super) const COLUMNS: usize = 14;
 
+/// The row of a call. `near` is a row that may lie shortly before it: profiles list their calls in order.
+pub(super) fn find(name: &str, near: usize) -> Option<usize> {
+    /// How many rows are looked at one by one.
+    const STEPS: usize = 8;
+    for (row, (known, _)) in SYSCALLS.iter().enumerate().skip(near).take(STEPS) {
+        match (*known).cmp(name) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal => return Some(row),
+            std::cmp::Ordering::Greater => break,
+        }
+    }
+    SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)).ok()
+}
+
 /// Columns: x86_64, x86, x32, aarch64, arm, riscv64, ppc64, ppc, s390x, s390, mips, mips64, mips64n32, parisc.
 #[rustfmt::skip]
 pub(super) static SYSCALLS: [(&str, [i32; COLUMNS]); 502] = [

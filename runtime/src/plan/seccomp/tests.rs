@@ -224,3 +224,25 @@ fn a_filter_beyond_the_kernels_limit_is_refused() {
         (0..2000).map(|value| rule(&["getpid"], "SCMP_ACT_ALLOW", &[(0, "SCMP_CMP_EQ", value, 0)])).collect();
     assert!(matches!(compile(&profile("SCMP_ACT_ERRNO", &rules), Arch::X86_64), Err(SeccompError::TooLong { .. })));
 }
+
+#[test]
+fn comparisons_share_answers_that_are_near() {
+    let names: Vec<&str> = table::SYSCALLS.iter().filter(|row| row.1[0] >= 0).map(|row| row.0).collect();
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| Arch::X86_64.number(name)).collect();
+    numbers.sort_unstable();
+    // Every other call: as many intervals as there can be.
+    let allowed: Vec<&str> =
+        names.iter().copied().filter(|name| Arch::X86_64.number(name).is_some_and(|number| number % 2 == 0)).collect();
+    let filter = native(&profile("SCMP_ACT_ERRNO", &[rule(&allowed, "SCMP_ACT_ALLOW", &[])]));
+    assert!(filter.program.len() < numbers.len() * 5 / 4, "{} for {} calls", filter.program.len(), numbers.len());
+    for number in numbers {
+        let wanted = if number % 2 == 0 { ALLOW } else { DENIED };
+        let newest = number > numbers_end(&allowed);
+        assert_eq!(ask(&filter, X86_64, number, [0; 6]), if newest { NO_SUCH_CALL } else { wanted }, "{number}");
+    }
+}
+
+/// The highest number among `names`.
+fn numbers_end(names: &[&str]) -> u32 {
+    names.iter().filter_map(|name| Arch::X86_64.number(name)).max().unwrap()
+}

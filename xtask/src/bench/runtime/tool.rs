@@ -1,6 +1,6 @@
 //! A runtime under measurement, and all of them taking turns.
 
-use super::super::bundle::Bundle;
+use super::super::bundle::{Bundle, NO_OP};
 use crate::shell::Result;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ impl Tool {
     /// The floor program on the bundle's root file system.
     pub(super) fn floor(&self, bundle: &Bundle) -> Vec<OsString> {
         let rootfs = bundle.path().join("rootfs").into_os_string();
-        [self.path.clone().into(), "floor".into(), rootfs, "/bin/probe".into(), "true".into()].into()
+        [self.path.clone().into(), "floor".into(), rootfs, NO_OP[0].into(), NO_OP[1].into()].into()
     }
 }
 

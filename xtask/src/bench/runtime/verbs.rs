@@ -1,5 +1,6 @@
 //! create, start, state, exec, kill and delete, each measured alone, tools interleaved.
 
+use super::super::bundle::NO_OP;
 use super::super::figure::Figures;
 use super::super::measured::{Cost, cost, least_and_median};
 use super::tool::{Bench, Tool, interleave};
@@ -77,7 +78,7 @@ fn life(bench: &Bench, tool: &Tool, round: usize) -> Result<Vec<Cost>> {
     let lived = VERBS.iter().map(|(verb, _)| {
         cost(&match *verb {
             "create" => tool.run(bundle, "create", &id),
-            "exec" => tool.line(bundle, &["exec", &id, "/bin/probe", "true"]),
+            "exec" => tool.line(bundle, &[&["exec", id.as_str()][..], &NO_OP].concat()),
             "kill" => tool.line(bundle, &["kill", &id, "KILL"]),
             // By force: the killed init may not be gone at once, and a refusal would be a race and no figure.
             "delete" => tool.line(bundle, &["delete", "--force", &id]),
