@@ -69,7 +69,7 @@ pub(crate) enum Group {
     Push(push::Args),
     Serve(serve::Args),
     Copy(copy::Args),
-    Mirror(mirror::Args),
+    Mirror(Box<mirror::Args>),
 }
 
 /// Runs one verb.
