@@ -8,7 +8,7 @@ mod load;
 mod save;
 
 pub use import::{ImportOptions, import};
-pub use load::{Loaded, load, load_layout};
+pub use load::{Loaded, load, load_judged, load_layout};
 pub use save::{Format, save, save_labelled, save_layout};
 
 use crate::store::StoreError;
@@ -31,6 +31,14 @@ pub(crate) struct DockerImage {
     /// The paths of the layers, base first.
     #[serde(default)]
     pub(crate) layers: Option<Vec<String>>,
+}
+
+/// Gives a file that was written beside it its name, durable when this returns.
+pub fn place(temporary: &std::path::Path, path: &std::path::Path) -> std::io::Result<()> {
+    std::fs::File::open(temporary)?.sync_all()?;
+    std::fs::rename(temporary, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    crate::store::sys::sync_dir(folder.unwrap_or_else(|| std::path::Path::new(".")))
 }
 
 fn refused(reason: impl Into<String>) -> StoreError {

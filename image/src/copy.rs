@@ -100,6 +100,29 @@ impl FromStr for Place {
     }
 }
 
+impl Place {
+    /// The image's name at this place, where names are references.
+    fn reference(&self) -> Option<Reference> {
+        match self {
+            Self::Registry(name) | Self::DockerArchive(_, Some(name)) => Some(name.clone()),
+            Self::Store(name) => name.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Refuses, as a destination, an image of another digest than the one in its name.
+    fn takes(&self, digest: &Digest) -> Result<(), CopyError> {
+        let Some(name) = self.reference() else { return Ok(()) };
+        match name.digest() {
+            Some(promised) if promised != digest => {
+                let reason = format!("the image is {digest}: a name with another digest cannot hold it");
+                Err(CopyError::Place { place: name.to_string(), reason })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What may be said about a copy.
 #[derive(Debug, Clone, Default)]
 pub struct CopyOptions {
@@ -209,7 +232,9 @@ pub async fn copy(
     let store = &store.leased();
     let source = Source::open(store, from, options).await?;
     let top = source.top(options).await?;
+    to.takes(top.digest())?;
     let mut sink = Sink::open(store, to, options).await?;
+    sink.mounts_from(from);
     let mut copied = Copied::default();
     let digest = *top.digest();
     let manifests = gather(&source, top, options).await?;
@@ -239,6 +264,7 @@ pub async fn estimate(
 ) -> Result<(Digest, Copied), CopyError> {
     let source = Source::open(store, from, options).await?;
     let top = source.top(options).await?;
+    to.takes(top.digest())?;
     let sink = Sink::open(store, to, options).await?;
     let digest = *top.digest();
     let manifests = gather(&source, top, options).await?;
@@ -315,6 +341,10 @@ async fn move_blobs(
             progress.event(Event::Exists { digest: &blob.digest });
             return Ok(0);
         }
+        if sink.mount(blob).await {
+            progress.event(Event::Exists { digest: &blob.digest });
+            return Ok(0);
+        }
         let Some(file) = source.blob(blob, progress).await? else {
             // A layer that lives elsewhere is named by its URLs and stays there.
             progress.event(Event::Exists { digest: &blob.digest });
@@ -376,6 +406,91 @@ fn platform(options: &CopyOptions) -> Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_on_its_way_keeps_its_staging_store() {
+        use crate::gc;
+        use crate::store::testing::{image, scratch};
+        let (_dir, store) = scratch();
+        let staging = source::Staging::new(&store).unwrap();
+        image(&staging.store, b"on its way");
+        assert_eq!(gc::run(&store, gc::Options::default()).unwrap(), gc::Report::default());
+        assert_eq!(std::fs::read_dir(staging.store.path().join("blobs/sha256")).unwrap().count(), 3);
+        let path = staging.store.path().to_owned();
+        drop(staging);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_destination_with_a_digest_takes_no_other_image() {
+        use crate::store::testing::{image, scratch};
+        let (dir, store) = scratch();
+        let target = image(&store, b"base");
+        store.tag(&"t/base:1".parse().unwrap(), &target).unwrap();
+        let lie = format!("t/lie@sha256:{}", "0".repeat(64));
+        let places =
+            [format!("docker://127.0.0.1:1/{lie}"), format!("store:{lie}"), format!("docker-archive:/nowhere:{lie}")];
+        for place in places {
+            let to: Place = place.parse().unwrap();
+            let from = Place::Store("t/base:1".to_owned());
+            let error = copy(&store, &from, &to, &CopyOptions::default(), &crate::progress::Silent).await.unwrap_err();
+            assert!(error.to_string().contains("another digest"), "{place}: {error}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+        let (place, options) = (format!("127.0.0.1:1/{lie}").parse().unwrap(), PushOptions::default());
+        let push = crate::push::push(&store, &target, &place, &options, &crate::progress::Silent);
+        assert!(push.await.unwrap_err().to_string().contains("another digest"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_policy_judges_every_source() {
+        use crate::policy::Policy;
+        use crate::store::testing::{image, scratch};
+        let (dir, store) = scratch();
+        let target = image(&store, b"base");
+        store.tag(&"t/base:1".parse().unwrap(), &target).unwrap();
+        let file = dir.path().join("policy.json");
+        let mut options = CopyOptions::default();
+        let mut judged = async |policy: &str, from: &str| {
+            std::fs::write(&file, policy).unwrap();
+            options.from.policy = Some(Policy::read(&file).unwrap());
+            let to = Place::Dir(dir.path().join("out"));
+            copy(&store, &from.parse().unwrap(), &to, &options, &crate::progress::Silent).await.map(drop)
+        };
+        let layout = dir.path().join("layout");
+        let record = store.find("t/base:1").unwrap();
+        crate::archive::save_layout(&store, &[(record.clone(), Vec::new())], &layout, Some("1")).unwrap();
+        let tar = dir.path().join("a.tar");
+        let archive = crate::archive::save(&store, &[(record, Vec::new())], crate::archive::Format::Docker, Vec::new());
+        std::fs::write(&tar, archive.unwrap()).unwrap();
+        let (layout, tar) = (layout.display().to_string(), tar.display().to_string());
+        let sources = [
+            "store:t/base:1".to_owned(),
+            format!("oci:{layout}:1"),
+            format!("docker-archive:{tar}"),
+            format!("oci-archive:{tar}"),
+        ];
+        let reject = r#"{"default":[{"type":"reject"}]}"#;
+        for from in &sources {
+            assert!(matches!(judged(reject, from).await, Err(CopyError::Pull(_))), "{from}");
+            // What only a registry could prove is not proven here.
+            let signed = r#"{"default":[{"type":"sigstoreSigned","keyPath":"/nowhere"}]}"#;
+            assert!(matches!(judged(signed, from).await, Err(CopyError::Pull(_))), "{from}");
+            judged(r#"{"default":[{"type":"insecureAcceptAnything"}]}"#, from).await.unwrap();
+        }
+        let rule = |transport: &str, scope: &str| {
+            format!(
+                r#"{{"default":[{{"type":"reject"}}],"transports":{{"{transport}":{{"{scope}":[{{"type":"insecureAcceptAnything"}}]}}}}}}"#
+            )
+        };
+        let parent = dir.path().display().to_string();
+        judged(&rule("containers-storage", "docker.io/t"), &sources[0]).await.unwrap();
+        judged(&rule("oci", &format!("{layout}:1")), &sources[1]).await.unwrap();
+        judged(&rule("oci", &parent), &sources[1]).await.unwrap();
+        judged(&rule("docker-archive", ""), &sources[2]).await.unwrap();
+        judged(&rule("oci-archive", &tar), &sources[3]).await.unwrap();
+        assert!(judged(&rule("oci-archive", "/elsewhere"), &sources[3]).await.is_err());
+    }
 
     #[test]
     fn places_are_read_as_skopeo_writes_them() {

@@ -15,7 +15,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a broken download waits for someone to go on with it.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -42,11 +42,18 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-/// Documents that were read once: they never change.
+/// How often the marking is repeated before the lock is taken, until it finds little that is new.
+const PASSES_MAX: usize = 4;
+/// A marking that took no longer may be repeated while everything else waits.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Documents that were read once: they never change. What a document needs also depends on the type it goes by.
 #[derive(Default)]
 struct Known {
-    children: HashMap<Digest, Vec<Descriptor>>,
+    children: HashMap<(Digest, String), Vec<Descriptor>>,
     diff_ids: HashMap<Digest, Vec<Digest>>,
+    /// What manifests of the registry need: digests alone, as there may be many.
+    pushed: HashMap<(Digest, Option<String>), Vec<Digest>>,
 }
 
 /// Collects garbage. One collection at a time; a second one waits.
@@ -55,13 +62,21 @@ pub fn run(store: &Store, options: Options) -> Result<Report, StoreError> {
     let turn = layout::open_lock(&turn_path)?;
     turn.lock().map_err(StoreError::io("lock", &turn_path))?;
     let mut known = Known::default();
-    // The long part, beside everything: it fills `known`, so that the look under the lock is short.
-    let needed = mark(store, &mut known)?;
+    // The long part, beside everything: it fills `known`, so that the look under the lock is short. What was pushed while
+    // it ran is read before the lock, too.
+    let mut needed = HashSet::new();
+    for _ in 0..PASSES_MAX {
+        let began = Instant::now();
+        needed = mark(store, &mut known)?;
+        if began.elapsed() <= SHORT {
+            break;
+        }
+    }
     let garbage: Vec<(PathBuf, Item)> =
         everything(store)?.into_iter().filter(|(_, item)| !item.is_needed(&needed)).collect();
     let trash = store.temporary_dir("trash")?;
     let mut report = Report::default();
-    let mut gone = 0;
+    let mut taken: Vec<PathBuf> = Vec::new();
     {
         let lock_path = store.path().join("gc.lock");
         let lock = layout::open_lock(&lock_path)?;
@@ -72,23 +87,22 @@ pub fn run(store: &Store, options: Options) -> Result<Report, StoreError> {
         let leftovers = registry_leftovers(store, options, &needed);
         let garbage = garbage.into_iter().filter(|(_, item)| !item.is_needed(&needed));
         for (path, item) in garbage.chain(idle).chain(leftovers) {
-            let bytes = disk_bytes(&path);
-            if !options.dry_run {
-                gone += 1;
-                let to = trash.path().join(gone.to_string());
+            if options.dry_run {
+                taken.push(path);
+            } else {
+                let to = trash.path().join(taken.len().to_string());
                 match std::fs::rename(&path, &to) {
                     Ok(()) if matches!(item, Item::Link) && leftovers::is_young(&to) => {
                         // A push renewed it meanwhile.
                         std::fs::rename(&to, &path).map_err(StoreError::io("put back", &path))?;
                         continue;
                     }
-                    Ok(()) => {}
+                    Ok(()) => taken.push(to),
                     // A server, which takes no lock of ours for it, was done with it.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound && item.is_leftover() => continue,
                     Err(error) => return Err(StoreError::io("throw away", &path)(error)),
                 }
             }
-            report.bytes += bytes;
             match item {
                 Item::Blob(digest) => report.blobs.push(digest),
                 Item::Layer(_, name) => report.layers.push(name),
@@ -96,7 +110,8 @@ pub fn run(store: &Store, options: Options) -> Result<Report, StoreError> {
             }
         }
     }
-    // The rest happens without the lock, when the folder is dropped.
+    // The rest happens without the lock: the counting, and the deleting when the folder is dropped.
+    report.bytes = taken.iter().map(|path| disk_bytes(path)).sum();
     drop(trash);
     Ok(report)
 }
@@ -126,22 +141,24 @@ impl Item {
 /// Every digest that names and containers need: blobs, and the plain digests of layers.
 fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError> {
     let mut needed = HashSet::new();
-    let mut todo: Vec<Descriptor> = store.layout().index()?.manifests;
+    // With what names it within an index: a child that only calls itself a manifest is a blob.
+    let mut todo: Vec<(Descriptor, bool)> =
+        store.layout().index()?.manifests.into_iter().map(|entry| (entry, false)).collect();
     for (_, used) in rootfs::uses(store, true)? {
         needed.extend(oci::config::chain_ids(&used.diff_ids));
         needed.extend(used.diff_ids);
-        todo.push(Descriptor::new("", used.manifest, 0));
-        todo.push(Descriptor::new(media::OCI_CONFIG, used.config, 0));
+        todo.push((Descriptor::new("", used.manifest, 0), false));
+        todo.push((Descriptor::new(media::OCI_CONFIG, used.config, 0), false));
     }
     // What was walked is kept apart from what is needed: one image may name as a plain blob what is another's manifest.
     let (mut documents, mut configs) = (HashSet::new(), HashSet::new());
-    while let Some(target) = todo.pop() {
+    while let Some((target, within)) = todo.pop() {
         needed.insert(target.digest);
         let is_document = target.media_type.is_empty()
             || media::is_manifest(&target.media_type)
             || media::is_index(&target.media_type);
-        if is_document && documents.insert(target.digest) {
-            todo.extend(known.children(store, &target)?.iter().cloned());
+        if is_document && documents.insert((target.digest, target.media_type.clone(), within)) {
+            todo.extend(known.children(store, &target, within)?.iter().map(|child| (child.clone(), true)));
         } else if media::is_image_config(&target.media_type) && configs.insert(target.digest) {
             let diff_ids = known.diff_ids(store, &target.digest)?;
             needed.extend(oci::config::chain_ids(&diff_ids));
@@ -149,29 +166,44 @@ fn mark(store: &Store, known: &mut Known) -> Result<HashSet<Digest>, StoreError>
         }
     }
     let registry = store.path().join("registry");
-    let read = |digest: &Digest| match store.read_blob(digest, oci::manifest::MANIFEST_BYTES_MAX) {
-        Ok(raw) => Ok(Some(raw)),
-        Err(StoreError::Missing { .. }) => Ok(None),
-        Err(error) => Err(error),
-    };
-    needed.extend(crate::registry::shelf::roots(&registry, &read)?);
+    needed.extend(crate::registry::shelf::roots(&registry, &mut |digest, declared| {
+        known.pushed(store, digest, declared)
+    })?);
     Ok(needed)
 }
 
 impl Known {
     /// What a manifest or index needs. A document that cannot be read stops the collection: what it needs is not known.
-    fn children(&mut self, store: &Store, target: &Descriptor) -> Result<&[Descriptor], StoreError> {
-        if let Entry::Vacant(place) = self.children.entry(target.digest) {
-            let declared = Some(target.media_type.as_str()).filter(|text| !text.is_empty());
-            let children = match store.manifest(&target.digest, declared) {
-                Ok(manifest) => manifest.children().cloned().collect(),
-                // Other platforms of an index are not here.
-                Err(StoreError::Missing { .. }) => return Ok(&[]),
-                Err(error) => return Err(error),
-            };
-            place.insert(children);
+    /// One that an index calls a manifest (`within`) and whose bytes are none needs nothing but these.
+    fn children(&mut self, store: &Store, target: &Descriptor, within: bool) -> Result<&[Descriptor], StoreError> {
+        match self.children.entry((target.digest, target.media_type.clone())) {
+            Entry::Occupied(place) => Ok(place.into_mut()),
+            Entry::Vacant(place) => {
+                let declared = Some(target.media_type.as_str()).filter(|text| !text.is_empty());
+                match store.manifest(&target.digest, declared) {
+                    Ok(manifest) => Ok(place.insert(manifest.children().cloned().collect())),
+                    // Other platforms of an index are not here.
+                    Err(StoreError::Missing { .. }) => Ok(&[]),
+                    Err(error) if within && error.is_no_manifest() => Ok(&[]),
+                    Err(error) => Err(StoreError::Unknown { digest: target.digest, source: Box::new(error) }),
+                }
+            }
         }
-        Ok(&self.children[&target.digest])
+    }
+
+    /// What a manifest of the registry needs; nothing when its bytes are not here.
+    fn pushed(&mut self, store: &Store, digest: &Digest, declared: Option<&str>) -> Result<Vec<Digest>, StoreError> {
+        let key = (*digest, declared.map(str::to_owned));
+        if let Some(known) = self.pushed.get(&key) {
+            return Ok(known.clone());
+        }
+        let children: Vec<Digest> = match store.manifest(digest, declared) {
+            Ok(manifest) => manifest.children().map(|child| child.digest).collect(),
+            Err(StoreError::Missing { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        self.pushed.insert(key, children.clone());
+        Ok(children)
     }
 
     fn diff_ids(&mut self, store: &Store, config: &Digest) -> Result<Vec<Digest>, StoreError> {
@@ -370,6 +402,59 @@ mod tests {
         for blob in record.layers.iter().chain([&record.config]) {
             assert!(store.has(&blob.digest).unwrap());
         }
+    }
+
+    #[test]
+    fn a_child_of_an_index_that_only_calls_itself_a_manifest_is_kept_as_a_blob() {
+        use oci::manifest::ImageIndex;
+        let (dir, store) = scratch();
+        let good = image(&store, b"good");
+        // Not here yet when the index is named: somebody's layer.
+        let layer = b"somebody's layer";
+        let false_child = Descriptor::new(media::OCI_MANIFEST, Digest::sha256(layer), layer.len() as u64);
+        let raw = serde_json::to_vec(&ImageIndex::new(vec![good.clone(), false_child.clone()])).unwrap();
+        let index = store.put(media::OCI_INDEX, &raw).unwrap();
+        let name: Reference = "hostile:1".parse().unwrap();
+        store.tag(&name, &index).unwrap();
+        store.put(media::OCI_LAYER, layer).unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(
+            run(&store, Options::default()).unwrap(),
+            Report::default(),
+            "its bytes are needed, and nothing else"
+        );
+        store.tag(&"again:1".parse().unwrap(), &index).unwrap();
+        let record = store.find("hostile:1").unwrap();
+        let archive = crate::archive::save(&store, &[(record, Vec::new())], crate::archive::Format::Oci, Vec::new());
+        let (_other, other) = scratch();
+        crate::archive::load(&other, &*archive.unwrap(), None).unwrap();
+        assert!(other.has(&false_child.digest).unwrap());
+        // A manifest whose bytes are damaged is another matter: what it needs is not known.
+        std::fs::write(store.layout().blob_path(&good.digest), b"x").unwrap();
+        assert!(run(&store, Options::default()).unwrap_err().to_string().contains(&good.digest.to_string()));
+    }
+
+    #[test]
+    fn a_manifest_of_the_registry_is_read_once_a_collection() {
+        let (dir, store) = scratch();
+        let manifest = image(&store, b"pushed");
+        let blobs: std::sync::Arc<dyn crate::source::Blobs> = std::sync::Arc::new(Store::open(dir.path()).unwrap());
+        let shelf = crate::registry::Shelf::open(&dir.path().join("registry"), blobs).unwrap();
+        let raw = store.read_blob(&manifest.digest, 1 << 20).unwrap();
+        shelf.put_manifest("a/b", &manifest, &raw, None).unwrap();
+        let id = store.record(&manifest, &oci::Platform::host()).unwrap().id;
+        shelf.link_blob("a/b", &id).unwrap();
+        // Pushed long ago: only the manifest keeps it.
+        let link = dir.path().join("registry/repositories/a/b/_blobs/sha256").join(id.hex());
+        let link = std::fs::File::options().write(true).open(link).unwrap();
+        link.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+        let mut known = Known::default();
+        let needed = mark(&store, &mut known).unwrap();
+        assert!(needed.contains(&id));
+        // What was read is not read again: the second look needs no byte of it.
+        std::fs::write(store.layout().blob_path(&manifest.digest), b"x").unwrap();
+        assert_eq!(mark(&store, &mut known).unwrap(), needed);
     }
 
     #[test]

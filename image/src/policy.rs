@@ -136,17 +136,45 @@ impl Policy {
         own.into_iter().chain([host]).find(|path| path.exists()).map(|path| Self::read(&path)).transpose()
     }
 
-    /// The rule for an image: its scope and what it requires. The most specific scope of transport `docker` wins, then its
-    /// empty scope, then the default.
-    fn rule(&self, reference: &Reference) -> (String, &[Requirement]) {
-        if let Some(scopes) = self.transports.get("docker") {
-            for scope in scopes_of(reference) {
-                if let Some(rule) = scopes.get(&scope) {
-                    return (if scope.is_empty() { "docker".to_owned() } else { scope }, rule);
+    /// The rule for an image: its scope and what it requires. The most specific scope of the transport wins, then its empty
+    /// scope, then the default.
+    fn rule(&self, transport: &str, scopes: Vec<String>) -> (String, &[Requirement]) {
+        if let Some(rules) = self.transports.get(transport) {
+            for scope in scopes {
+                if let Some(rule) = rules.get(&scope) {
+                    return (if scope.is_empty() { transport.to_owned() } else { scope }, rule);
                 }
             }
         }
         ("default".to_owned(), &self.default)
+    }
+
+    /// Judges an image that no registry stands behind. Signatures are not looked for there, so that a rule that asks for
+    /// one refuses it.
+    pub fn check_local(&self, local: Local<'_>) -> Result<(), PolicyError> {
+        let (transport, scopes) = local.scopes();
+        let (scope, rule) = self.rule(transport, scopes);
+        for requirement in rule {
+            match requirement.kind.as_str() {
+                "insecureAcceptAnything" => {}
+                "reject" => return Err(PolicyError::Rejected { path: self.path.clone(), scope }),
+                kind => {
+                    let kind = format!("{kind} for {transport}");
+                    return Err(PolicyError::Unsupported { path: self.path.clone(), scope, kind });
+                }
+            }
+        }
+        if rule.is_empty() {
+            return Err(PolicyError::Rejected { path: self.path.clone(), scope });
+        }
+        Ok(())
+    }
+
+    /// Whether this image may come from anywhere: its rule asks for nothing that only its registry can show.
+    #[must_use]
+    pub fn accepts_unseen(&self, reference: &Reference) -> bool {
+        let (_, rule) = self.rule("docker", scopes_of(reference));
+        !rule.is_empty() && rule.iter().all(|requirement| requirement.kind == "insecureAcceptAnything")
     }
 
     /// Judges an image that was found at `repository`. Every requirement of its rule must be met.
@@ -156,7 +184,7 @@ impl Policy {
         digest: &Digest,
         repository: &Repository,
     ) -> Result<(), PolicyError> {
-        let (scope, rule) = self.rule(reference);
+        let (scope, rule) = self.rule("docker", scopes_of(reference));
         let mut signatures = None;
         for requirement in rule {
             match requirement.kind.as_str() {
@@ -189,6 +217,42 @@ impl Policy {
             return Err(PolicyError::Rejected { path: self.path.clone(), scope });
         }
         Ok(())
+    }
+}
+
+/// A place of this host that images come from, as containers-policy.json(5) tells them apart.
+#[derive(Debug, Clone, Copy)]
+pub enum Local<'a> {
+    /// `oci:DIRECTORY[:NAME]`.
+    Layout(&'a Path, Option<&'a str>),
+    /// `oci-archive:FILE[:NAME]`.
+    OciArchive(&'a Path, Option<&'a str>),
+    /// A docker archive, which only the transport's own rule can mean.
+    DockerArchive,
+    /// `dir:DIRECTORY`.
+    Dir(&'a Path),
+    /// This host's store; the image's name there, if it has one.
+    Store(Option<&'a Reference>),
+}
+
+impl Local<'_> {
+    /// The transport, and its scopes from the most specific to the empty one.
+    fn scopes(&self) -> (&'static str, Vec<String>) {
+        let below = |path: &Path, name: Option<&str>| {
+            // Policies are written with absolute paths without links.
+            let path = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or(path.to_owned());
+            let named = name.map(|name| format!("{}:{name}", path.display()));
+            let parents = path.ancestors().filter(|parent| parent.parent().is_some());
+            let parents = parents.map(|parent| parent.display().to_string());
+            named.into_iter().chain(parents).chain([String::new()]).collect()
+        };
+        match self {
+            Self::Layout(path, name) => ("oci", below(path, *name)),
+            Self::OciArchive(path, name) => ("oci-archive", below(path, *name)),
+            Self::DockerArchive => ("docker-archive", vec![String::new()]),
+            Self::Dir(path) => ("dir", below(path, None)),
+            Self::Store(name) => ("containers-storage", name.map_or_else(|| vec![String::new()], scopes_of)),
+        }
     }
 }
 
@@ -292,25 +356,31 @@ fn statement(payload: &[u8]) -> Option<(Digest, String)> {
 /// containers-policy.json "signedIdentity"; the default is `matchRepoDigestOrExact`.
 fn identity_fits(identity: Option<&Identity>, reference: &Reference, signed: &str) -> bool {
     let Ok(named) = signed.parse::<Reference>() else { return false };
-    let exact = || has_tag(signed) && named.tag() == reference.tag() && named.name() == reference.name();
-    let Some(identity) = identity else {
-        return if reference.digest().is_some() { named.name() == reference.name() } else { exact() };
+    // The tag must be signed too, unless the image was asked for by its digest.
+    let exact = |name: &str| has_tag(signed) && named.tag() == reference.tag() && named.name() == name;
+    let digest_or_exact = |name: &str| match reference.digest() {
+        Some(_) => named.name() == name,
+        None => exact(name),
     };
+    let name = reference.name();
+    let Some(identity) = identity else { return digest_or_exact(&name) };
     match identity.kind.as_str() {
-        "matchExact" => exact(),
-        "matchRepoDigestOrExact" if reference.digest().is_some() => named.name() == reference.name(),
-        "matchRepoDigestOrExact" => exact(),
-        "matchRepository" => named.name() == reference.name(),
+        "matchExact" => exact(&name),
+        "matchRepoDigestOrExact" => digest_or_exact(&name),
+        "matchRepository" => named.name() == name,
         "exactReference" => identity.docker_reference.as_deref() == Some(signed),
         "exactRepository" => {
             let wanted = identity.docker_repository.as_deref().and_then(|text| text.parse::<Reference>().ok());
             wanted.is_some_and(|wanted| wanted.name() == named.name())
         }
+        // The name is rewritten, and then the default rule applies.
         "remapIdentity" => {
             let (Some(prefix), Some(new)) = (&identity.prefix, &identity.signed_prefix) else { return false };
-            let name = reference.name();
             let rest = name.strip_prefix(prefix.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-            rest.map_or_else(|| named.name() == name, |rest| named.name() == format!("{new}{rest}"))
+            match rest {
+                Some(rest) => digest_or_exact(&format!("{new}{rest}")),
+                None => digest_or_exact(&name),
+            }
         }
         _ => false,
     }
@@ -455,11 +525,27 @@ mod tests {
                 "*.corp.example":[{"type":"insecureAcceptAnything"}],"r.example/a/x:1":[{"type":"signedBy","keyType":"GPGKeys"}]}}}"#,
         )
         .unwrap();
-        let scope = |text: &str| policy.rule(&text.parse().unwrap()).0;
+        let scope = |text: &str| policy.rule("docker", scopes_of(&text.parse().unwrap())).0;
         assert_eq!(scope("r.example/a/b/c"), "r.example/a");
         assert_eq!(scope("r.example/a/x:1"), "r.example/a/x:1");
         assert_eq!(scope("r.example/b"), "default");
         assert_eq!(scope("x.y.corp.example:5000/b"), "*.corp.example");
+    }
+
+    #[test]
+    fn a_remapped_name_must_be_signed_with_its_tag_as_any_other() {
+        let identity: Identity =
+            serde_json::from_str(r#"{"type":"remapIdentity","prefix":"mirror.example/x","signedPrefix":"r.example"}"#)
+                .unwrap();
+        let fits = |asked: &str, signed: &str| identity_fits(Some(&identity), &asked.parse().unwrap(), signed);
+        assert!(fits("mirror.example/x/a:2", "r.example/a:2"));
+        assert!(!fits("mirror.example/x/a:2", "r.example/a:1"), "an old tag's signature");
+        assert!(!fits("mirror.example/x/a:2", "r.example/a"));
+        let digest = format!("mirror.example/x/a@{}", Digest::sha256(b"a"));
+        assert!(fits(&digest, "r.example/a:1"));
+        assert!(!fits(&digest, "r.example/b:1"));
+        assert!(fits("other.example/a:2", "other.example/a:2"));
+        assert!(!fits("other.example/a:2", "other.example/a:1"));
     }
 
     #[test]

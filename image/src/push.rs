@@ -60,6 +60,14 @@ pub enum PushError {
         /// What is missing.
         digest: String,
     },
+    /// The destination's name promises another image.
+    #[error("{reference} cannot hold the image {digest}: its name has another digest")]
+    Pinned {
+        /// Where to.
+        reference: String,
+        /// The image's digest.
+        digest: String,
+    },
 }
 
 impl PushError {
@@ -69,7 +77,7 @@ impl PushError {
         match self {
             Self::Remote { source, .. } => source.hint(),
             Self::Incomplete { .. } => Some("pull it again with --all-platforms".to_owned()),
-            Self::Store { .. } => None,
+            Self::Store { .. } | Self::Pinned { .. } => None,
         }
     }
 }
@@ -98,6 +106,10 @@ pub async fn push(
     let repository = Repository::open(transport, reference.registry(), reference.repository(), true).map_err(remote)?;
     let top = store.manifest(&target.digest, Some(&target.media_type)).map_err(kept)?;
     let manifests = gather(store, top, &mut HashSet::new()).map_err(kept)?;
+    let digest = *manifests[0].digest();
+    if reference.digest().is_some_and(|promised| *promised != digest) {
+        return Err(PushError::Pinned { reference: reference.to_string(), digest: digest.to_string() });
+    }
     let mount_from = siblings(store, reference).map_err(kept)?;
 
     let mut seen = HashSet::new();

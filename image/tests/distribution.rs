@@ -699,7 +699,11 @@ async fn what_no_manifest_names_is_collected_after_its_grace() {
     bench.ask(Method::DELETE, &format!("/v2/a/manifests/{digest}"), &[], "").await.is(202);
     // A running server holds what it touched a moment ago, so the rule itself is asked.
     let root = bench.folder.path().join("images/registry");
-    let kept = image::registry::shelf::roots(&root, &|digest| Ok(store.read_blob(digest, 1 << 20).ok())).unwrap();
+    let mut needs = |digest: &Digest, declared: Option<&str>| {
+        let manifest = store.manifest(digest, declared)?;
+        Ok(manifest.children().map(|child| child.digest).collect())
+    };
+    let kept = image::registry::shelf::roots(&root, &mut needs).unwrap();
     assert!(!kept.contains(&digest) && !kept.contains(&layer), "{kept:?}");
 }
 
@@ -737,4 +741,46 @@ async fn a_check_of_the_store_tells_what_a_repository_lost() {
     assert_eq!(store.check().unwrap().problems, [""; 0]);
     std::fs::remove_file(blob(&digest)).unwrap();
     assert!(store.check().unwrap().problems.concat().contains("manifest"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_byte_by_byte_does_not_hold_its_place_for_ever() {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    let bench = Bench::new();
+    let limit = std::time::Duration::from_millis(200);
+    let registry = Registry::new(shelf(&bench.folder), None, false).silence_max(limit);
+    let start = Request::builder().method(Method::POST).uri("/v2/a/b/blobs/uploads/").body(Full::default()).unwrap();
+    let location = registry.answer(start).await.headers()["location"].to_str().unwrap().to_owned();
+    // Never silent as long as the limit, and never worth its place: ten bytes a second.
+    let drips = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        Some((Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x"))), ()))
+    });
+    let patch = Request::builder().method(Method::PATCH).uri(&location).body(StreamBody::new(Box::pin(drips))).unwrap();
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(30), registry.answer(patch)).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_tag_that_is_fixed_stays_and_every_write_is_logged() {
+    use std::sync::Mutex;
+    let bench = Bench::new();
+    let (raw, digest) = bench.image("a", "v1", "1").await;
+    let (other, second) = bench.image("a", "v2", "2").await;
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&lines);
+    let log = move |line: &str| kept.lock().unwrap().push(serde_json::from_str::<Value>(line).unwrap());
+    let registry = Registry::new(shelf(&bench.folder), None, false).fixed_tags(true).logging(log);
+    let bench = Bench { folder: bench.folder, registry };
+    bench.put("a", "v1", media::OCI_MANIFEST, &other).await.refused(409, "DENIED");
+    bench.put("a", &format!("{second}?tag=v3&tag=v1"), media::OCI_MANIFEST, &other).await.refused(409, "DENIED");
+    bench.get("/v2/a/manifests/v3").await.refused(404, "MANIFEST_UNKNOWN");
+    assert_eq!(bench.get("/v2/a/manifests/v1").await.is(200).header("docker-content-digest"), digest.to_string());
+    // The same again is no move.
+    bench.put("a", "v1", media::OCI_MANIFEST, &raw).await.is(201);
+    let lines = lines.lock().unwrap();
+    assert_eq!(lines.len(), 3, "reads are not written down: {lines:?}");
+    assert_eq!((&lines[0]["status"], &lines[0]["path"]), (&json!(409), &json!("/v2/a/manifests/v1")));
+    assert_eq!((&lines[2]["method"], &lines[2]["digest"]), (&json!("PUT"), &json!(digest.to_string())));
 }

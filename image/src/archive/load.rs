@@ -6,6 +6,7 @@
 use crate::archive::{DOCKER_MANIFEST, DOCUMENT_BYTES_MAX, DockerImage, refused};
 use crate::layer::compression::{self, Compression};
 use crate::layer::tar::{Kind, Reader, TarError};
+use crate::policy::{Local, Policy};
 use crate::store::names::ANNOTATION_CONTAINERD_NAME;
 use crate::store::{Layout, Store, StoreError};
 use oci::config::{CONFIG_BYTES_MAX, ImageConfig};
@@ -43,6 +44,21 @@ struct Files {
 /// Loads a docker archive or an oci-archive from a stream, compressed or not. `name` is given to an image that has none in
 /// the archive, if there is exactly one.
 pub fn load(store: &Store, stream: impl Read + Send, name: Option<&Reference>) -> Result<Vec<Loaded>, StoreError> {
+    load_judged(store, stream, name, None, Path::new("-"))
+}
+
+/// Like [`load`], and nothing is named that `policy` does not accept of an archive at `path`.
+pub fn load_judged(
+    store: &Store,
+    stream: impl Read + Send,
+    name: Option<&Reference>,
+    policy: Option<&Policy>,
+    path: &Path,
+) -> Result<Vec<Loaded>, StoreError> {
+    let judge = |local: Local<'_>| match policy {
+        Some(policy) => policy.check_local(local).map_err(|error| refused(error.to_string())),
+        None => Ok(()),
+    };
     let (stream, _) = compression::plain(stream).map_err(|error| refused(error.to_string()))?;
     let mut reader = Reader::new(stream);
     let mut files = Files::default();
@@ -71,8 +87,10 @@ pub fn load(store: &Store, stream: impl Read + Send, name: Option<&Reference>) -
         }
     }
     let loaded = if files.blobs.contains_key("index.json") && files.blobs.contains_key("oci-layout") {
+        judge(Local::OciArchive(path, None))?;
         files.load_oci(store)?
     } else if files.find(DOCKER_MANIFEST).is_some() {
+        judge(Local::DockerArchive)?;
         files.load_docker(store)?
     } else {
         return Err(refused("it has neither oci-layout with index.json nor docker's manifest.json"));
@@ -247,6 +265,9 @@ fn finish(store: &Store, target: Descriptor, names: Vec<Reference>) -> Result<Lo
     let manifest =
         store.manifest(&target.digest, Some(&target.media_type).filter(|t| !t.is_empty()).map(|t| t.as_str()))?;
     let target = Descriptor { platform: target.platform, ..manifest.descriptor() };
+    for name in &names {
+        crate::store::names::pinned(name, &target.digest)?;
+    }
     if names.is_empty() {
         store.keep(&target)?;
     }

@@ -24,6 +24,8 @@ const COPY_BYTES: usize = 1 << 20;
 pub(super) struct Sink {
     kind: Kind,
     place: String,
+    /// The source's repository, when it is of the same registry: its blobs need not travel.
+    mount_from: Option<String>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "one for a whole copy")]
@@ -86,7 +88,28 @@ impl Sink {
                 (Kind::Dir(path.clone()), text)
             }
         };
-        Ok(Self { kind, place: text })
+        Ok(Self { kind, place: text, mount_from: None })
+    }
+
+    /// Says where the image comes from: within one registry, blobs are mounted.
+    pub(super) fn mounts_from(&mut self, from: &Place) {
+        if let (Kind::Registry { reference, .. }, Place::Registry(from)) = (&self.kind, from)
+            && from.registry() == reference.registry()
+            && from.repository() != reference.repository()
+        {
+            self.mount_from = Some(from.repository().to_owned());
+        }
+    }
+
+    /// Mounts a blob from the source's repository; `false` when it must travel.
+    pub(super) async fn mount(&self, blob: &Descriptor) -> bool {
+        match (&self.kind, &self.mount_from) {
+            // Whoever may write here need not be allowed to read there: then it travels, and what fails is said there.
+            (Kind::Registry { repository, .. }, Some(from)) => {
+                repository.mount(&blob.digest, from).await.unwrap_or(false)
+            }
+            _ => false,
+        }
     }
 
     fn remote(&self, source: crate::remote::Error) -> CopyError {
@@ -228,8 +251,8 @@ impl Sink {
                         }
                     };
                     let mut out = out.map_err(|source| self.store(source))?;
-                    out.flush().and_then(|()| out.get_ref().sync_all()).map_err(fail)?;
-                    std::fs::rename(&temporary, path).map_err(fail)
+                    out.flush().map_err(fail)?;
+                    crate::archive::place(&temporary, path).map_err(fail)
                 });
                 if written.is_err() {
                     let _ = std::fs::remove_file(&temporary);

@@ -1,6 +1,7 @@
 //! Where a copy reads from: manifests and blobs of a registry, a layout, an archive, a directory or the store.
 
 use super::{CopyError, CopyOptions, Place, platform};
+use crate::policy::Local;
 use crate::progress::Progress;
 use crate::pull::{Failure, PullError, fetch_blob};
 use crate::remote::client::Repository;
@@ -22,6 +23,13 @@ pub(super) struct Source {
     store: Store,
     /// An unpacked archive; removed with the source.
     _staging: Option<Staging>,
+}
+
+/// Asks the policy about a place of this host.
+fn judge(options: &CopyOptions, text: &str, local: Local<'_>) -> Result<(), CopyError> {
+    let Some(policy) = &options.from.policy else { return Ok(()) };
+    let refused = |source| PullError::Policy { reference: text.to_owned(), source };
+    Ok(policy.check_local(local).map_err(refused)?)
 }
 
 enum Kind {
@@ -66,18 +74,26 @@ impl Source {
             }
             Place::Layout(path, name) => {
                 let text = format!("oci:{}", path.display());
+                judge(options, &text, Local::Layout(path, name.as_deref()))?;
                 let layout = Layout::open(path).map_err(|source| unreadable(&text, source))?;
                 let target = choose(&layout, name.as_deref(), &text)?;
                 (Kind::Layout { layout, target }, text)
             }
             Place::Store(name) => {
                 let text = format!("store:{name}");
+                let reference = name.parse().ok();
                 let image = store.find(name).map_err(|source| unreadable(&text, source))?;
+                judge(options, &text, Local::Store(reference.as_ref().or(image.names.first())))?;
                 let layout = Layout::open(store.path()).map_err(|source| unreadable(&text, source))?;
                 (Kind::Layout { layout, target: image.target }, text)
             }
             Place::OciArchive(path, _) | Place::DockerArchive(path, _) => {
                 let text = path.display().to_string();
+                let local = match place {
+                    Place::OciArchive(_, name) => Local::OciArchive(path, name.as_deref()),
+                    _ => Local::DockerArchive,
+                };
+                judge(options, &text, local)?;
                 let file =
                     File::open(path).map_err(|source| CopyError::File { step: "open", path: path.clone(), source })?;
                 let stage = Staging::new(store).map_err(|source| unreadable(&text, source))?;
@@ -109,7 +125,11 @@ impl Source {
                 staging = Some(stage);
                 (Kind::Layout { layout, target }, text)
             }
-            Place::Dir(path) => (Kind::Dir(path.clone()), format!("dir:{}", path.display())),
+            Place::Dir(path) => {
+                let text = format!("dir:{}", path.display());
+                judge(options, &text, Local::Dir(path))?;
+                (Kind::Dir(path.clone()), text)
+            }
         };
         Ok(Self { kind, place: text, store: store.clone(), _staging: staging })
     }

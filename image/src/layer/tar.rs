@@ -25,6 +25,10 @@ const XATTR_VALUE_BYTES_MAX: usize = 65_536;
 const EXTENTS_MAX: u64 = 1 << 20;
 /// The largest file, in bytes (what a file system can address).
 const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+/// The largest device numbers of the kernel: 12 bits and 20 bits.
+const DEVICE_MAJOR_MAX: u32 = 0xfff;
+/// See [`DEVICE_MAJOR_MAX`].
+const DEVICE_MINOR_MAX: u32 = 0xf_ffff;
 
 /// The most bytes of names, links, attributes and extents of one layer: whoever reads it keeps them until its end. A
 /// million files with names of 100 bytes take a fifth of it.
@@ -329,10 +333,14 @@ impl<R: Read> Reader<R> {
             _ => Vec::new(),
         };
         let device = match kind {
-            Kind::Char | Kind::Block => (
-                u32::try_from(raw.number(329, 8)?).map_err(|_| refused("device number out of range".into()))?,
-                u32::try_from(raw.number(337, 8)?).map_err(|_| refused("device number out of range".into()))?,
-            ),
+            Kind::Char | Kind::Block => {
+                // The kernel cuts off what is larger: 4096:0 would become 0:0, which hides files.
+                let part = |offset, max| match u32::try_from(raw.number(offset, 8)?) {
+                    Ok(number) if number <= max => Ok(number),
+                    _ => Err(refused("device number out of range".into())),
+                };
+                (part(329, DEVICE_MAJOR_MAX)?, part(337, DEVICE_MINOR_MAX)?)
+            }
             _ => (0, 0),
         };
         let id = |pax: Option<u64>, offset| -> Result<u32, TarError> {

@@ -20,11 +20,14 @@ use hyper::body::{Body, Frame};
 use oci::descriptor::Descriptor;
 use oci::digest::{Algorithm, Digest};
 use oci::manifest::{MANIFEST_BYTES_MAX, Manifest, media};
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// What is sent back.
 pub type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
@@ -37,6 +40,13 @@ const REFERRERS_BYTES_MAX: usize = 4 << 20;
 const READ_BYTES: usize = 256 << 10;
 /// How long a client may be silent within a body: what it sent stays, and it can go on with the upload.
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Bytes a second that a body must bring over each [`BODY_SILENCE_MAX`]: less than any line that can carry an image.
+const BODY_RATE_MIN: u64 = 256;
+/// Requests that may wait for a collection or the disk at once, each on a thread of its own; others wait their turn. Far
+/// fewer than the runtime's threads, so that what waits for nothing always goes on.
+const WAITING_MAX: usize = 64;
+/// Passwords checked at once: each costs tens of milliseconds of a core.
+const VERIFYING_MAX: usize = 2;
 /// Tags that one manifest push by digest may set.
 const TAGS_A_PUSH_MAX: usize = 10;
 
@@ -54,8 +64,33 @@ pub struct Registry {
     uploads: Uploads,
     users: Option<Arc<Users>>,
     read_only: bool,
+    fixed_tags: bool,
     report: fn(&str),
+    log: Log,
     silence_max: Duration,
+    waiting: Semaphore,
+    verifying: Semaphore,
+}
+
+/// Who sends a request, as an extension of it: the server knows, a client cannot say.
+#[derive(Debug, Clone, Copy)]
+pub struct Client(pub IpAddr);
+
+/// Where a line for each write goes.
+#[derive(Default)]
+struct Log(Option<Box<dyn Fn(&str) + Send + Sync>>);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Log").field(&self.0.is_some()).finish()
+    }
+}
+
+/// How fast a body comes, counted over the time that was spent waiting for it.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
 }
 
 type Reply = Result<Answer, Refusal>;
@@ -65,7 +100,32 @@ impl Registry {
     pub fn new(shelf: Shelf, users: Option<Users>, read_only: bool) -> Self {
         let uploads = Uploads::default();
         uploads.sweep_abandoned(&shelf);
-        Self { shelf, uploads, users: users.map(Arc::new), read_only, report: |_| {}, silence_max: BODY_SILENCE_MAX }
+        Self {
+            shelf,
+            uploads,
+            users: users.map(Arc::new),
+            read_only,
+            fixed_tags: false,
+            report: |_| {},
+            log: Log::default(),
+            silence_max: BODY_SILENCE_MAX,
+            waiting: Semaphore::new(WAITING_MAX),
+            verifying: Semaphore::new(VERIFYING_MAX),
+        }
+    }
+
+    /// Refuses to point a tag at another manifest; a tag that was deleted may be set anew.
+    #[must_use]
+    pub fn fixed_tags(mut self, fixed: bool) -> Self {
+        self.fixed_tags = fixed;
+        self
+    }
+
+    /// Says every write, and every refused credential, to `log`: one line of JSON each.
+    #[must_use]
+    pub fn logging(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.log = Log(Some(Box::new(log)));
+        self
     }
 
     /// Says failures of the host (its disk, its store) to `report`; clients get only their kind.
@@ -85,6 +145,7 @@ impl Registry {
     /// Removes what clients left behind: uploads that nobody has touched for a day. Once an hour is often enough.
     pub fn sweep(&self) {
         self.uploads.sweep_abandoned(&self.shelf);
+        self.shelf.sweep();
     }
 
     /// Answers one request; never fails. Dropping the future ends an upload's request at the bytes already written.
@@ -94,7 +155,10 @@ impl Registry {
         B::Error: std::fmt::Display,
     {
         let head = request.method() == Method::HEAD;
-        let mut answer = match self.dispatch(request).await {
+        let client = request.extensions().get::<Client>().map_or_else(|| "-".to_owned(), |client| client.0.to_string());
+        let asked = self.log.0.as_ref().map(|log| (log, request.method().clone(), request.uri().path().to_owned()));
+        let mut user = None;
+        let mut answer = match self.dispatch(request, &client, &mut user).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 if let Some(cause) = &refusal.cause {
@@ -103,6 +167,16 @@ impl Registry {
                 refuse(&refusal)
             }
         };
+        if let Some((log, method, path)) = asked
+            && (!matches!(method, Method::GET | Method::HEAD) || answer.status() == StatusCode::UNAUTHORIZED)
+        {
+            let digest = answer.headers().get(&DIGEST).and_then(|value| value.to_str().ok());
+            let status = answer.status().as_u16();
+            let line = serde_json::json!({
+                "client": client, "user": user, "method": method.as_str(), "path": path, "status": status, "digest": digest,
+            });
+            log(&line.to_string());
+        }
         answer.headers_mut().insert(VERSION, "registry/2.0".parse().expect("a valid header value"));
         if head {
             let (parts, _) = answer.into_parts();
@@ -111,18 +185,35 @@ impl Registry {
         answer
     }
 
-    async fn dispatch<B>(&self, request: Request<B>) -> Reply
+    /// The user of a request, when users are asked for.
+    async fn admit(&self, users: &Arc<Users>, headers: &HeaderMap, client: &str) -> Result<String, Refusal> {
+        let authorization = text(headers, &AUTHORIZATION).map(str::to_owned);
+        if let Some(user) = users.known(authorization.as_deref())? {
+            return Ok(user);
+        }
+        let _turn = self.verifying.acquire().await.map_err(io::Error::other)?;
+        let (users, client) = (Arc::clone(users), client.to_owned());
+        let judged = tokio::task::spawn_blocking(move || users.check(authorization.as_deref(), &client));
+        judged.await.map_err(|error| Refusal::from(io::Error::other(error)))?
+    }
+
+    /// Runs what may wait, for a collection or for the disk, off the threads that carry every connection.
+    async fn off<T>(&self, work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let _turn = self.waiting.acquire().await.map_err(io::Error::other)?;
+        tokio::task::block_in_place(work)
+    }
+
+    async fn dispatch<B>(&self, request: Request<B>, client: &str, user: &mut Option<String>) -> Reply
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         let (parts, body) = request.into_parts();
         if let Some(users) = &self.users {
-            let users = Arc::clone(users);
-            let authorization = text(&parts.headers, &AUTHORIZATION).map(str::to_owned);
-            let judged = tokio::task::spawn_blocking(move || users.check(authorization.as_deref()));
-            judged.await.map_err(|error| Refusal::from(io::Error::other(error)))??;
+            *user = Some(self.admit(users, &parts.headers, client).await?);
         }
+        // Whose uploads these are: the user's, wherever from; else the address's.
+        let whose = user.clone().unwrap_or_else(|| client.to_owned());
         let route = route::parse(&parts.method, parts.uri.path())?;
         let write = !matches!(parts.method, Method::GET | Method::HEAD);
         if write && self.read_only {
@@ -134,25 +225,31 @@ impl Registry {
         let headers = &parts.headers;
         match (route, &parts.method) {
             (Route::Base, _) => Ok(json(StatusCode::OK, b"{}".to_vec())),
-            (Route::Catalog, _) => self.catalog(&query),
-            (Route::Tags { repository }, _) => self.tags(&repository, &query),
-            (Route::Referrers { repository, digest }, _) => self.referrers(&repository, &digest, &query),
+            (Route::Catalog, _) => self.off(|| self.catalog(&query)).await,
+            (Route::Tags { repository }, _) => self.off(|| self.tags(&repository, &query)).await,
+            (Route::Referrers { repository, digest }, _) => {
+                self.off(|| self.referrers(&repository, &digest, &query)).await
+            }
             (Route::Blob { repository, digest }, &Method::DELETE) => {
-                if self.shelf.delete_blob(&repository, &digest)? {
+                if self.off(|| Ok(self.shelf.delete_blob(&repository, &digest)?)).await? {
                     accepted()
                 } else {
                     Err(blob_unknown())
                 }
             }
-            (Route::Blob { repository, digest }, method) => {
-                self.blob(&repository, &digest, headers, method == Method::HEAD)
+            // A HEAD renews the blob, and that waits for a collection.
+            (Route::Blob { repository, digest }, &Method::HEAD) => {
+                self.off(|| self.blob(&repository, &digest, headers, true)).await
             }
+            (Route::Blob { repository, digest }, _) => self.blob(&repository, &digest, headers, false),
             (Route::Manifest { repository, name }, &Method::PUT) => {
                 self.put_manifest(&repository, name, headers, &query, body).await
             }
-            (Route::Manifest { repository, name }, &Method::DELETE) => self.delete_manifest(&repository, &name),
+            (Route::Manifest { repository, name }, &Method::DELETE) => {
+                self.off(|| self.delete_manifest(&repository, &name)).await
+            }
             (Route::Manifest { repository, name }, _) => self.manifest(&repository, &name, headers),
-            (Route::Uploads { repository }, _) => self.start_upload(&repository, headers, &query, body).await,
+            (Route::Uploads { repository }, _) => self.start_upload(&repository, &whose, headers, &query, body).await,
             (Route::Upload { repository, id }, method) => {
                 let upload = self.uploads.find(&self.shelf, &repository, &id)?;
                 let Ok(mut upload) = upload.try_lock_owned() else {
@@ -269,23 +366,33 @@ impl Registry {
 
     // Uploads -------------------------------------------------------------------------------------------------------------
 
-    async fn start_upload<B>(&self, repository: &str, headers: &HeaderMap, query: &[(String, String)], body: B) -> Reply
+    async fn start_upload<B>(
+        &self,
+        repository: &str,
+        whose: &str,
+        headers: &HeaderMap,
+        query: &[(String, String)],
+        body: B,
+    ) -> Reply
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         if let Some(digest) = value(query, "mount").and_then(|text| text.parse::<Digest>().ok()) {
-            let there = match value(query, "from") {
-                Some(from) => route::name(from).is_ok() && self.shelf.blob(from, &digest)?.is_some(),
-                // "Anonymous mount": any repository will do. With users each may read every repository.
-                None => self.shelf.any_holds(&digest)?,
+            let mount = || {
+                let there = match value(query, "from") {
+                    Some(from) => route::name(from).is_ok() && self.shelf.blob(from, &digest)?.is_some(),
+                    // "Anonymous mount": any repository will do. With users each may read every repository.
+                    None => self.shelf.any_holds(&digest)?,
+                };
+                Ok(there && self.shelf.link_blob(repository, &digest)?)
             };
-            if there && self.shelf.link_blob(repository, &digest)? {
+            if self.off(mount).await? {
                 return Ok(created(&format!("/v2/{repository}/blobs/{digest}"), &digest));
             }
         }
         let digest = value(query, "digest").map(route::digest).transpose()?;
-        let upload = self.uploads.start(&self.shelf, repository)?;
+        let upload = self.off(|| self.uploads.start(&self.shelf, repository, whose)).await?;
         let mut upload = upload.lock_owned().await;
         match digest {
             Some(digest) => {
@@ -333,7 +440,7 @@ impl Registry {
     }
 
     async fn complete(&self, repository: &str, upload: &mut Upload, digest: &Digest) -> Reply {
-        let outcome = tokio::task::block_in_place(|| upload.finish(&self.shelf, repository, digest));
+        let outcome = self.off(|| upload.finish(&self.shelf, repository, digest)).await;
         self.uploads.forget(&upload.id);
         outcome?;
         Ok(created(&format!("/v2/{repository}/blobs/{digest}"), digest))
@@ -347,7 +454,8 @@ impl Registry {
     {
         let before = upload.offset();
         let declared = text(headers, &CONTENT_RANGE).and_then(route::chunk_range).map(|(first, last)| last - first + 1);
-        while let Some(frame) = self.next_frame(&mut body).await? {
+        let mut pace = Pace::default();
+        while let Some(frame) = self.next_frame(&mut body, &mut pace).await? {
             let frame =
                 frame.map_err(|error| Refusal::new(Code::BlobUploadInvalid, format!("the body broke off: {error}")))?;
             let Ok(bytes) = frame.into_data() else { continue };
@@ -363,15 +471,32 @@ impl Registry {
     }
 
     /// The next piece of a body, which must come in time.
-    async fn next_frame<B>(&self, body: &mut B) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Refusal>
+    async fn next_frame<B>(
+        &self,
+        body: &mut B,
+        pace: &mut Pace,
+    ) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        tokio::time::timeout(self.silence_max, body.frame()).await.map_err(|_| {
+        let late = |what: &str| {
             let seconds = self.silence_max.as_secs();
-            let message = format!("nothing of the body arrived for {seconds} s; what did arrive stays");
+            let message = format!("{what} of the body arrived for {seconds} s; what did arrive stays");
             Refusal::new(Code::BlobUploadInvalid, message).status(StatusCode::REQUEST_TIMEOUT)
-        })
+        };
+        let began = tokio::time::Instant::now();
+        let frame = tokio::time::timeout(self.silence_max, body.frame()).await.map_err(|_| late("nothing"))?;
+        pace.waited += began.elapsed();
+        pace.bytes += frame.iter().flatten().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
+        if pace.waited >= self.silence_max {
+            let least = u64::try_from(pace.waited.as_millis()).unwrap_or(u64::MAX).saturating_mul(BODY_RATE_MIN) / 1000;
+            // The end of a body is never late.
+            if frame.is_some() && pace.bytes < least {
+                return Err(late("next to nothing"));
+            }
+            *pace = Pace::default();
+        }
+        Ok(frame)
     }
 
     // Manifests -----------------------------------------------------------------------------------------------------------
@@ -438,17 +563,8 @@ impl Registry {
             let message = format!("the manifest is {}, not {expected}", manifest.digest());
             return Err(Refusal::new(Code::DigestInvalid, message));
         }
-        self.check_children(repository, &manifest)?;
-        let mut descriptor = manifest.descriptor();
-        descriptor.platform = None;
-        descriptor.artifact_type = manifest.artifact_type().map(str::to_owned);
-        descriptor.annotations = manifest.annotations().clone();
         let subject = manifest.subject().map(|subject| subject.digest);
-        self.shelf.put_manifest(repository, &descriptor, manifest.raw(), subject.as_ref())?;
-        let short = Descriptor::new(descriptor.media_type.clone(), descriptor.digest, descriptor.size);
-        for tag in &tags {
-            self.shelf.set_tag(repository, tag, &short)?;
-        }
+        let descriptor = self.off(|| self.shelve(repository, &manifest, subject.as_ref(), &tags)).await?;
         let mut answer = created(&format!("/v2/{repository}/manifests/{}", descriptor.digest), &descriptor.digest);
         if let Some(subject) = subject {
             set(answer.headers_mut(), SUBJECT, &subject.to_string());
@@ -459,6 +575,29 @@ impl Registry {
             }
         }
         Ok(answer)
+    }
+
+    /// Stores a manifest and its tags, once everything it names is there.
+    fn shelve(
+        &self,
+        repository: &str,
+        manifest: &Manifest,
+        subject: Option<&Digest>,
+        tags: &[String],
+    ) -> Result<Descriptor, Refusal> {
+        self.check_children(repository, manifest)?;
+        let mut descriptor = manifest.descriptor();
+        descriptor.platform = None;
+        descriptor.artifact_type = manifest.artifact_type().map(str::to_owned);
+        descriptor.annotations = manifest.annotations().clone();
+        let stays = self.shelf.put_tagged(repository, &descriptor, manifest.raw(), subject, tags, !self.fixed_tags)?;
+        match stays {
+            None => Ok(descriptor),
+            Some(tag) => {
+                let message = format!("tag {tag} names another manifest, and tags of this registry do not move");
+                Err(Refusal::new(Code::Denied, message).status(StatusCode::CONFLICT))
+            }
+        }
     }
 
     /// A manifest's bytes, no more than one may have.
@@ -476,7 +615,8 @@ impl Registry {
             return Err(too_large());
         }
         let mut raw = Vec::new();
-        while let Some(frame) = self.next_frame(&mut body).await? {
+        let mut pace = Pace::default();
+        while let Some(frame) = self.next_frame(&mut body, &mut pace).await? {
             let frame =
                 frame.map_err(|error| Refusal::new(Code::ManifestInvalid, format!("the body broke off: {error}")))?;
             let Ok(bytes) = frame.into_data() else { continue };

@@ -22,19 +22,26 @@ const KEPT_MAX: usize = 4096;
 const OPEN_MAX: usize = 256;
 /// An upload that nobody has touched this long is removed.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// The same when [`KEPT_MAX`] is reached: longer than any client waits between two requests.
+/// Uploads of one client that lie on the disk at once.
+const KEPT_PER_CLIENT_MAX: usize = KEPT_MAX / 4;
+/// The same as [`ABANDONED_AFTER`] when [`KEPT_MAX`] is reached: longer than any client waits between two requests.
 const ABANDONED_WHEN_FULL_AFTER: Duration = Duration::from_secs(3600);
+/// How often the disk is looked through for these.
+const SWEEP_WHEN_FULL_EVERY: Duration = Duration::from_secs(10);
+/// Uploads looked at for one that holds nothing and can make room.
+const EVICTION_LOOKS_MAX: usize = 64;
 
 /// All uploads of one registry.
 #[derive(Debug)]
 pub(crate) struct Uploads {
     state: Mutex<State>,
     kept_max: usize,
+    kept_per_client_max: usize,
 }
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self { state: Mutex::default(), kept_max: KEPT_MAX }
+        Self { state: Mutex::default(), kept_max: KEPT_MAX, kept_per_client_max: KEPT_PER_CLIENT_MAX }
     }
 }
 
@@ -45,7 +52,17 @@ struct State {
     /// Those whose file is open, with when a request last asked for them.
     open: HashMap<String, (Shared, Instant)>,
     /// Those on the disk, as of the last count and what happened since.
-    kept: usize,
+    kept: HashMap<String, Kept>,
+    /// When the disk was last looked through because there were too many.
+    swept: Option<Instant>,
+}
+
+/// What is known of an upload without looking at it.
+#[derive(Debug)]
+struct Kept {
+    /// Who began it; nobody's name for one of an earlier or another process.
+    client: String,
+    since: Instant,
 }
 
 impl State {
@@ -55,6 +72,50 @@ impl State {
             let idle = self.open.iter().filter(|(_, (upload, _))| Arc::strong_count(upload) == 1);
             let Some(id) = idle.min_by_key(|(_, (_, touched))| *touched).map(|(id, _)| id.clone()) else { return };
             self.open.remove(&id);
+        }
+    }
+
+    /// Who has most uploads.
+    fn busiest(&self) -> String {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for kept in self.kept.values() {
+            *counts.entry(&kept.client).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map_or_else(String::new, |(client, _)| client.to_owned())
+    }
+
+    /// Removes the client's oldest upload that holds no byte; `false` when none is found.
+    fn evict(&mut self, shelf: &Shelf, client: &str) -> bool {
+        let mut own: Vec<(Instant, String)> = self
+            .kept
+            .iter()
+            .filter(|(_, kept)| kept.client == client)
+            .map(|(id, kept)| (kept.since, id.clone()))
+            .collect();
+        own.sort_unstable();
+        for (_, id) in own.into_iter().take(EVICTION_LOOKS_MAX) {
+            let length = shelf.uploads().join(&id).join("data").metadata().map(|metadata| metadata.len());
+            // One without its file was never finished being begun, or is gone.
+            if length.map_or(true, |length| length == 0) && self.remove(shelf, &id) {
+                self.kept.remove(&id);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Removes an upload that no request and no other server is busy with.
+    fn remove(&mut self, shelf: &Shelf, id: &str) -> bool {
+        if self.open.get(id).is_some_and(|(upload, _)| Arc::strong_count(upload) > 1) {
+            return false;
+        }
+        // Closed before the lock is asked for: it is the other servers' locks that count.
+        self.open.remove(id);
+        let folder = shelf.uploads().join(id);
+        let free = File::open(folder.join("data")).map_or(true, |file| file.try_lock().is_ok());
+        free && match fs::remove_dir_all(folder) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
     }
 
@@ -81,23 +142,36 @@ pub(crate) struct Upload {
 }
 
 impl Uploads {
-    /// Starts an upload.
-    pub(crate) fn start(&self, shelf: &Shelf, repository: &str) -> Result<Shared, Refusal> {
-        if self.state().kept >= self.kept_max {
-            self.sweep(shelf, ABANDONED_WHEN_FULL_AFTER);
-        }
+    /// Starts an upload for a client. Who has too many loses the oldest of his that holds nothing; when there are too many
+    /// altogether, whoever has most does.
+    pub(crate) fn start(&self, shelf: &Shelf, repository: &str, client: &str) -> Result<Shared, Refusal> {
         let mut state = self.state();
-        if state.kept >= self.kept_max {
+        if state.kept.len() >= self.kept_max && state.swept.is_none_or(|at| at.elapsed() >= SWEEP_WHEN_FULL_EVERY) {
+            state.swept = Some(Instant::now());
+            sweep(&mut state, shelf, ABANDONED_WHEN_FULL_AFTER);
+        }
+        let own = state.kept.values().filter(|kept| kept.client == client).count();
+        let room = if own >= self.kept_per_client_max {
+            state.evict(shelf, client)
+        } else if state.kept.len() >= self.kept_max {
+            let most = state.busiest();
+            state.evict(shelf, &most)
+        } else {
+            true
+        };
+        if !room {
+            let (count, whose) = if own >= self.kept_per_client_max { (own, "yours") } else { (self.kept_max, "all") };
             return Err(Refusal::new(
                 Code::TooManyRequests,
-                format!("{} uploads are unfinished already", self.kept_max),
+                format!("{count} uploads ({whose}) are unfinished already"),
             ));
         }
         let id = format!("{:016x}{:016x}", random(), random());
         let folder = shelf.uploads().join(&id);
         fs::create_dir(&folder)?;
-        state.kept += 1;
-        super::shelf::write_atomic(&folder.join("repository"), repository.as_bytes())?;
+        state.kept.insert(id.clone(), Kept { client: client.to_owned(), since: Instant::now() });
+        // Not durable: what a machine forgets that loses power, its clients begin again.
+        fs::write(folder.join("repository"), repository)?;
         let file = File::options().read(true).write(true).create_new(true).open(folder.join("data"))?;
         file.lock()?;
         let hasher = Some(Hasher::new(Algorithm::Sha256));
@@ -141,38 +215,32 @@ impl Uploads {
     pub(crate) fn forget(&self, id: &str) {
         let mut state = self.state();
         state.open.remove(id);
-        state.kept = state.kept.saturating_sub(1);
+        state.kept.remove(id);
     }
 
     /// Removes uploads that nobody has touched for a day, and counts the others.
     pub(crate) fn sweep_abandoned(&self, shelf: &Shelf) {
-        self.sweep(shelf, ABANDONED_AFTER);
-    }
-
-    /// Removes uploads that nobody has touched for this long. Errors are the next sweep's business.
-    fn sweep(&self, shelf: &Shelf, age_max: Duration) {
-        let mut state = self.state();
-        state.kept = 0;
-        for entry in fs::read_dir(shelf.uploads()).into_iter().flatten().flatten() {
-            let data = entry.path().join("data");
-            let touched = data.metadata().or_else(|_| entry.metadata()).and_then(|m| m.modified());
-            let old = touched.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > age_max));
-            let id = entry.file_name().to_string_lossy().into_owned();
-            let busy = state.open.get(&id).is_some_and(|(upload, _)| Arc::strong_count(upload) > 1);
-            if old && !busy {
-                // Closed before the lock is asked for: it is the other servers' locks that count.
-                state.open.remove(&id);
-                let free = File::open(&data).map_or(true, |file| file.try_lock().is_ok());
-                if free && fs::remove_dir_all(entry.path()).is_ok() {
-                    continue;
-                }
-            }
-            state.kept += 1;
-        }
+        sweep(&mut self.state(), shelf, ABANDONED_AFTER);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes uploads that nobody has touched for this long. Errors are the next sweep's business.
+fn sweep(state: &mut State, shelf: &Shelf, age_max: Duration) {
+    let mut before = std::mem::take(&mut state.kept);
+    for entry in fs::read_dir(shelf.uploads()).into_iter().flatten().flatten() {
+        let data = entry.path().join("data");
+        let touched = data.metadata().or_else(|_| entry.metadata()).and_then(|m| m.modified());
+        let old = touched.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > age_max));
+        let id = entry.file_name().to_string_lossy().into_owned();
+        if old && state.remove(shelf, &id) {
+            continue;
+        }
+        let kept = before.remove(&id).unwrap_or_else(|| Kept { client: String::new(), since: Instant::now() });
+        state.kept.insert(id, kept);
     }
 }
 
@@ -277,7 +345,7 @@ mod tests {
     fn an_abandoned_upload_goes_while_the_server_runs_and_a_busy_one_stays() {
         let (_dir, shelf) = shelf();
         let uploads = Uploads::default();
-        let [abandoned, busy, young] = [(); 3].map(|()| uploads.start(&shelf, "a/b").unwrap());
+        let [abandoned, busy, young] = [(); 3].map(|()| uploads.start(&shelf, "a/b", "client").unwrap());
         let ids = [&abandoned, &busy, &young].map(id);
         let day = ABANDONED_AFTER + Duration::from_secs(60);
         touch(&shelf, &ids[0], day);
@@ -290,7 +358,7 @@ mod tests {
         assert!(!shelf.uploads().join(&ids[0]).exists());
         assert!(uploads.find(&shelf, "a/b", &ids[1]).is_ok());
         assert!(uploads.find(&shelf, "a/b", &ids[2]).is_ok());
-        assert_eq!(uploads.state().kept, 2);
+        assert_eq!(uploads.state().kept.len(), 2);
         drop(busy);
     }
 
@@ -298,12 +366,12 @@ mod tests {
     fn files_of_uploads_that_no_request_touches_are_closed_and_the_upload_goes_on() {
         let (_dir, shelf) = shelf();
         let uploads = Uploads::default();
-        let first = uploads.start(&shelf, "a/b").unwrap();
+        let first = uploads.start(&shelf, "a/b", "client").unwrap();
         let first_id = id(&first);
         first.try_lock().unwrap().append(b"half").unwrap();
         drop(first);
         for _ in 0..OPEN_MAX {
-            drop(uploads.start(&shelf, "a/b").unwrap());
+            drop(uploads.start(&shelf, "a/b", "client").unwrap());
         }
         assert_eq!(uploads.state().open.len(), OPEN_MAX);
         assert!(!uploads.state().open.contains_key(&first_id), "the oldest was closed");
@@ -317,18 +385,43 @@ mod tests {
     #[test]
     fn unfinished_uploads_are_bounded_and_old_ones_make_room() {
         let (_dir, shelf) = shelf();
-        let uploads = Uploads { kept_max: 20, ..Uploads::default() };
-        let old = id(&uploads.start(&shelf, "a/b").unwrap());
-        uploads.state().kept = 20;
-        // Counted anew: the number was wrong.
-        assert!(uploads.start(&shelf, "a/b").is_ok());
-        for _ in 2..20 {
-            fs::create_dir(shelf.uploads().join(format!("{:032x}", random()))).unwrap();
+        let uploads = Uploads { kept_max: 20, kept_per_client_max: 20, ..Uploads::default() };
+        // They hold bytes: none may go.
+        let begin = |client: &str| {
+            let upload = uploads.start(&shelf, "a/b", client)?;
+            upload.try_lock().unwrap().append(b"x")?;
+            Ok::<_, Refusal>(id(&upload))
+        };
+        let old = begin("one").unwrap();
+        for number in 1..20 {
+            begin(if number % 2 == 0 { "one" } else { "two" }).unwrap();
         }
-        uploads.state().kept = 20;
-        assert!(matches!(uploads.start(&shelf, "a/b"), Err(refusal) if refusal.code == Code::TooManyRequests));
+        assert!(matches!(begin("one"), Err(refusal) if refusal.code == Code::TooManyRequests));
         touch(&shelf, &old, ABANDONED_WHEN_FULL_AFTER + Duration::from_secs(60));
-        assert!(uploads.start(&shelf, "a/b").is_ok());
+        // The disk is not looked through for every request beyond the bound.
+        assert!(begin("one").is_err());
+        uploads.state().swept = None;
+        begin("one").unwrap();
         assert!(!shelf.uploads().join(&old).exists());
+    }
+
+    #[test]
+    fn a_client_who_begins_uploads_without_end_is_in_nobodys_way_but_his_own() {
+        let (_dir, shelf) = shelf();
+        let uploads = Uploads { kept_max: 20, kept_per_client_max: 10, ..Uploads::default() };
+        let busy = uploads.start(&shelf, "a/b", "flood").unwrap();
+        let second = id(&uploads.start(&shelf, "a/b", "flood").unwrap());
+        for _ in 0..50 {
+            drop(uploads.start(&shelf, "a/b", "flood").unwrap());
+        }
+        assert_eq!(uploads.state().kept.len(), 10);
+        assert!(!shelf.uploads().join(second).exists(), "the oldest that is empty and not busy made room");
+        assert!(shelf.uploads().join(id(&busy)).exists());
+        let own = id(&uploads.start(&shelf, "a/b", "somebody").unwrap());
+        for number in 0..50 {
+            drop(uploads.start(&shelf, "a/b", &format!("flood {}", number % 3)).unwrap());
+        }
+        assert_eq!(uploads.state().kept.len(), 20);
+        assert!(shelf.uploads().join(own).exists(), "whoever has most makes room");
     }
 }

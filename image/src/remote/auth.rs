@@ -269,10 +269,31 @@ pub struct AuthFile {
 }
 
 impl AuthFile {
-    /// Picks the file: `explicit`, else `$REGISTRY_AUTH_FILE`, else docker's `config.json`.
+    /// Every file whose credentials count, in the order in which they are searched.
+    pub fn all(explicit: Option<&Path>, env: impl Fn(&str) -> Option<String>) -> Vec<Self> {
+        default_files(explicit, env).into_iter().map(|path| Self { path }).collect()
+    }
+
+    /// Picks the file where nothing is known of the registry: `explicit`, else `$REGISTRY_AUTH_FILE`, else docker's
+    /// `config.json`.
     pub fn pick(explicit: Option<&Path>, env: impl Fn(&str) -> Option<String>) -> Self {
         let files = default_files(explicit, env);
         Self { path: files.into_iter().next_back().unwrap_or_else(|| PathBuf::from("/root/.docker/config.json")) }
+    }
+
+    /// Picks the file for `registry`: the one whose credentials are used already, as another would not be looked at; else
+    /// as [`AuthFile::pick`].
+    pub fn pick_for(registry: &str, explicit: Option<&Path>, env: impl Fn(&str) -> Option<String>) -> Self {
+        let files = default_files(explicit, &env);
+        let uses = |path: &&PathBuf| {
+            // A file that cannot be read is left to the search, which names it.
+            let document = read(path).ok().flatten();
+            document.is_some_and(|document| knows(&document, registry))
+        };
+        match files.iter().find(uses) {
+            Some(path) => Self { path: path.clone() },
+            None => Self::pick(explicit, env),
+        }
     }
 
     /// Stores credentials for `registry`, in the helper the file names for it or in the file itself.
@@ -333,6 +354,14 @@ impl AuthFile {
     }
 }
 
+/// Whether a file answers for `registry` as a whole: it holds an entry, or names a helper that is asked.
+fn knows(document: &Map<String, Value>, registry: &str) -> bool {
+    let keys = keys(registry, "");
+    let auths = document.get("auths").and_then(Value::as_object);
+    let held = auths.is_some_and(|auths| auths.keys().any(|name| keys.iter().any(|key| key == normal_key(name))));
+    held || helper_of(document, registry).is_some()
+}
+
 fn file_key(registry: &str) -> &str {
     if registry == "docker.io" { HUB_KEY } else { registry }
 }
@@ -390,6 +419,30 @@ mod tests {
         assert_eq!(find(&files, "other", "a").unwrap(), basic("a", "b"));
         assert!(std::fs::read_to_string(&files[0]).unwrap().contains("HttpHeaders"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn login_writes_where_credentials_are_found_and_logout_leaves_none() {
+        let home = tempfile::tempdir().unwrap();
+        let env = |name: &str| match name {
+            "HOME" => Some(home.path().display().to_string()),
+            _ => None,
+        };
+        let first = home.path().join(".config/containers/auth.json");
+        std::fs::create_dir_all(first.parent().unwrap()).unwrap();
+        std::fs::write(&first, r#"{"auths":{"r.example":{"auth":"YTpi"}}}"#).unwrap();
+        let files = default_files(None, env);
+        // A new password must be the one that is used.
+        AuthFile::pick_for("r.example", None, env).store("r.example", "me", "new").unwrap();
+        assert_eq!(find(&files, "r.example", "x").unwrap(), basic("me", "new"));
+        // What no file knows goes to docker's, where it always went.
+        let docker = AuthFile::pick_for("other.example", None, env);
+        assert_eq!(docker.path, home.path().join(".docker/config.json"));
+        docker.store("r.example", "old", "old").unwrap();
+        for file in AuthFile::all(None, env) {
+            file.erase("r.example").unwrap();
+        }
+        assert_eq!(find(&files, "r.example", "x").unwrap(), Credentials::Anonymous);
     }
 
     #[test]

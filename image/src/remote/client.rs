@@ -346,6 +346,22 @@ impl Repository {
         Ok(Uploaded::Sent)
     }
 
+    /// Mounts a blob from another repository of the same registry; `false` when the registry does not do it.
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<bool> {
+        let place = format!("/blobs/uploads/?mount={}&from={}", encode(&digest.to_string()), encode(from));
+        let mut request = self.request(&self.target, Method::POST, &place);
+        request.scopes.push(format!("repository:{from}:pull"));
+        let response = self.transport.send(&self.target, &request).await?;
+        if response.status() == StatusCode::ACCEPTED
+            && let Ok(begun) = location(&response, &self.target)
+        {
+            // An upload was begun instead, which nobody will go on with. One that stays is the registry's to sweep.
+            let cancel = self.upload_request(Method::DELETE, begun);
+            let _ = self.transport.send(&self.target, &cancel).await;
+        }
+        Ok(response.status() == StatusCode::CREATED)
+    }
+
     async fn start_upload(&self) -> Result<String> {
         let request = self.request(&self.target, Method::POST, "/blobs/uploads/");
         let response = self.transport.send(&self.target, &request).await?;

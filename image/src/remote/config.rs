@@ -190,17 +190,22 @@ impl Config {
 
     /// Returns where `registry/repository` may be found, mirrors first. `write` asks for the registry itself only.
     pub fn endpoints(&self, registry: &str, repository: &str, write: bool) -> Result<Vec<Endpoint>, ConfigError> {
-        if let Some(endpoints) = self.hosts_toml(registry, repository, write)? {
-            return Ok(endpoints);
-        }
         let full = format!("{registry}/{repository}");
         let found = self.registries.iter().filter_map(|(r, path)| Some((prefix_length(&r.prefix, &full)?, r, path)));
-        let Some((_, rule, path)) = found.max_by_key(|(length, ..)| *length) else {
-            return Ok(vec![self.endpoint(registry, repository, false)?]);
-        };
-        if rule.blocked {
+        let found = found.max_by_key(|(length, ..)| *length);
+        // Blocked is blocked, whatever else is written elsewhere.
+        if let Some((_, rule, path)) = found
+            && rule.blocked
+        {
             return Err(ConfigError::Blocked { registry: full, path: path.clone() });
         }
+        // A hosts.toml of this registry says it all; the one for every registry gives way to a rule for this one.
+        if let Some(endpoints) = self.hosts_toml(registry, repository, write, found.is_none())? {
+            return Ok(endpoints);
+        }
+        let Some((_, rule, _)) = found else {
+            return Ok(vec![self.endpoint(registry, repository, false)?]);
+        };
         let mut endpoints = Vec::new();
         if !write {
             for mirror in &rule.mirror {
@@ -266,8 +271,15 @@ impl Config {
         Ok(tls)
     }
 
-    fn hosts_toml(&self, registry: &str, repository: &str, write: bool) -> Result<Option<Vec<Endpoint>>, ConfigError> {
+    fn hosts_toml(
+        &self,
+        registry: &str,
+        repository: &str,
+        write: bool,
+        or_default: bool,
+    ) -> Result<Option<Vec<Endpoint>>, ConfigError> {
         let names = [registry.to_owned(), registry.replace(':', "_") + "_", "_default".to_owned()];
+        let names = &names[..if or_default { 3 } else { 2 }];
         let files =
             names.iter().flat_map(|name| self.hosts_folders.iter().map(move |f| f.join(name).join("hosts.toml")));
         let Some(path) = files.into_iter().find(|path| path.exists()) else { return Ok(None) };
@@ -437,6 +449,25 @@ mod tests {
     fn a_blocked_registry_is_refused_with_the_file() {
         let config = config("[[registry]]\nlocation='bad.example'\nblocked=true\n");
         assert!(config.endpoints("bad.example", "a", false).unwrap_err().to_string().contains("blocked by"));
+    }
+
+    #[test]
+    fn hosts_toml_opens_no_blocked_registry_and_its_default_gives_way_to_a_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, server) in [("bad.example", "https://way.example"), ("_default", "https://any.example")] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join("hosts.toml"), format!("server = '{server}'\n")).unwrap();
+        }
+        let mut config = config(
+            "[[registry]]\nlocation='bad.example'\nblocked=true\n[[registry]]\nprefix='r.example'\nlocation='m.example'\n",
+        );
+        config.certs_folder(folder.path());
+        for write in [false, true] {
+            assert!(config.endpoints("bad.example", "a", write).unwrap_err().to_string().contains("blocked by"));
+        }
+        let base = |registry: &str| config.endpoints(registry, "a", false).unwrap()[0].base.clone();
+        assert_eq!(base("r.example"), "https://m.example/v2");
+        assert_eq!(base("other.example"), "https://any.example/v2");
     }
 
     #[test]

@@ -232,8 +232,9 @@ impl Transport {
             }
         }
         let key = (endpoint.base.clone(), request.scopes.clone());
+        let tls = shown(endpoint, ours);
         let known = if ours { self.known_token(&key) } else { None };
-        let first = self.follow(&endpoint.tls, url.clone(), request, &headers, known.clone()).await?;
+        let first = self.follow(&tls, url.clone(), request, &headers, known.clone()).await?;
         if first.status() != StatusCode::UNAUTHORIZED || !ours || !same_origin(&base, first.url()) {
             return Ok(first);
         }
@@ -241,7 +242,7 @@ impl Transport {
         let challenges = challenge::parse(lines);
         drop(first);
         let header = self.grant(endpoint, &base, key, &challenges, known).await?;
-        let second = self.follow(&endpoint.tls, url, request, &headers, Some(header)).await?;
+        let second = self.follow(&tls, url, request, &headers, Some(header)).await?;
         if second.status() == StatusCode::UNAUTHORIZED {
             return Err(self.unauthorized(endpoint, "the registry did not accept the credentials"));
         }
@@ -554,6 +555,12 @@ fn realm_belongs(base: &Url, realm: &Url) -> bool {
 }
 
 /// What a host that is not the registry itself is judged by: the public authorities, and our wish for no verification.
+/// What a request's host is shown and trusted by: our certificate, and the authorities that vouch for the registry, are for
+/// the registry alone.
+fn shown(endpoint: &Endpoint, ours: bool) -> Tls {
+    if ours { endpoint.tls.clone() } else { foreign_tls(&endpoint.tls) }
+}
+
 fn foreign_tls(tls: &Tls) -> Tls {
     Tls { skip_verify: tls.skip_verify, ..Tls::default() }
 }

@@ -49,6 +49,11 @@ impl Store {
         let mut seen = HashSet::new();
         for entry in self.layout().index()?.manifests {
             let name = entry.ref_name().map_or_else(|| entry.digest.to_string(), str::to_owned);
+            if let Some(Ok(reference)) = entry.ref_name().map(str::parse::<oci::Reference>)
+                && let Err(error) = crate::store::names::pinned(&reference, &entry.digest)
+            {
+                checked.problems.push(error.to_string());
+            }
             self.check_tree(&entry, &name, &mut seen, &mut checked, true);
         }
         self.check_layers(&mut checked)?;

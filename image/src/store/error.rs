@@ -99,6 +99,14 @@ pub enum StoreError {
         /// What was asked for.
         name: String,
     },
+    /// The name has a digest, which is not that of what should get it.
+    #[error("{name} cannot name {digest}: the digest in the name is another one")]
+    Pinned {
+        /// The name.
+        name: String,
+        /// What should get it.
+        digest: String,
+    },
     /// Several images begin with these digits.
     #[error("image id {prefix} is ambiguous: it begins {count} images; give more digits")]
     Ambiguous {
@@ -157,6 +165,16 @@ pub enum StoreError {
         /// The users, separated by commas.
         by: String,
     },
+    /// A manifest that names or containers need cannot be read.
+    #[error(
+        "what {digest} needs is not known, so nothing is deleted; remove it (shoal rmi {digest}), or pull or load it again"
+    )]
+    Unknown {
+        /// The manifest.
+        digest: Digest,
+        /// Why it cannot be read.
+        source: Box<Self>,
+    },
     /// A manifest that was pushed to the registry of this store cannot be read.
     #[error(
         "what the registry's manifest {repository}@{digest} needs is not known, so nothing is deleted; push it again, or delete it from the registry"
@@ -178,6 +196,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether these bytes are what their digest says and yet no manifest: nothing can be needed by them.
+    pub(crate) fn is_no_manifest(&self) -> bool {
+        matches!(self, Self::Manifest(_) | Self::TooLarge { .. })
+    }
+
     /// An error of the operating system while doing `step` on `path`; a full disk is told apart.
     pub(crate) fn io(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -166,8 +166,9 @@ impl Store {
 
     /// Gives `target` the name `name`, which moves there when it pointed elsewhere. The target must be in the store, and so
     /// must everything that it needs: a name never points at missing bytes. The children of an index may be missing as
-    /// long as one of them is here.
+    /// long as one of them is here. A name with a digest is a promise about the bytes: no other target may have it.
     pub fn tag(&self, name: &Reference, target: &Descriptor) -> Result<(), StoreError> {
+        pinned(name, &target.digest)?;
         self.require(target, 0, &mut HashSet::new())?;
         let text = name.to_string();
         self.layout().update_index(|index| {
@@ -334,9 +335,13 @@ impl Store {
         for child in manifest.children() {
             self.hold(&child.digest)?;
             if self.has(&child.digest)? {
-                // A manifest in an index may be of a type that only its publisher knows; a blob then.
+                // A manifest in an index may be of a type that only its publisher knows, or call itself one and be none:
+                // a blob then.
                 if media::is_manifest(&child.media_type) || media::is_index(&child.media_type) {
-                    self.require(child, depth + 1, seen)?;
+                    match self.require(child, depth + 1, seen) {
+                        Err(error) if error.is_no_manifest() => {}
+                        other => other?,
+                    }
                 }
                 any = true;
             } else {
@@ -371,7 +376,11 @@ fn tidy_names(record: &mut ImageRecord) {
 /// The entry that `name` stands for: the tag, and the digest where one is given.
 fn lookup<'a>(index: &'a ImageIndex, name: &Reference) -> Option<&'a Descriptor> {
     let text = name.to_string();
-    if let Some(entry) = index.manifests.iter().find(|entry| entry.ref_name() == Some(text.as_str())) {
+    // What stands there may have been written by another tool: a pinned name only ever means its digest.
+    let fits = |entry: &&Descriptor| {
+        entry.ref_name() == Some(text.as_str()) && name.digest().is_none_or(|digest| entry.digest == *digest)
+    };
+    if let Some(entry) = index.manifests.iter().find(fits) {
         return Some(entry);
     }
     // `name@digest` also finds what was pulled by a tag of the same repository.
@@ -384,6 +393,16 @@ fn lookup<'a>(index: &'a ImageIndex, name: &Reference) -> Option<&'a Descriptor>
                 .and_then(|text| text.parse::<Reference>().ok())
                 .is_some_and(|other| other.name() == repository)
     })
+}
+
+/// Refuses a name that promises other bytes than it would get.
+pub(crate) fn pinned(name: &Reference, target: &Digest) -> Result<(), StoreError> {
+    match name.digest() {
+        Some(digest) if digest != target => {
+            Err(StoreError::Pinned { name: name.to_string(), digest: target.to_string() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes the entry at `place`; when it was the target's last, an entry without a name stays.
@@ -442,5 +461,46 @@ mod tests {
         let seen = store.image(&two).unwrap().unwrap();
         store.forget_seen(&seen).unwrap();
         assert_eq!(store.images().unwrap(), []);
+    }
+
+    #[test]
+    fn a_name_with_a_digest_names_only_what_has_it() {
+        let (_dir, store) = scratch();
+        let (honest, other) = (image(&store, b"honest"), image(&store, b"other"));
+        let name: Reference = format!("alpine@{}", honest.digest).parse().unwrap();
+        assert!(matches!(store.tag(&name, &other), Err(StoreError::Pinned { .. })));
+        assert!(store.image(&name).unwrap().is_none());
+        store.tag(&name, &honest).unwrap();
+        assert_eq!(store.image(&name).unwrap().unwrap().target.digest, honest.digest);
+        // Another tool may write what it likes into index.json.
+        let lie: Reference = format!("lie@{}", honest.digest).parse().unwrap();
+        store
+            .layout()
+            .update_index(|index| {
+                let mut entry = bare(&other);
+                entry.annotations.insert(ANNOTATION_REF_NAME.to_owned(), lie.to_string());
+                index.manifests.push(entry);
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+        assert!(store.image(&lie).unwrap().is_none());
+        assert!(store.find(&lie.to_string()).is_err());
+        let problems = store.check().unwrap().problems;
+        assert!(problems.len() == 1 && problems[0].contains(&lie.to_string()), "{problems:?}");
+    }
+
+    #[test]
+    fn an_archive_cannot_give_a_pinned_name_to_another_image() {
+        let (_dir, store) = scratch();
+        let target = image(&store, b"evil");
+        let name: Reference = format!("alpine@{}", Digest::sha256(b"promised")).parse().unwrap();
+        let record = store.record(&target, &Platform::host()).unwrap();
+        for format in [crate::archive::Format::Docker, crate::archive::Format::Oci] {
+            let archive = crate::archive::save(&store, &[(record.clone(), vec![name.clone()])], format, Vec::new());
+            let (_dir, other) = scratch();
+            let refused = crate::archive::load(&other, &*archive.unwrap(), None);
+            assert!(matches!(refused, Err(StoreError::Pinned { .. })), "{refused:?}");
+            assert!(other.images().unwrap().is_empty());
+        }
     }
 }

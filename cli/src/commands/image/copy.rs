@@ -9,7 +9,7 @@ use image::pull::PullOptions;
 use image::push::PushOptions;
 use image::remote::auth::Credentials;
 use image::remote::transport::{Identity, Limits};
-use oci::Platform;
+use oci::{Platform, Reference};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -55,6 +55,9 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let store = super::open_store(global)?;
     let (from, to): (Place, Place) = (args.source.parse()?, args.destination.parse()?);
+    if let (Place::Registry(from), Place::Registry(to)) = (&from, &to) {
+        one_side(&args.registry, (from, args.src_creds.is_some()), (to, args.dest_creds.is_some()))?;
+    }
     let identity = sided(&args.registry, args.src_creds.as_deref());
     let options = CopyOptions {
         from: PullOptions {
@@ -88,6 +91,24 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     }
     println!("{digest}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses `--creds` for two registries: each would see what is meant for the other.
+pub(crate) fn one_side(
+    registry: &RegistryArgs,
+    (from, from_own): (&Reference, bool),
+    (to, to_own): (&Reference, bool),
+) -> Result<(), Error> {
+    if registry.creds.is_some() && !from_own && !to_own && from.registry() != to.registry() {
+        let names = (from.registry(), to.registry());
+        return Err(Error::new(format!(
+            "--creds (SHOAL_REGISTRY_CREDS) would be shown to both {} and {}",
+            names.0, names.1
+        ))
+        .hint("say whose they are: --src-creds USER:PASSWORD, --dest-creds USER:PASSWORD")
+        .code(2));
+    }
+    Ok(())
 }
 
 /// The identity of one side: its own credentials win over those of the command.

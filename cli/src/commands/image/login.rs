@@ -51,7 +51,7 @@ pub(crate) fn run(_global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let identity = Identity { explicit: Some(credentials), files: Vec::new() };
     let transport = Arc::new(Transport::new(args.registry.config()?, identity, Limits::default()));
     block_on(async { Repository::open(transport, &server, "", true)?.ping().await })??;
-    let file = AuthFile::pick(args.registry.authfile.as_deref(), environment);
+    let file = AuthFile::pick_for(&server, args.registry.authfile.as_deref(), environment);
     file.store(&server, &user, &password)?;
     println!("Login Succeeded");
     Ok(ExitCode::SUCCESS)

@@ -20,7 +20,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(_global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let server = super::login::host(&args.server);
-    if AuthFile::pick(args.authfile.as_deref(), environment).erase(&server)? {
+    // Every file: what an earlier or later one holds would be used from now on.
+    let mut known = false;
+    for file in AuthFile::all(args.authfile.as_deref(), environment) {
+        known |= file.erase(&server)?;
+    }
+    if known {
         println!("Removed login credentials for {server}");
     } else {
         println!("Not logged in to {server}");

@@ -2,7 +2,7 @@
 
 mod standing;
 
-use super::copy::sided;
+use super::copy::{one_side, sided};
 use super::registry_args::{ProgressArgs, RegistryArgs, block_on, policy};
 use crate::commands::Global;
 use crate::error::Error;
@@ -66,6 +66,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     };
     let (from, to) = (repository(from)?, repository(to)?);
     let store = super::open_store(global)?;
+    one_side(&args.registry, (&from, args.src_creds.is_some()), (&to, args.dest_creds.is_some()))?;
     let limits = Limits { bandwidth: args.bandwidth, ..Limits::default() };
     let options = MirrorOptions {
         copy: CopyOptions {

@@ -114,7 +114,7 @@ async fn one(
 /// What a name may mean: itself when it names a registry, else the aliases and search registries of `registries.conf`.
 fn candidates(text: &str, options: &PullOptions) -> Result<Vec<Reference>, Error> {
     let reference: Reference = text.parse()?;
-    if oci::reference::names_registry(text) || text.contains('/') {
+    if oci::reference::names_registry(text) {
         return Ok(vec![reference]);
     }
     let name = text.split(['@', ':']).next().unwrap_or(text);

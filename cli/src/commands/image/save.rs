@@ -60,7 +60,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
             let temporary = path.with_added_extension(format!("{}.partial", std::process::id()));
             let file = File::create(&temporary).map_err(failed)?;
             let saved = archive::save(&store, &images, format, file).map_err(Error::from);
-            let done = saved.and_then(|_| std::fs::rename(&temporary, path).map_err(failed));
+            let done = saved.and_then(|_| archive::place(&temporary, path).map_err(failed));
             if done.is_err() {
                 let _ = std::fs::remove_file(&temporary);
             }

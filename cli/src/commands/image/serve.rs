@@ -4,8 +4,9 @@ use super::registry_args::block_on;
 use crate::commands::Global;
 use crate::error::Error;
 use image::registry::{Registry, Shelf, access::Users, serve};
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -30,6 +31,12 @@ pub(crate) struct Args {
     /// Ask for user and password; a file made by `htpasswd -B`
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
+    /// Never point a tag at another manifest
+    #[arg(long)]
+    immutable_tags: bool,
+    /// Write a line of JSON for every write to this file, or to standard error with `-`
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
     /// Refuse every write
     #[arg(long)]
     read_only: bool,
@@ -55,8 +62,13 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         eprintln!("shoal: passwords travel unprotected: add --tls-cert and --tls-key");
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let registry =
-        Arc::new(Registry::new(shelf, users, args.read_only).reporting(|cause| eprintln!("shoal: registry: {cause}")));
+    let mut registry = Registry::new(shelf, users, args.read_only)
+        .reporting(|cause| eprintln!("shoal: registry: {cause}"))
+        .fixed_tags(args.immutable_tags);
+    if let Some(path) = &args.access_log {
+        registry = registry.logging(access_log(path)?);
+    }
+    let registry = Arc::new(registry);
     block_on(async {
         let listener = tokio::net::TcpListener::bind(args.listen)
             .await
@@ -65,6 +77,31 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         serve::serve(registry, listener, tls, stopped()).await?;
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// Opens the log. A line that cannot be written is said on standard error, and the registry goes on.
+fn access_log(path: &Path) -> Result<impl Fn(&str) + Send + Sync + use<>, Error> {
+    let file = if path.as_os_str() == "-" {
+        None
+    } else {
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        Some(file.map_err(|error| Error::from(error).context(format!("failed to open {}", path.display())))?)
+    };
+    Ok(move |line: &str| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        // `{"client":…}` becomes `{"time":…,"client":…}`: seconds since 1970.
+        let line = format!("{{\"time\":{now},{}\n", line.strip_prefix('{').unwrap_or(line));
+        let written = match &file {
+            Some(file) => {
+                let mut file: &std::fs::File = file;
+                file.write_all(line.as_bytes())
+            }
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+        if let Err(error) = written {
+            eprintln!("shoal: registry: failed to write the access log: {error}");
+        }
+    })
 }
 
 /// Waits for SIGINT or SIGTERM.

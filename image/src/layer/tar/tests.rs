@@ -81,3 +81,19 @@ fn names_and_attributes_of_a_layer_have_a_budget() {
         assert_eq!(read.is_ok(), fits, "{read:?}");
     }
 }
+
+#[test]
+fn device_numbers_that_the_kernel_would_cut_off_are_refused() {
+    let device = |major: u32, minor: u32| {
+        let mut raw = archive();
+        raw[156] = b'3';
+        raw[329..337].copy_from_slice(format!("{major:07o}\0").as_bytes());
+        raw[337..345].copy_from_slice(format!("{minor:07o}\0").as_bytes());
+        let raw = with_checksums(raw);
+        Reader::new(raw.as_slice()).next_entry().map(|entry| entry.unwrap().device)
+    };
+    assert_eq!(device(4095, (1 << 20) - 1).unwrap(), (4095, (1 << 20) - 1));
+    // The kernel makes 0:0 of these, which hides what lower layers have.
+    assert!(device(4096, 0).unwrap_err().to_string().contains("device number"));
+    assert!(device(0, 1 << 20).unwrap_err().to_string().contains("device number"));
+}

@@ -7,12 +7,18 @@ use crate::layer::extract::{ExtractError, split};
 use crate::layer::tar::{Entry, Extent, Kind};
 use crate::layer::whiteout::{self, Name};
 use crate::store::layers::RootEntry;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// The most nodes of a layer: some 2 GiB of memory. Real layers have fewer than a million.
 const NODES_MAX: usize = 8 << 20;
 /// How many links are followed in one name (the kernel's MAXSYMLINKS).
 const LINKS_MAX: usize = 40;
+
+/// Steps from directory to directory that all names of a layer may take: thirty for each of [`NODES_MAX`] nodes.
+const STEPS_MAX: u64 = 1 << 28;
+/// Bytes of the paths of directories that no entry mentions. They are kept; real layers have a handful.
+const IMPLIED_BYTES_MAX: usize = 64 << 20;
 
 /// A file, a directory or something else.
 #[derive(Debug)]
@@ -76,6 +82,10 @@ pub(crate) struct Tree {
     pub(crate) root_entry: Option<RootEntry>,
     /// The directory of the last entry.
     last: Option<(Vec<u8>, usize)>,
+    /// Steps taken so far.
+    steps: Cell<u64>,
+    /// Bytes of the implied directories' paths so far.
+    implied_bytes: usize,
 }
 
 /// Why an entry does not fit.
@@ -91,7 +101,7 @@ impl Tree {
     pub(crate) fn new() -> Self {
         let mut root = Node::new(Content::Directory(BTreeMap::new()), 0);
         root.links = 2;
-        Self { nodes: vec![root], root_entry: None, last: None }
+        Self { nodes: vec![root], root_entry: None, last: None, steps: Cell::new(0), implied_bytes: 0 }
     }
 
     /// Takes the next entry.
@@ -167,7 +177,7 @@ impl Tree {
 
     fn link(&mut self, parent: usize, name: &[u8], entry: &Entry) -> Result<(), TreeError> {
         let (directory, target) = split(&entry.link);
-        let found = match self.resolve(directory, entry)? {
+        let found = match self.resolve(0, directory, &mut 0, entry)? {
             Some(node) => self.child(node, target),
             None => None,
         };
@@ -203,43 +213,53 @@ impl Tree {
         }
     }
 
-    /// The directory `path`; missing parts are made: 0755, root's.
+    /// The directory `path`; missing parts are made: 0755, root's. Each part is looked at once, in the directory that the
+    /// parts before it led to.
     fn directory(&mut self, path: &[u8], entry: &Entry) -> Result<usize, TreeError> {
         let mut end = 0;
         let mut at = 0;
+        let mut followed = 0;
         for component in path.split(|b| *b == b'/').filter(|component| !component.is_empty()) {
             end += component.len() + usize::from(end > 0);
-            at = match self.resolve(&path[..end], entry)? {
-                Some(node) => node,
-                None => match self.child(at, component).map(|there| (there, &self.nodes[there].content)) {
-                    Some((_, Content::Symlink(_))) => {
-                        return Err(below(entry, "its directory is a link to something that this layer does not have"));
+            if let Some(node) = self.resolve(at, component, &mut followed, entry)? {
+                at = node;
+                continue;
+            }
+            at = match self.child(at, component).map(|there| (there, &self.nodes[there].content)) {
+                Some((_, Content::Symlink(_))) => {
+                    return Err(below(entry, "its directory is a link to something that this layer does not have"));
+                }
+                Some((there, Content::Whiteout)) => {
+                    self.unlink(at, component, there);
+                    let mut node = Node::new(Content::Directory(BTreeMap::new()), at);
+                    node.opaque = true;
+                    self.insert(at, component, node)
+                }
+                Some(_) => return Err(refused(entry, "its directory is not a directory")),
+                None => {
+                    self.implied_bytes += end;
+                    if self.implied_bytes > IMPLIED_BYTES_MAX {
+                        return Err(refused(entry, "the layer has too many directories that it does not mention"));
                     }
-                    Some((there, Content::Whiteout)) => {
-                        self.unlink(at, component, there);
-                        let mut node = Node::new(Content::Directory(BTreeMap::new()), at);
-                        node.opaque = true;
-                        self.insert(at, component, node)
-                    }
-                    Some(_) => return Err(refused(entry, "its directory is not a directory")),
-                    None => {
-                        let mut node = Node::new(Content::Directory(BTreeMap::new()), at);
-                        node.implied = true;
-                        self.insert(at, component, node)
-                    }
-                },
+                    let mut node = Node::new(Content::Directory(BTreeMap::new()), at);
+                    node.implied = true;
+                    self.insert(at, component, node)
+                }
             };
         }
         Ok(at)
     }
 
-    /// The directory that `path` leads to, links followed with the root as `/`; `None` when something is missing or in
-    /// the way.
-    fn resolve(&self, path: &[u8], entry: &Entry) -> Result<Option<usize>, TreeError> {
+    /// The directory that `path` leads to from `at`, links followed with the root as `/`; `None` when something is missing
+    /// or in the way. `followed` counts the links of one name.
+    fn resolve(&self, at: usize, path: &[u8], followed: &mut usize, entry: &Entry) -> Result<Option<usize>, TreeError> {
         let mut todo: Vec<&[u8]> = path.split(|b| *b == b'/').rev().collect();
-        let mut at = 0;
-        let mut followed = 0;
+        let mut at = at;
         while let Some(component) = todo.pop() {
+            self.steps.set(self.steps.get() + 1);
+            if self.steps.get() > STEPS_MAX {
+                return Err(refused(entry, "the names of the layer are too deep altogether"));
+            }
             at = match component {
                 b"" | b"." => at,
                 b".." => self.nodes[at].parent,
@@ -248,8 +268,8 @@ impl Tree {
                     Some(child) => match &self.nodes[child].content {
                         Content::Directory(_) => child,
                         Content::Symlink(target) => {
-                            followed += 1;
-                            if followed > LINKS_MAX {
+                            *followed += 1;
+                            if *followed > LINKS_MAX {
                                 return Err(refused(entry, "its directory has too many symbolic links"));
                             }
                             todo.extend(target.split(|b| *b == b'/').rev());
@@ -310,16 +330,22 @@ impl Tree {
     /// The directories that no entry mentions.
     pub(crate) fn implied(&self) -> Vec<Vec<u8>> {
         let mut implied = Vec::new();
-        let mut todo = vec![(0, Vec::new())];
-        while let Some((id, path)) = todo.pop() {
+        // Names and the length of the path before them: one path is written, whatever the depth.
+        let mut todo: Vec<(usize, usize, &[u8])> = vec![(0, 0, b"")];
+        let mut path: Vec<u8> = Vec::new();
+        while let Some((id, before, name)) = todo.pop() {
+            path.truncate(before);
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
             let Content::Directory(children) = &self.nodes[id].content else { continue };
             if self.nodes[id].implied {
                 implied.push(path.clone());
             }
             for (name, child) in children {
                 if matches!(self.nodes[*child].content, Content::Directory(_)) {
-                    let slash = if path.is_empty() { &b""[..] } else { b"/" };
-                    todo.push((*child, [&path, slash, name.as_ref()].concat()));
+                    todo.push((*child, path.len(), name));
                 }
             }
         }
@@ -347,4 +373,68 @@ fn refused(entry: &Entry, reason: &str) -> TreeError {
         path: String::from_utf8_lossy(&entry.path).into_owned(),
         reason: reason.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::tar::Reader;
+    use crate::layer::write::Writer;
+
+    /// The tree of these names: a directory when it ends in `/`, `name -> target` a symbolic link, else an empty file.
+    fn tree(names: impl IntoIterator<Item = String>) -> Result<Tree, TreeError> {
+        let mut tree = Tree::new();
+        for name in names {
+            let mut tar = Writer::new(Vec::new());
+            tar.plain_file("x", 0, &mut &b""[..]).unwrap();
+            let raw = tar.finish().unwrap();
+            let mut entry = Reader::new(&raw[..]).next_entry().unwrap().unwrap();
+            match name.split_once(" -> ") {
+                Some((name, target)) => {
+                    entry.kind = Kind::Symlink;
+                    entry.path = name.as_bytes().to_vec();
+                    entry.link = target.as_bytes().to_vec();
+                }
+                None => {
+                    entry.kind = if name.ends_with('/') { Kind::Directory } else { Kind::File };
+                    entry.path = name.trim_end_matches('/').as_bytes().to_vec();
+                }
+            }
+            tree.add(&entry)?;
+        }
+        Ok(tree)
+    }
+
+    #[test]
+    fn the_steps_of_a_name_are_as_many_as_its_parts() {
+        // 200 directories at the bottom of 2000: each entry walks down once.
+        let deep = "d/".repeat(2000);
+        let tree = tree((0..200).map(|number| format!("{deep}{number}/file"))).unwrap();
+        assert_eq!(tree.implied().len(), 2200);
+        assert!(tree.steps.get() < 200 * 2010, "{} steps", tree.steps.get());
+        assert_eq!(tree.implied()[1999].len(), 2000 * 2 - 1);
+    }
+
+    #[test]
+    fn links_in_the_middle_of_a_name_lead_where_they_led() {
+        let names =
+            ["a/b/", "l -> a", "a/up -> ../c", "abs -> /a/b", "c/", "l/b/one", "l/up/two", "abs/three", "l/b/new/four"];
+        let tree = tree(names.map(str::to_owned)).unwrap();
+        let there = |path: &str| {
+            let node = path.split('/').try_fold(0, |at, name| tree.child(at, name.as_bytes()));
+            assert!(node.is_some(), "{path}");
+        };
+        for path in ["a/b/one", "c/two", "a/b/three", "a/b/new/four"] {
+            there(path);
+        }
+        let implied = tree.implied();
+        assert_eq!(implied, [b"a".to_vec(), b"a/b/new".to_vec()]);
+    }
+
+    #[test]
+    fn too_many_implied_directories_are_refused() {
+        let part = "d".repeat(255);
+        let deep = [part.as_str(); 15].join("/");
+        assert!(matches!(tree((0..20_000).map(|number| format!("{deep}/{number}/file"))), Err(TreeError::Extract(_))));
+    }
 }

@@ -82,14 +82,19 @@ fn error(error: impl std::error::Error) -> EngineError {
 impl Host {
     /// Opens the engine below these roots, with the host's registry configuration.
     pub fn open(roots: &Roots) -> Result<Self, EngineError> {
-        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::open_with(roots, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn open_with(roots: &Roots, environment: impl Fn(&str) -> Option<String>) -> Result<Self, EngineError> {
+        let environment = &environment;
         let options = PullOptions {
             platform: None,
             all_platforms: false,
             config: Config::load(environment).map_err(error)?,
             identity: Identity { explicit: None, files: image::remote::auth::default_files(None, environment) },
             limits: Limits::default(),
-            policy: None,
+            // The host's rules hold for what a service brings, too: rules that cannot be read start no node.
+            policy: image::policy::Policy::of_host(environment).map_err(error)?,
         };
         Ok(Self { engine: Engine::open(roots).map_err(error)?, options, ways: Mutex::default() })
     }
@@ -280,6 +285,14 @@ impl Containers for Host {
     fn fetch(&self, image: &str, target: &str, read: ReadPart<'_>) -> Result<(), EngineError> {
         let reference: oci::Reference = image.parse().map_err(error)?;
         let target: Descriptor = serde_json::from_str(target).map_err(error)?;
+        if let Some(policy) = &self.options.policy
+            && !policy.accepts_unseen(&reference)
+        {
+            // A peer shows no signatures: the registry is asked, and judged.
+            return Err(EngineError(format!(
+                "the signature policy of this host lets {image} come from its registry only"
+            )));
+        }
         // A lease of its own: what arrives stays until it is named.
         let store = self.engine.images().map_err(error)?.leased();
         let platform = oci::Platform::host();
@@ -508,4 +521,31 @@ fn mounts(wish: &Wish) -> Result<Vec<MountWish>, EngineError> {
         })
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_signature_policy_holds_for_what_services_bring() {
+        let folder = std::env::temp_dir().join(format!("shoal-policy-of-services-{}", std::process::id()));
+        let file = folder.join("containers/policy.json");
+        std::fs::create_dir_all(folder.join("containers")).unwrap();
+        let environment = |name: &str| (name == "XDG_CONFIG_HOME").then(|| folder.display().to_string());
+        let open = |policy: &str| {
+            std::fs::write(&file, policy).unwrap();
+            Host::open_with(&Roots::below(&folder.join("root")), environment)
+        };
+        let host = open(r#"{"default":[{"type":"reject"}]}"#).unwrap();
+        let target = serde_json::to_string(&Descriptor::new("x/y", oci::Digest::sha256(b"x"), 1)).unwrap();
+        // No byte of it is asked for.
+        let fetched = host.fetch("r.example/a:1", &target, &|_, _, _| Err("a peer was asked".to_owned()));
+        assert!(fetched.unwrap_err().0.contains("signature policy"));
+        let host = open(r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
+        let fetched = host.fetch("r.example/a:1", &target, &|_, _, _| Err("a peer was asked".to_owned()));
+        assert!(fetched.unwrap_err().0.contains("a peer was asked"));
+        assert!(open("{").unwrap_err().0.contains("policy.json"), "rules that cannot be read are no rules to go by");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
