@@ -2,7 +2,7 @@
 //! nodes at once. Each test says in the end that what was wanted runs, once.
 
 use crate::rig::{IMAGE, Mesh, Node, PATIENCE, noise};
-use integration::{Scratch, eventually};
+use integration::{Scratch, eventually, soon};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -34,14 +34,7 @@ fn alive(node: &Node) -> u64 {
 
 /// Polls until `check` finds something; a failure says what `told` knows.
 fn eventually_or<T>(what: &str, limit: Duration, told: impl Fn() -> String, check: impl Fn() -> Option<T>) -> T {
-    let until = Instant::now() + limit;
-    loop {
-        if let Some(found) = check() {
-            return found;
-        }
-        assert!(Instant::now() < until, "not within {limit:?}: {what}: {}", told());
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    soon(limit, check).unwrap_or_else(|| panic!("not within {limit:?}: {what}: {}", told()))
 }
 
 /// What a node says of a service, for a failure.

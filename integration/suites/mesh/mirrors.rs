@@ -2,7 +2,7 @@
 //! destination was full. A tag is never there before everything below it.
 
 use crate::rig::{Mesh, Node, PATIENCE, noise};
-use integration::{Cmd, Host, Scratch, eventually};
+use integration::{Cmd, Host, Scratch, eventually, unchanged};
 use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ fn a_standing_mirror_follows_pushes_through_kills_cuts_and_full_disks() {
     let four = push(first, &near, "v4", 12);
     begun(before);
     mesh.lan.cable(5, false);
-    std::thread::sleep(Duration::from_secs(3));
+    unchanged("nothing is named at the far end of a cut line", Duration::from_secs(3), || far.digest("v4"));
     assert_eq!(far.digest("v4"), None);
     mesh.lan.cable(5, true);
     equal("v4", &four);
