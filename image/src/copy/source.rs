@@ -83,7 +83,7 @@ impl Source {
                 let text = format!("store:{name}");
                 let reference = name.parse().ok();
                 let image = store.find(name).map_err(|source| unreadable(&text, source))?;
-                judge(options, &text, Local::Store(reference.as_ref().or(image.names.first())))?;
+                judge(options, &text, Local::Store(reference.as_ref().or_else(|| image.names.first())))?;
                 let layout = Layout::open(store.path()).map_err(|source| unreadable(&text, source))?;
                 (Kind::Layout { layout, target: image.target }, text)
             }

@@ -109,7 +109,7 @@ impl Users {
             if state.failures.len() >= FAILURES_MAX {
                 state.failures.clear();
             }
-            let failures = state.failures.entry(guess).or_insert(Failures { count: 0, last: Instant::now() });
+            let failures = state.failures.entry(guess).or_insert_with(|| Failures { count: 0, last: Instant::now() });
             if failures.last.elapsed() > REMEMBERED_FOR {
                 failures.count = 0;
             }

@@ -76,9 +76,12 @@ pub struct Registry {
 #[derive(Debug, Clone, Copy)]
 pub struct Client(pub IpAddr);
 
+/// Takes one line.
+type Writer = dyn Fn(&str) + Send + Sync;
+
 /// Where a line for each write goes.
 #[derive(Default)]
-struct Log(Option<Box<dyn Fn(&str) + Send + Sync>>);
+struct Log(Option<Box<Writer>>);
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
