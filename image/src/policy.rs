@@ -240,7 +240,8 @@ impl Local<'_> {
     fn scopes(&self) -> (&'static str, Vec<String>) {
         let below = |path: &Path, name: Option<&str>| {
             // Policies are written with absolute paths without links.
-            let path = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
+            let path =
+                std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
             let named = name.map(|name| format!("{}:{name}", path.display()));
             let parents = path.ancestors().filter(|parent| parent.parent().is_some());
             let parents = parents.map(|parent| parent.display().to_string());
