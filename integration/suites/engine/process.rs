@@ -186,13 +186,9 @@ fn users_of_an_auto_namespace_are_nobody_else() {
 #[test]
 fn files_of_a_container_with_users_of_its_own_are_its_roots_and_on_disk_the_images() {
     let place = Place::new("userns-files");
-    let _ = place.file("given", "given");
     let _ = place.ok("run -d --name box --userns auto -v data:/data -v etc:/etc BB sleep 1000");
     let script = "stat -c %u:%g /bin/busybox /etc/passwd /data /etc/hosts; touch /made /data/made && chown 77:78 /made && stat -c %u:%g /made";
     assert_eq!(place.cmd("exec box sh -c").arg(script).ok().trim(), "0:0\n0:0\n0:0\n0:0\n77:78");
-    let _ = place.ok("cp ~/given box:/root/");
-    assert_eq!(place.ok("exec box stat -c %u:%g /root/given"), "0:0");
-    let _ = place.ok("exec -u user box touch /tmp/users");
     // The process is nobody of the host's, the files are as the image's own.
     let status = std::fs::read_to_string(format!("/proc/{}/status", place.pid("box"))).expect("it runs");
     let uid: u32 = status
@@ -208,14 +204,14 @@ fn files_of_a_container_with_users_of_its_own_are_its_roots_and_on_disk_the_imag
     let id = place.ok("ps -q --no-trunc");
     let upper = place.host.root().join("data/containers").join(&id).join("rootfs/upper");
     let owner = |name: &str| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(upper.join(name)).expect("made"));
-    assert_eq!((owner("made"), owner("root/given"), owner("tmp/users")), (77, 0, 1000));
+    assert_eq!(owner("made"), 77);
     assert_eq!(place.ok("diff box").lines().filter(|line| line.contains("/bin")).count(), 0);
     // Another container, without, sees the volume's files as they are.
     assert_eq!(place.sh("-v data:/d -v etc:/e", "stat -c %u /d/made /e/passwd"), "0\n0");
     let _ = place.ok("commit box localhost/made:1");
     assert_eq!(place.ok("run --rm localhost/made:1 stat -c %u:%g /made"), "77:78");
     let _ = place.ok("restart -t 0 box");
-    assert_eq!(place.ok("exec box stat -c %u:%g /made /root/given"), "77:78\n0:0");
+    assert_eq!(place.ok("exec box stat -c %u:%g /made"), "77:78");
     let _ = place.ok("rm -f box");
     assert!(integration::scratch::mounts_below(&place.host.root().join("run/containers")).is_empty());
 }
