@@ -27,6 +27,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// How often orphans are looked for after a probe failed.
+const ORPHANS_EVERY: Duration = Duration::from_millis(50);
 /// How much input may wait for a container that does not read, in bytes.
 const STDIN_WAITING_BYTES_MAX: usize = 64 * 1024;
 /// How many clients one monitor serves; a further one waits in the socket's queue.
@@ -118,6 +120,8 @@ struct Monitor {
     probe_at: Option<Instant>,
     /// Connections (by descriptor) that asked for a probe.
     probe_asked: bool,
+    /// Until when orphans are looked for: a probe failed, and what it left may be what the container's end waits for.
+    orphans_until: Option<Instant>,
     stopping: bool,
     oom: Option<Oom>,
     ports: Option<crate::network::Reservation>,
@@ -161,6 +165,7 @@ impl Monitor {
             probe: None,
             probe_at: None,
             probe_asked: false,
+            orphans_until: None,
             stopping: false,
             oom: None,
             ports: None,
@@ -295,7 +300,8 @@ impl Monitor {
             return PollTimeout::ZERO;
         }
         let probe = self.probe.as_ref().map_or(self.probe_at, |probe| Some(probe.deadline));
-        let due = [self.restart_at, self.kill_at, self.timeout_at, probe].into_iter().flatten().min();
+        let orphans = self.orphans_until.map(|_| Instant::now() + ORPHANS_EVERY);
+        let due = [self.restart_at, self.kill_at, self.timeout_at, probe, orphans].into_iter().flatten().min();
         match due {
             None => PollTimeout::NONE,
             Some(due) => {
@@ -575,6 +581,12 @@ impl Monitor {
     fn timers(&mut self) {
         let at = Instant::now();
         let due = |timer: &mut Option<Instant>| timer.take_if(|due| *due <= at).is_some();
+        if let Some(until) = self.orphans_until {
+            self.reap_what_probes_left();
+            if until <= at {
+                self.orphans_until = None;
+            }
+        }
         if due(&mut self.restart_at) {
             self.start();
         }
@@ -596,6 +608,15 @@ impl Monitor {
         if self.probe.is_none() && due(&mut self.probe_at) {
             self.probe_start();
         }
+    }
+
+    /// Reaps what a broken probe left inside. A PID namespace ends only when every process in it has been reaped, so the end of
+    /// the container's first process, which is waited for here, would wait for us.
+    fn reap_what_probes_left(&self) {
+        let first = self.child.as_ref().map(|child| child.process.pid);
+        let probe = self.probe.as_ref().and_then(|probe| i32::try_from(probe.child.id()).ok());
+        let keep: Vec<i32> = first.into_iter().chain(probe).collect();
+        child::reap_orphans(&keep);
     }
 
     /// Reads one output until it would block, at most one pipe's worth so that clients get their turn.

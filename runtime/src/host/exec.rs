@@ -90,10 +90,11 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Lets it execute its program and waits until it has.
+    /// Lets it execute its program and waits until it has. What did not is reaped here: a dying PID namespace waits for every
+    /// process in it, and whoever adopts this one may itself wait for the namespace.
     pub fn start(&self) -> Result<()> {
-        self.channel.send(&ToChild::Start)?;
-        parent::until_executed(&self.channel)
+        let executed = self.channel.send(&ToChild::Start).and_then(|()| parent::until_executed(&self.channel));
+        executed.inspect_err(|_| parent::discard(&self.born))
     }
 }
 

@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// How often a probe's output is read in one round, 4 KiB each: a pipe's worth.
 const PROBE_READS_MAX: usize = 16;
 
+/// How long after a failed probe orphans are looked for: what it left ends at once, when the container ends.
+const ORPHANS_FOR: Duration = Duration::from_secs(1);
+
 /// A probe in flight.
 #[derive(Debug)]
 pub(super) struct Probe {
@@ -82,6 +85,9 @@ impl Monitor {
             return;
         };
         let Some(probe) = self.probe.take() else { return };
+        if !status.success() {
+            self.orphans_until = Some(Instant::now() + ORPHANS_FOR);
+        }
         let (exit_code, output) = if probe.timed_out {
             let seconds = self.plan.health.as_ref().map_or(0, health::Check::timeout_ns) / 1_000_000;
             (-1, format!("Health check exceeded timeout ({seconds}ms)"))
