@@ -215,7 +215,7 @@ mod tests {
         let text = "version = 1\n[run]\ninit = true\nshm-size = \"1g\"\nlog-opt = [\"max-size=1m\", \"max-file=2\"]\nrm = false\n";
         let given = |line: &str| applied(text, line).expect("a good file");
         let all = "--init --log-opt=max-size=1m --log-opt=max-file=2 --shm-size=1g";
-        assert_eq!(given("shoal run image --init"), format!("run {all} image --init"));
+        assert_eq!(given("shoal run image sh --init"), format!("run {all} image sh --init"));
         assert_eq!(given("shoal container run image"), format!("container run {all} image"));
         assert_eq!(
             given("shoal --root /x run --log-opt a=b --shm-size 2g image"),
