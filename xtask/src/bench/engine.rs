@@ -343,7 +343,7 @@ impl Bench {
             let _ = self.ours.output(&["exec", &id, "cat", "/big"])?;
             let stat = self.ours.output(&["exec", &id, "sh", "-c", "cat /sys/fs/cgroup/memory/memory.stat"])?;
             let cache = stat.lines().find_map(|line| line.strip_prefix("total_cache ")?.parse().ok());
-            cache.ok_or_else(|| format!("memory.stat of {id} has no total_cache: {stat}").into())
+            cache.ok_or_else(|| format!("memory.stat of {id} has no total_cache: {stat}"))
         };
         // The first reader may find the file in memory since the image was made: then it is charged to nobody here.
         let _ = read()?;
