@@ -7,7 +7,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use runtime::host::cgroup::Manager;
 use runtime::host::probe::Rootless;
 
-use crate::commands::{Failure, incorrect};
+use crate::commands::{Failure, incorrect, protect_early};
 use crate::usage::{GLOBAL, Wrong};
 
 /// Flags before the command.
@@ -29,12 +29,15 @@ pub(crate) struct Global {
     pub rootless: Rootless,
     /// `--criu` was given.
     pub criu: bool,
+    /// Whether this program's file is safe from containers already.
+    pub is_protected: bool,
 }
 
 impl Global {
     /// Reads the command line: the flags, the command and what follows it.
     pub(crate) fn read(args: Vec<OsString>) -> Result<(Self, String, Vec<OsString>), Failure> {
-        let mut global = Self { words: args, ..Self::default() };
+        let is_protected = protect_early(&args);
+        let mut global = Self { words: args, is_protected, ..Self::default() };
         let mut parser = match GLOBAL.check(global.words.iter().skip(1).cloned().collect()) {
             Ok(plain) => Parser::from_args(plain),
             Err(Wrong::Help) => return Ok((global, "help".into(), Vec::new())),

@@ -86,7 +86,17 @@ fn default_root() -> PathBuf {
     }
 }
 
-/// Runs `command` with its arguments; the exit code.
+/// Commands that send a process into a container.
+const SENDERS: [&str; 5] = ["create", "run", "exec", "restore", "mounts"];
+
+/// Protects this program's file from containers before anything else when `words` may be a command that has to: code
+/// that ran before would have to be loaded twice. What fails here fails, and is told, when the command is known.
+pub(crate) fn protect_early(words: &[OsString]) -> bool {
+    words.iter().any(|word| SENDERS.iter().any(|sender| word == sender)) && runtime::host::seal::ensure(words).is_ok()
+}
+
+/// Runs `command` with its arguments; the exit code. Each command is a function of its own (`inline(never)`): together
+/// they would have a stack of all their variables at once, page after page.
 pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, mut rest: Vec<OsString>) -> Result<u8, Failure> {
     let context = Context { global, log };
     if global.criu {
@@ -106,8 +116,7 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, mut rest: Vec<
     let mut words = vec![OsString::from(command)];
     words.extend(rest);
     let parser = lexopt::Parser::from_iter(words);
-    if matches!(command, "create" | "run" | "exec" | "restore" | "mounts") {
-        // These send a process into a container.
+    if SENDERS.contains(&command) && !global.is_protected {
         runtime::host::seal::ensure(&global.words)?;
     }
     if needs_root(command) && global.root.is_none() {

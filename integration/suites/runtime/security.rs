@@ -5,7 +5,7 @@ use crate::subject::Subject;
 use integration::bundle::Bundle;
 use integration::{Cmd, Scratch};
 use serde_json::json;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 cases! { "security":
@@ -21,6 +21,9 @@ cases! { "security":
     cve_2019_5736_the_binary_cannot_be_opened_for_writing,
     a_mount_that_becomes_writable_later_shows_no_binary_to_write,
     cve_2023_28642_proc_and_sys_as_symlinks_are_refused ["crun": "1.8 mounts behind the link"],
+    a_look_alike_in_place_of_proc_is_refused,
+    a_proc_moved_away_before_the_masks_is_refused,
+    a_link_to_proc_among_the_readonly_paths_uncovers_nothing,
     a_cgroup_for_exec_cannot_climb,
     links_under_the_root_lead_nowhere,
 }
@@ -71,6 +74,40 @@ fn cve_2019_16884_a_volume_over_proc_is_refused(subject: &Subject) {
     bundle.config["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
     let _ = subject.run(&bundle).expect_failure();
     assert_eq!(std::fs::read_to_string(fake.join("self/attr/exec")).expect("readable"), "");
+}
+
+/// A bundle whose hook changes the root file system from outside, between the mounts and the masks: what somebody who
+/// shares the folder could do at just that moment. The program would show the first bytes of the masked file.
+fn changed_between_mounts_and_masks(change: &str) -> Bundle {
+    let mut bundle = Bundle::new(&["sh", "-c", "cat /proc/filesystems /gone/filesystems 2>/dev/null; true"]);
+    bundle.config["linux"]["maskedPaths"] = json!(["/proc/filesystems"]);
+    let script = bundle.path().join("change");
+    std::fs::write(&script, format!("#!/bin/sh\nset -e\ncd {}\n{change}\n", bundle.rootfs().display())).expect("ours");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    bundle.config["hooks"] = json!({"createRuntime": [{"path": script}]});
+    bundle
+}
+
+fn a_look_alike_in_place_of_proc_is_refused(subject: &Subject) {
+    let bundle = changed_between_mounts_and_masks("mv proc gone; mkdir proc; echo look-alike > proc/filesystems");
+    let outcome = subject.run(&bundle);
+    assert!(!outcome.stdout.contains("tmpfs"), "the masked file is open elsewhere: {}", outcome.stdout);
+    let _ = outcome.expect_failure();
+}
+
+fn a_proc_moved_away_before_the_masks_is_refused(subject: &Subject) {
+    let outcome = subject.run(&changed_between_mounts_and_masks("mv proc gone; mkdir proc"));
+    assert!(!outcome.stdout.contains("tmpfs"), "the masked file is open elsewhere: {}", outcome.stdout);
+    let _ = outcome.expect_failure();
+}
+
+fn a_link_to_proc_among_the_readonly_paths_uncovers_nothing(subject: &Subject) {
+    let mut bundle = Bundle::new(&["sh", "-c", "cat /proc/filesystems /gone/filesystems 2>/dev/null; true"]);
+    symlink("proc", bundle.rootfs().join("link")).expect("free");
+    bundle.config["linux"]["readonlyPaths"] = json!(["/link"]);
+    bundle.config["linux"]["maskedPaths"] = json!(["/proc/filesystems"]);
+    let outcome = subject.run(&bundle);
+    assert!(!outcome.stdout.contains("tmpfs"), "the masked file is open: {}", outcome.stdout);
 }
 
 fn cve_2019_18837_proc_and_sys_as_symlinks_make_nothing_outside(subject: &Subject) {

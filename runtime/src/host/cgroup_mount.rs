@@ -150,12 +150,9 @@ fn bound(hierarchy: &Hierarchy, mounts: &str, wanted: &Mount) -> Option<OwnedFd>
         return None;
     }
     let source = Path::new(&found.point).join(own);
-    let view = mount::clone_tree(AT_FDCWD, source.as_os_str().as_encoded_bytes(), false).ok()?;
     let set = wanted.attr.set;
     let clear = INHERITED & !set | libc::MOUNT_ATTR__ATIME;
-    let attr = Attr { set, clear, propagation: libc::MS_PRIVATE };
-    mount::setattr(view.as_fd(), attr, false).ok()?;
-    Some(view)
+    mount::clone_with(source.as_os_str().as_encoded_bytes(), Attr { set, clear, propagation: libc::MS_PRIVATE }).ok()
 }
 
 /// The part of a mount with this `root` that is the cgroup `path`, relative to the mount point.

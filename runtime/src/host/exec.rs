@@ -243,10 +243,10 @@ impl Joiner<'_> {
         if process.terminal {
             self.take_terminal()?;
         }
-        super::stage::streams::own_null(procfs)?;
+        let streams = super::stage::streams::own_null(procfs)?;
         become_process::join_keyring(process, self.id)?;
         become_process::part_with_the_host(self.preserved, &[self.channel.as_fd().as_raw_fd()])?;
-        let program = become_process::become_user_in(process, &self.channel)?;
+        let program = become_process::become_user_in(process, &self.channel, &streams)?;
         let env = become_process::environment(process, &[]);
         become_process::finish(process, &self.channel)?;
         self.channel.send(&FromChild::Ready)?;

@@ -17,7 +17,7 @@ use super::stage::become_process;
 use super::stage::init::{self, Init};
 use super::stage::parent::{self, Born, Service};
 use super::state::{Directory, Record, Root, VERSION};
-use super::{clock, console, delete, hooks, net_device, notify, start};
+use super::{clock, console, delete, hooks, net_device, notify};
 use crate::container::Container;
 use crate::error::{During, Error, Result};
 use crate::facts::HostFacts;
@@ -82,6 +82,8 @@ pub struct Launched {
     /// What had to be left out.
     pub warnings: Vec<String>,
     channel: Channel,
+    /// Whether it was told to go on as soon as it is ready.
+    told: bool,
 }
 
 /// The greatest `config.json`: 70,000 mappings of 100 KB paths are an attack, not a container.
@@ -153,13 +155,15 @@ pub fn launch(
     wait_for_start: bool,
 ) -> Result<Launched> {
     let console = console_for(prepared.plan.process.terminal, request.console_socket.as_deref(), console)?;
+    let tell = !wait_for_start && console.is_none() && nothing_in_between(request, prepared);
     let directory = request.root.create(&request.id)?;
     let mut record = record_of(prepared);
     record.notify = request.notify.clone().filter(|_| prepared.facts.notify_socket.is_some());
     let mut warnings = Vec::new();
-    let made = build(request, prepared, console, wait_for_start, &directory, &mut record, &mut warnings);
+    let start = if wait_for_start { Start::ByCommand } else { Start::ByUs { at_once: tell } };
+    let made = build(request, prepared, console, start, &directory, &mut record, &mut warnings);
     match made {
-        Ok((born, channel)) => Ok(Launched { directory, record, born, warnings, channel }),
+        Ok((born, channel)) => Ok(Launched { directory, record, born, warnings, channel, told: tell }),
         Err(error) => {
             // What fails while cleaning up is left for `delete --force`; the first error is what the caller needs.
             let _ = delete::take_back(directory, &record);
@@ -220,7 +224,7 @@ fn build(
     request: &Request,
     prepared: &Prepared,
     console: Option<OwnedFd>,
-    wait_for_start: bool,
+    start: Start,
     directory: &Directory,
     record: &mut Record,
     warnings: &mut Vec<String>,
@@ -244,7 +248,7 @@ fn build(
     }
     let place = cgroup.clone_fd();
     let joins = parent::open_joins(&plan.namespaces)?;
-    let listener = if wait_for_start { Some(start::listen(directory)?) } else { None };
+    let listener = if start == Start::ByCommand { Some(super::start::listen(directory)?) } else { None };
     let (ours, theirs) = handshake::pair()?;
     let (mut env, preserved) = passed(request.preserve_fds)?;
     if record.notify.is_some() {
@@ -321,7 +325,8 @@ fn build(
         }
         Ok(if early { Vec::new() } else { cgroup.apply(&resources)? })
     };
-    let served = serve(&service, &ours, &born, plan, directory, record, enter).map(|said| warnings.extend(said));
+    let tell = start == Start::ByUs { at_once: true };
+    let served = serve(&service, &ours, &born, plan, directory, record, tell, enter).map(|said| warnings.extend(said));
     if let Err(error) = served {
         parent::discard(&born);
         return Err(error);
@@ -336,6 +341,30 @@ fn build(
     Ok((born, ours))
 }
 
+/// Who lets the new process execute its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// The command `start`.
+    ByCommand,
+    /// This one.
+    ByUs {
+        /// Before it is ready.
+        at_once: bool,
+    },
+}
+
+/// Whether nothing has to happen between the moment the new process is ready and its start, and it asks for nothing
+/// before: then it need not wait for an answer.
+fn nothing_in_between(request: &Request, prepared: &Prepared) -> bool {
+    let (plan, facts) = (&prepared.plan, &prepared.facts);
+    let files = request.pid_file.is_none() && request.pidfd_socket.is_none() && request.notify.is_none();
+    let hooks = prepared.container.spec.hooks.as_ref().is_some_and(|hooks| *hooks != oci::spec::Hooks::default());
+    let asks = plan.namespaces.has(Kind::User) || facts.rootless || facts.in_user_namespace;
+    let notifies = plan.process.seccomp.as_ref().is_some_and(|seccomp| seccomp.filter.notify);
+    files && !hooks && !asks && !notifies && !plan.process.terminal
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one birth, each borrowed in its own way")]
 fn serve(
     service: &Service<'_>,
     channel: &Channel,
@@ -343,6 +372,7 @@ fn serve(
     plan: &Plan,
     directory: &Directory,
     record: &mut Record,
+    tell: bool,
     enter: impl FnOnce(&mut Record) -> Result<Vec<String>>,
 ) -> Result<Vec<String>> {
     service.map_ids(channel, born.pid, plan.process.oom_score_adj)?;
@@ -354,6 +384,9 @@ fn serve(
         service.procfs.write(&format!("{}/oom_score_adj", born.pid), &adjustment.to_string())?;
     }
     channel.send(&ToChild::Placed(born.pid)).or_else(|error| explain(channel, error))?;
+    if tell {
+        channel.send(&ToChild::Start).or_else(|error| explain(channel, error))?;
+    }
     service.until_ready(channel, born.pid)?;
     Ok(warnings)
 }
@@ -415,7 +448,9 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 impl Launched {
     /// Lets the first process of `run` execute its program, and runs poststart hooks; their failures are returned.
     pub fn start(&self) -> Result<Vec<Error>> {
-        self.channel.send(&ToChild::Start)?;
+        if !self.told {
+            self.channel.send(&ToChild::Start)?;
+        }
         parent::until_executed(&self.channel)?;
         Ok(poststart(&self.directory, &self.record))
     }

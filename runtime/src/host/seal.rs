@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -32,15 +32,12 @@ pub fn ensure(args: &[OsString]) -> Result<()> {
     if is_detached().during(operation)? {
         return Ok(());
     }
-    let file = match mount::clone_tree(AT_FDCWD, SELF.as_bytes(), false) {
-        Ok(detached) => {
-            let read_only = Attr { set: libc::MOUNT_ATTR_RDONLY, ..Attr::default() };
-            mount::setattr(detached.as_fd(), read_only, false).during(operation)?;
-            match go_on(detached) {
-                Ok(()) => return Ok(()),
-                Err(detached) => detached,
-            }
-        }
+    let read_only = Attr { set: libc::MOUNT_ATTR_RDONLY, ..Attr::default() };
+    let file = match mount::clone_with(SELF.as_bytes(), read_only) {
+        Ok(detached) => match go_on(detached) {
+            Ok(()) => return Ok(()),
+            Err(detached) => detached,
+        },
         // Without the privilege to mount, no id but this user's can come to be in a container.
         Err(_) if belongs_to_another().during(operation)? => return Ok(()),
         Err(_) => match sealed_copy()? {

@@ -6,3 +6,4 @@ pub mod init;
 pub mod parent;
 pub mod streams;
 pub mod tree;
+mod views;

@@ -50,6 +50,16 @@ const ATTACKS: &[Attack] = &[
         cases: &["security::cve_2019_16884_a_volume_over_proc_is_refused"],
     },
     Attack {
+        id: "look-alike of procfs",
+        tried: "the mounted `/proc` is moved within the root file system before its files are masked; a look-alike takes its place",
+        holds: "the start is refused, and what was to be masked is",
+        cases: &[
+            "security::a_look_alike_in_place_of_proc_is_refused",
+            "security::a_proc_moved_away_before_the_masks_is_refused",
+            "security::a_link_to_proc_among_the_readonly_paths_uncovers_nothing",
+        ],
+    },
+    Attack {
         id: "CVE-2019-18837, CVE-2023-27561, CVE-2023-28642",
         tried: "an image with `/proc` or `/sys` as a symbolic link",
         holds: "refused; nothing is made on the host",

@@ -24,6 +24,7 @@ struct Line<'a> {
 const INPUT_LEN_MAX: u64 = 10 << 20;
 
 /// Runs the batch of `flags`.
+#[inline(never)]
 pub(crate) fn run(context: &Context<'_>, flags: &Flags) -> Result<u8, Failure> {
     for (given, flag) in [
         (flags.bundle.is_some(), "--bundle"),

@@ -44,6 +44,7 @@ fn common(flag: &str, parser: &mut Parser, options: &mut Options) -> Result<bool
 }
 
 /// `checkpoint [flags] ID`.
+#[inline(never)]
 pub(crate) fn checkpoint(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let (mut id, mut options) = (None, Options { image_path: IMAGE_PATH.into(), ..Options::default() });
     while let Some(arg) = parser.next()? {
@@ -74,6 +75,7 @@ fn page_server(text: &str) -> Result<(String, u16), Failure> {
 }
 
 /// `restore [flags] ID`; its exit code is the process's.
+#[inline(never)]
 pub(crate) fn restore(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let (mut flags, mut options) = (Flags::default(), Options { image_path: IMAGE_PATH.into(), ..Options::default() });
     while let Some(arg) = parser.next()? {

@@ -1,5 +1,6 @@
 //! `create` and `start`.
 
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
@@ -127,14 +128,16 @@ pub(crate) fn print_plan(prepared: &Prepared) -> Result<u8, Failure> {
 }
 
 /// `create`: the process waits for `start`.
+#[inline(never)]
 pub(crate) fn create(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
     let flags = Flags::read(parser, false)?;
     let request = flags.request(context)?;
-    let prepared = prepare(context, &request)?;
+    // Never taken apart: the process ends with this.
+    let prepared = ManuallyDrop::new(prepare(context, &request)?);
     if flags.plan {
         return print_plan(&prepared);
     }
-    let launched = launch::launch(&request, &prepared, None, true)?;
+    let launched = ManuallyDrop::new(launch::launch(&request, &prepared, None, true)?);
     launched.warnings.iter().for_each(|warning| context.log.warn(warning));
     Ok(0)
 }

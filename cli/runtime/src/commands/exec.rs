@@ -1,5 +1,6 @@
 //! `exec`: one more process in a running container.
 
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
@@ -23,6 +24,7 @@ struct NoNewPrivileges {
 }
 
 /// `exec`; its exit code is the process's.
+#[inline(never)]
 pub(crate) fn exec(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
     let (request, detach) = read(context, parser)?;
     execute(context, &request, detach).map_err(|failure| Failure {
@@ -33,7 +35,8 @@ pub(crate) fn exec(context: &Context<'_>, parser: Parser) -> Result<u8, Failure>
 }
 
 fn execute(context: &Context<'_>, request: &Request, detach: bool) -> Result<u8, Failure> {
-    let prepared = exec::prepare(request)?;
+    // Never taken apart: the process ends soon after it was of use.
+    let prepared = ManuallyDrop::new(exec::prepare(request)?);
     for warning in &prepared.warnings {
         context.log.warn(warning);
     }

@@ -5,6 +5,7 @@ use lexopt::Parser;
 use super::{Context, Failure};
 
 /// `features`.
+#[inline(never)]
 pub(crate) fn features(_context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     if let Some(arg) = parser.next()? {
         return Err(arg.unexpected().into());

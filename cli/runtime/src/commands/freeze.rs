@@ -21,6 +21,7 @@ pub(crate) fn resume(context: &Context<'_>, parser: Parser) -> Result<u8, Failur
 }
 
 /// `ps [--format table|json] ID [ps options]`.
+#[inline(never)]
 pub(crate) fn ps(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let (mut id, mut json, mut options) = (None, false, Vec::<OsString>::new());
     while let Some(arg) = parser.next()? {

@@ -64,6 +64,7 @@ pub(crate) fn state(context: &Context<'_>, parser: Parser) -> Result<u8, Failure
 }
 
 /// `list [--format table|json] [--quiet]`.
+#[inline(never)]
 pub(crate) fn list(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let (mut json, mut quiet) = (false, false);
     while let Some(arg) = parser.next()? {

@@ -18,6 +18,7 @@ impl From<UpdateError> for Failure {
 }
 
 /// `update [limits] ID`.
+#[inline(never)]
 pub(crate) fn update(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let (mut id, mut change, mut document) = (None, Change::default(), None);
     while let Some(arg) = parser.next()? {
@@ -43,6 +44,7 @@ pub(crate) fn update(context: &Context<'_>, mut parser: Parser) -> Result<u8, Fa
 }
 
 /// `events [--stats] [--interval 5s] ID`.
+#[inline(never)]
 pub(crate) fn events(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let (mut id, mut once, mut interval) = (None, false, INTERVAL);
     while let Some(arg) = parser.next()? {

@@ -16,6 +16,7 @@ use super::{Context, Failure, need_id};
 const DOCUMENT_LEN_MAX: u64 = 1 << 20;
 
 /// `mounts add|remove ID FILE`.
+#[inline(never)]
 pub(crate) fn mounts(context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let mut words = Vec::new();
     while let Some(arg) = parser.next()? {

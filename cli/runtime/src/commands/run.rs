@@ -1,5 +1,7 @@
 //! `run`: create and start, and in the foreground stay until the end.
 
+use std::mem::ManuallyDrop;
+
 use lexopt::Parser;
 use runtime::host::foreground::{self, Signals};
 use runtime::host::launch::{Prepared, Request};
@@ -9,13 +11,15 @@ use super::create::{Flags, prepare, print_plan};
 use super::{Context, Failure};
 
 /// `run`; its exit code is the process's.
+#[inline(never)]
 pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> {
     let flags = Flags::read(parser, true)?;
     if flags.batch.is_some() {
         return super::batch::run(context, &flags);
     }
     let request = flags.request(context)?;
-    let prepared = prepare(context, &request)?;
+    // Never taken apart: the process ends soon after it was of use.
+    let prepared = ManuallyDrop::new(prepare(context, &request)?);
     if flags.plan {
         return print_plan(&prepared);
     }

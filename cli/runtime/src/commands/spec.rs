@@ -9,6 +9,7 @@ use runtime::error::words;
 use super::{Context, Failure};
 
 /// `spec [--bundle DIR] [--rootless]`.
+#[inline(never)]
 pub(crate) fn spec(_context: &Context<'_>, mut parser: Parser) -> Result<u8, Failure> {
     let (mut bundle, mut rootless) = (PathBuf::from("."), false);
     while let Some(arg) = parser.next()? {

@@ -17,6 +17,7 @@ use super::super::procfs::Procfs;
 use super::super::sys::process::{self as sys, CapSets, Vector};
 use super::super::sys::schedule;
 use super::super::sys::seccomp::install as install_filter;
+use super::streams::Streams;
 use crate::error::{During, Error, Result};
 use crate::handshake::{Channel, FromChild, ToChild};
 use crate::plan::capabilities::Capabilities;
@@ -159,9 +160,9 @@ pub fn part_with_the_host(preserved: u32, kept: &[RawFd]) -> Result<()> {
 }
 
 /// Becomes the user of `process` in its working directory, and finds the program it will execute.
-pub fn become_user_in(process: &Process, channel: &Channel) -> Result<CString> {
+pub fn become_user_in(process: &Process, channel: &Channel, streams: &Streams) -> Result<CString> {
     // While CAP_CHOWN is there, and no filter can forbid it.
-    give_streams(process)?;
+    give_streams(process, streams)?;
     sys::set_umask(process.umask);
     // As runc does: what root inside may enter first, then what the user may.
     let entered = nix::unistd::chdir(process.cwd.as_str());
@@ -178,10 +179,10 @@ pub fn become_user_in(process: &Process, channel: &Channel) -> Result<CString> {
 ///
 /// As runc does it: the owner only, and where it cannot be done (an owner that is not mapped here, a read-only file
 /// system) it is left. Unlike runc, a device of the host, as `/dev/null` or the caller's own terminal, stays the host's.
-fn give_streams(process: &Process) -> Result<()> {
+fn give_streams(process: &Process, streams: &Streams) -> Result<()> {
     let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    for stream in [input.as_fd(), output.as_fd(), errors.as_fd()] {
-        let found = super::super::room::stat(stream).during(|| "examine a standard stream")?;
+    for (stream, found) in [input.as_fd(), output.as_fd(), errors.as_fd()].into_iter().zip(streams) {
+        let found = (*found).during(|| "examine a standard stream")?;
         let device = matches!(found.st_mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK);
         if found.st_uid != process.uid && (process.terminal || !device) {
             // Then the program has the stream all the same, and only cannot open it a second time.

@@ -131,7 +131,10 @@ fn apply(
         let sources = std::mem::take(&mut init.sources);
         let usable = !init.plan.namespaces.has(Kind::User);
         let known = Known { mounts: init.mounts.cloned(), places: None, usable };
-        *tree = Some(tree::begin(*propagation, &init.container.rootfs, init.root.take(), sources, known)?);
+        // Hooks that run before the root is entered begin where the command did.
+        let roams = init.container.spec.hooks.as_ref().is_none_or(|hooks| hooks.create_container.is_empty());
+        let rootfs = &init.container.rootfs;
+        *tree = Some(tree::begin(*propagation, rootfs, init.root.take(), sources, known, roams)?);
     }
     let Some(tree) = tree else {
         if let Step::HostPropagation(host) = step {
@@ -207,7 +210,7 @@ const ENDS_THE_WAIT: [nix::libc::c_int; 5] =
 fn finish<'a>(init: &mut Init<'a>, labels: Option<Labels<'a>>) -> Result<Infallible> {
     let process = &init.plan.process;
     // The first look at the new root; the user who opens is still the runtime's.
-    streams::own_null(init.procfs)?;
+    let streams = streams::own_null(init.procfs)?;
     match labels {
         Some(labels) => labels.apply()?,
         None if init.plan.namespaces.has(Kind::User) => {}
@@ -227,7 +230,7 @@ fn finish<'a>(init: &mut Init<'a>, labels: Option<Labels<'a>>) -> Result<Infalli
     let listener = init.listener.as_ref().map(AsRawFd::as_raw_fd);
     let kept: Vec<_> = listener.into_iter().chain([init.channel.as_fd().as_raw_fd()]).collect();
     become_process::part_with_the_host(init.preserved, &kept)?;
-    let program = become_process::become_user_in(process, &init.channel)?;
+    let program = become_process::become_user_in(process, &init.channel, &streams)?;
     let env = become_process::environment(process, &init.env);
     become_process::finish(process, &init.channel)?;
     init.channel.send(&FromChild::Ready)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
+use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, fchdir, fchownat, symlinkat, unlinkat};
 
@@ -18,11 +18,12 @@ use super::super::cgroup_mount::Known;
 use super::super::lacks;
 use super::super::room::{Room, is_directory, stat};
 use super::super::sys::mount::{self, Attr};
-use super::super::sys::open::{close_all, openat2};
+use super::super::sys::open::close_all;
+use super::views::Views;
 use crate::error::{During, Error, Result};
 use crate::plan::Entry;
 use crate::plan::devices::Node;
-use crate::plan::mounts::{Mount, Propagation, PropagationFlag, Source};
+use crate::plan::mounts::{Mount, Propagation, PropagationFlag, Source, clean};
 
 /// The tree under construction.
 #[derive(Debug)]
@@ -30,20 +31,24 @@ pub struct Tree {
     room: Room,
     /// Bind mount sources opened where the new process may not look, by index of the mount.
     sources: Vec<Option<OwnedFd>>,
+    /// A directory that is a file system made here, and its root: what is missing right below it is made there.
+    fresh: Option<(String, OwnedFd)>,
     /// The parent directory of the last node or link, which usually is that of the next.
     parent: Option<(String, OwnedFd)>,
     /// The host's `/dev/null`, for hidden files.
     null: Option<OwnedFd>,
     /// The first hidden directory: an empty read-only tmpfs that all others share.
     empty: Option<OwnedFd>,
-    /// Every procfs and sysfs that was mounted, and where.
-    views: Vec<(String, OwnedFd)>,
+    /// The procfs and sysfs that were mounted.
+    views: Views,
     /// Whether mounts of the host and of this tree still see each other.
     shared: bool,
     /// Descriptors that have done their work; many are closed by one call.
     spent: Vec<OwnedFd>,
     /// What is known about the cgroup mounts of the host.
     cgroups: Known,
+    /// Whether the current directory may change while mounts are made.
+    roams: bool,
 }
 
 /// How many descriptors may wait for being closed: with what else is open fewer than any sensible limit.
@@ -51,7 +56,8 @@ const SPENT_MAX: usize = 128;
 
 const RDONLY: Attr = Attr { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
 
-/// Sets how the copied host tree and the host see each other, and makes the root file system a mount of its own.
+/// Sets how the copied host tree and the host see each other, and makes the root file system a mount of its own. With
+/// `roams` the current directory is anywhere until the root is entered.
 ///
 /// `opened` is a detached copy of the root file system from the parent, for a process that may not walk to it.
 pub fn begin(
@@ -60,6 +66,7 @@ pub fn begin(
     opened: Option<OwnedFd>,
     sources: Vec<Option<OwnedFd>>,
     cgroups: Known,
+    roams: bool,
 ) -> Result<Tree> {
     let operation = || format!("open the root file system {}", rootfs.display());
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -84,7 +91,7 @@ pub fn begin(
             tree
         }
     };
-    Ok(Tree { shared, ..Tree::of(Room::new(root), sources, cgroups) })
+    Ok(Tree { shared, roams, ..Tree::of(Room::new(root), sources, cgroups) })
 }
 
 /// The same with a root file system to which no path leads. It comes to lie over `/`, where lookups of this process do not
@@ -128,8 +135,9 @@ impl Tree {
     }
 
     fn of(room: Room, sources: Vec<Option<OwnedFd>>, cgroups: Known) -> Self {
-        let (views, spent) = (Vec::new(), Vec::new());
-        Self { room, sources, parent: None, null: None, empty: None, views, shared: false, spent, cgroups }
+        let (views, spent) = (Views::default(), Vec::new());
+        let (fresh, parent, null, empty) = (None, None, None, None);
+        Self { room, sources, fresh, parent, null, empty, views, shared: false, spent, cgroups, roams: false }
     }
 
     /// Takes descriptors that are no longer needed.
@@ -159,6 +167,9 @@ impl Tree {
     pub fn mount(&mut self, wanted: &Mount) -> Result<()> {
         self.parent = None;
         let operation = || wanted.describe();
+        if self.mount_at_once(wanted) {
+            return Ok(());
+        }
         let detached = match &wanted.source {
             Source::Filesystem { kind, source, options } => self.filesystem(wanted, kind, source, options)?,
             Source::Bind { path, recursive } => match self.sources.get_mut(wanted.index).and_then(Option::take) {
@@ -171,12 +182,43 @@ impl Tree {
         };
         self.place(wanted, &detached)?;
         match &wanted.source {
-            Source::Filesystem { kind, .. } if is_kernel_view(kind) => {
-                self.views.push((crate::plan::mounts::clean(&wanted.destination), detached));
+            Source::Filesystem { kind, .. } if is_kernel_view(kind) => self.views.add(&wanted.destination, detached),
+            Source::Bind { .. } if clean(&wanted.destination) == "/proc" => {
+                self.views.add(&wanted.destination, detached);
             }
             _ => self.spend([detached]),
         }
         Ok(())
+    }
+
+    /// Makes an ordinary mount of a kernel's own file system with one call, on the directory itself whatever its path
+    /// leads to by then. False where that does not fit or fails: nothing was mounted, and the longer way knows why.
+    fn mount_at_once(&mut self, wanted: &Mount) -> bool {
+        let Source::Filesystem { kind, source, options } = &wanted.source else { return false };
+        let Some((flags, options)) = at_once(wanted, kind, options).filter(|_| self.roams) else { return false };
+        let Ok(target) = self.directory(&wanted.destination) else { return false };
+        if fchdir(&target).is_err() || mount::mount_here(kind, source, flags, &options).is_err() {
+            return false;
+        }
+        self.spend([target]);
+        let covered = self.views.covered(&wanted.destination);
+        self.spend(covered);
+        if kind == "tmpfs" && clean(&wanted.destination) == "/dev" {
+            let root = self.room.open(&wanted.destination, libc::O_PATH | libc::O_DIRECTORY);
+            self.fresh = root.ok().map(|root| (wanted.destination.clone(), root));
+        }
+        true
+    }
+
+    /// The directory `path`, made with all its parents where it is missing.
+    fn directory(&self, path: &str) -> nix::Result<OwnedFd> {
+        let below =
+            self.fresh.as_ref().and_then(|(base, root)| Some((path.strip_prefix(base)?.strip_prefix('/')?, root)));
+        if let Some((name, root)) = below.filter(|(name, _)| !name.is_empty() && !name.contains('/')) {
+            // Only an attempt: what is found at the path afterwards counts.
+            let _ = mkdirat(root, name, Mode::from_bits_truncate(0o755));
+        }
+        self.room.directory(path, 0o755)
     }
 
     /// Gives a detached mount its attributes and attaches it where it belongs.
@@ -192,6 +234,8 @@ impl Tree {
         let target = self.target(wanted, detached)?;
         mount::attach(detached.as_fd(), target.as_fd()).during(operation)?;
         self.spend([target]);
+        let covered = self.views.covered(&wanted.destination);
+        self.spend(covered);
         for propagation in &wanted.propagation {
             mount::setattr(detached.as_fd(), propagation.attr(), propagation.recursive)
                 .during(|| format!("set the propagation of {}", wanted.destination))?;
@@ -254,7 +298,7 @@ impl Tree {
             && is_kernel_view(kind)
         {
             // An image that turns /proc into a link would make later writes to it go elsewhere (CVE-2019-18837).
-            return match self.room.plain_directory(&crate::plan::mounts::clean(path), 0o755) {
+            return match self.room.plain_directory(&clean(path), 0o755) {
                 Err(Errno::ELOOP) => Err(Error::refusal(
                     format!("mounts[{}].destination", wanted.index),
                     format!("filesystem {kind:?} must be mounted on ordinary directory, and {path} is a symbolic link"),
@@ -265,13 +309,13 @@ impl Tree {
         if wanted.is_bind() && super::super::room::is_directory(detached.as_fd()).is_ok_and(|is| !is) {
             return self.room.file(path).during(operation);
         }
-        if crate::plan::mounts::clean(path) == "/proc" {
+        if clean(path) == "/proc" {
             let kind = fstatfs(detached).during(operation)?.filesystem_type();
             if kind != PROC_SUPER_MAGIC {
                 return Err(Error::refusal(format!("mounts[{}].source", wanted.index), "is no procfs"));
             }
         }
-        self.room.directory(path, 0o755).during(operation)
+        self.directory(path).during(operation)
     }
 
     /// The parent directory and the last part of a path in `/dev`.
@@ -354,19 +398,12 @@ impl Tree {
         self.room.directory(path, 0o755).map(drop).during(|| format!("make the working directory {path}"))
     }
 
-    /// What is at `path`, unless nothing is. What is missing there and yet in the procfs or sysfs that was mounted above
-    /// was moved away by somebody else who has the root file system: it would stay uncovered elsewhere.
-    fn there(&self, path: &str) -> nix::Result<Option<OwnedFd>> {
-        match self.room.open(path, libc::O_PATH) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-            found => return found.map(Some),
+    /// What is at `path`, unless nothing is.
+    fn there(&mut self, path: &str) -> nix::Result<Option<OwnedFd>> {
+        match self.views.open(path).unwrap_or_else(|| self.room.open(path, libc::O_PATH)) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            found => found.map(Some),
         }
-        let below = |(point, view): &(String, OwnedFd)| {
-            let rest = path.strip_prefix(point.as_str())?.strip_prefix('/')?;
-            let rules = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-            openat2(view.as_fd(), rest.as_bytes(), libc::O_PATH, 0, rules).ok()
-        };
-        if self.views.iter().any(|view| below(view).is_some()) { Err(Errno::ESTALE) } else { Ok(None) }
     }
 
     /// Makes one path read-only.
@@ -376,7 +413,8 @@ impl Tree {
         let detached = mount::clone_tree(target.as_fd(), b"", true).during(operation)?;
         mount::setattr(detached.as_fd(), RDONLY, false).during(operation)?;
         mount::attach(detached.as_fd(), target.as_fd()).during(operation)?;
-        self.spend([detached, target]);
+        let covered = self.views.covered(path);
+        self.spend(covered.into_iter().chain([detached, target]));
         Ok(())
     }
 
@@ -384,6 +422,8 @@ impl Tree {
     pub fn masked_path(&mut self, path: &str) -> Result<()> {
         let operation = || format!("mask {path}");
         let Some(target) = self.there(path).during(operation)? else { return Ok(()) };
+        let covered = self.views.covered(path);
+        self.spend(covered);
         let cover = if is_directory(target.as_fd()).during(operation)? {
             match &self.empty {
                 Some(first) => mount::clone_tree(first.as_fd(), b"", false).during(operation)?,
@@ -430,10 +470,10 @@ impl Tree {
 
     /// Makes the root file system `/`, and the current directory.
     pub fn enter(&mut self, entry: Entry) -> Result<()> {
-        let views = std::mem::take(&mut self.views).into_iter().map(|(_, fd)| fd);
-        self.spent.extend(views);
-        self.spent
-            .extend([self.null.take(), self.empty.take(), self.parent.take().map(|(_, fd)| fd)].into_iter().flatten());
+        self.views.check(&self.room)?;
+        self.spent.extend(self.views.take());
+        let directories = [self.parent.take(), self.fresh.take()].map(|known| known.map(|(_, fd)| fd));
+        self.spent.extend([self.null.take(), self.empty.take()].into_iter().chain(directories).flatten());
         self.close_spent();
         match entry {
             Entry::Pivot => {
@@ -529,6 +569,58 @@ fn unescaped(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// File systems of the kernel's own that are the same whichever way they are mounted. procfs is not among them: its mount
+/// has to be held by a descriptor.
+const AT_ONCE: [&str; 3] = ["tmpfs", "devpts", "mqueue"];
+
+/// Attributes of a mount with their flag of mount(2). A read-only one is not among them: mount(2) would make the file
+/// system itself read-only, for everybody who shares it.
+const FLAGS: [(u64, libc::c_ulong); 7] = [
+    (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
+    (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
+    (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
+    (libc::MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
+    (libc::MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
+    (libc::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
+    (libc::MOUNT_ATTR_NOSYMFOLLOW, 256),
+];
+
+/// The flags and the options of mount(2) for a mount that it can make just as well.
+fn at_once(wanted: &Mount, kind: &str, options: &[(String, Option<String>)]) -> Option<(libc::c_ulong, String)> {
+    let plain = !wanted.copy_up && wanted.recursive_attr.is_empty() && wanted.propagation.is_empty();
+    let in_proc = clean(&wanted.destination) == "/proc";
+    // A tmpfs without a mode of its own gets that of the directory it covers.
+    let modeless = kind == "tmpfs" && !options.iter().any(|(key, _)| key == "mode");
+    if !plain || in_proc || modeless || !AT_ONCE.contains(&kind) {
+        return None;
+    }
+    let (mut left, mut flags) = (wanted.attr.set, 0);
+    for (attr, flag) in FLAGS {
+        if left & attr != 0 {
+            (left, flags) = (left & !attr, flags | flag);
+        }
+    }
+    let mut text = String::new();
+    for (key, value) in options {
+        let words = [Some(key), value.as_ref()];
+        // A comma would part the text elsewhere; words like these are flags that mount(2) takes in another way.
+        if words.into_iter().flatten().any(|word| word.contains([',', '"', '\\'])) || SUPERBLOCK.contains(&key.as_str())
+        {
+            return None;
+        }
+        let comma = if text.is_empty() { "" } else { "," };
+        match value {
+            Some(value) => text.push_str(&format!("{comma}{key}={value}")),
+            None => text.push_str(&format!("{comma}{key}")),
+        }
+    }
+    // mount(2) takes one page.
+    (left == 0 && text.len() < 4000).then_some((flags, text))
+}
+
+/// Options that are of every file system.
+const SUPERBLOCK: [&str; 9] = ["ro", "rw", "sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "source"];
+
 /// A detached mount of a new file system. What it was made with goes to `spent`.
 pub fn filesystem(
     kind: &str,
@@ -560,6 +652,31 @@ pub fn filesystem(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_call_cannot_say_is_mounted_the_longer_way() {
+        let option = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
+        let source = Source::Filesystem { kind: "tmpfs".into(), source: "tmpfs".into(), options: Vec::new() };
+        let with = |set| Mount { attr: Attr { set, ..Attr::default() }, ..Mount::plain(1, "/dev", source.clone()) };
+        let dev = with(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_STRICTATIME);
+        let options = [option("mode", Some("755")), option("noswap", None)];
+        let flags = libc::MS_NOSUID | libc::MS_STRICTATIME;
+        assert_eq!(at_once(&dev, "tmpfs", &options), Some((flags, "mode=755,noswap".into())));
+        assert_eq!(at_once(&dev, "sysfs", &[]), None);
+        assert_eq!(
+            at_once(&with(libc::MOUNT_ATTR_RDONLY), "tmpfs", &options),
+            None,
+            "the file system would be read-only"
+        );
+        assert_eq!(at_once(&dev, "tmpfs", &[]), None, "the mode is that of the directory below");
+        let more = |key, value| [option("mode", Some("755")), option(key, value)];
+        assert_eq!(at_once(&dev, "tmpfs", &more("context", Some("a:b:c:s0,s1"))), None);
+        assert_eq!(at_once(&dev, "tmpfs", &more("sync", None)), None);
+        assert_eq!(at_once(&Mount { copy_up: true, ..dev.clone() }, "tmpfs", &options), None);
+        let proc = Mount { destination: "/./proc/".into(), ..dev };
+        assert_eq!(at_once(&proc, "tmpfs", &options), None);
+        assert_eq!(at_once(&proc, "devpts", &[]), None);
+    }
 
     #[test]
     fn the_hosts_views_of_the_kernel_are_found_and_the_containers_are_not() {
