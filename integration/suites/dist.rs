@@ -54,6 +54,10 @@ fn the_tarball_installs_runs_and_leaves_only_the_configuration_behind() {
     for file in [
         "share/man/man1/shoal.1",
         "share/man/man1/shoal-mesh-up.1",
+        "share/man/man8/shoal-runtime.8",
+        "share/bash-completion/completions/shoal-runtime",
+        "share/zsh/site-functions/_shoal-runtime",
+        "share/fish/vendor_completions.d/shoal-runtime.fish",
         "share/bash-completion/completions/shoal",
         "share/zsh/site-functions/_shoal",
         "share/fish/vendor_completions.d/shoal.fish",
@@ -62,8 +66,10 @@ fn the_tarball_installs_runs_and_leaves_only_the_configuration_behind() {
     ] {
         assert!(fs::metadata(prefix.join(file)).is_ok_and(|file| file.len() > 100), "{file}");
     }
-    let completion = prefix.join("share/bash-completion/completions/shoal");
-    let _ = Cmd::new("bash").arg("-n").arg(&completion).ok();
+    for program in ["shoal", "shoal-runtime"] {
+        let completion = prefix.join("share/bash-completion/completions").join(program);
+        let _ = Cmd::new("bash").arg("-n").arg(&completion).ok();
+    }
     let unit = fs::read_to_string(prefix.join("lib/systemd/system/shoal-node.service")).expect("installed");
     assert!(unit.contains("ExecStart=/opt/shoal/bin/shoal mesh up"), "{unit}");
 

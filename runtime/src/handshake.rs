@@ -48,6 +48,8 @@ pub enum ToChild {
     Mapped,
     /// The child is in its cgroup; this is its pid seen from the parent.
     Placed(i32),
+    /// The same, and `Start` will not be said: it executes its program as soon as it is ready.
+    PlacedToStart(i32),
     /// The hooks have run.
     Hooked,
     /// The resource limits are set.

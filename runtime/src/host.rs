@@ -8,6 +8,7 @@ pub mod console;
 mod copy_up;
 pub mod criu;
 pub mod delete;
+mod descriptors;
 pub mod events;
 pub mod exec;
 pub mod foreground;

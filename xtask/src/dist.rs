@@ -11,10 +11,13 @@ use std::process::Command;
 /// The programs that a user gets.
 const PROGRAMS: [&str; 3] = ["shoal", "shoal-runtime", "shoal-monitor"];
 /// Where each shell looks for completions, below the prefix.
-const COMPLETIONS: [(&str, &str); 3] = [
-    ("bash", "share/bash-completion/completions/shoal"),
-    ("zsh", "share/zsh/site-functions/_shoal"),
-    ("fish", "share/fish/vendor_completions.d/shoal.fish"),
+const COMPLETIONS: [(&str, &str, &str); 6] = [
+    ("shoal", "bash", "share/bash-completion/completions/shoal"),
+    ("shoal", "zsh", "share/zsh/site-functions/_shoal"),
+    ("shoal", "fish", "share/fish/vendor_completions.d/shoal.fish"),
+    ("shoal-runtime", "bash", "share/bash-completion/completions/shoal-runtime"),
+    ("shoal-runtime", "zsh", "share/zsh/site-functions/_shoal-runtime"),
+    ("shoal-runtime", "fish", "share/fish/vendor_completions.d/shoal-runtime.fish"),
 ];
 
 /// Makes the tarball.
@@ -32,13 +35,13 @@ pub(crate) fn run() -> Result<()> {
     for program in PROGRAMS {
         copy(&shell::bin_dir().join(program), &folder.join("bin").join(program))?;
     }
-    let shoal = folder.join("bin/shoal");
-    let shoal = shoal.to_string_lossy();
-    for (kind, path) in COMPLETIONS {
-        write(&folder.join(path), &shell::output(&shoal, &["completion", kind])?)?;
+    let program = |name: &str| folder.join("bin").join(name).to_string_lossy().into_owned();
+    for (name, kind, path) in COMPLETIONS {
+        write(&folder.join(path), &shell::output(&program(name), &["completion", kind])?)?;
     }
-    let pages = folder.join("share/man/man1");
-    shell::output(&shoal, &["man", "--output", &pages.to_string_lossy()])?;
+    let pages = folder.join("share/man");
+    shell::output(&program("shoal"), &["man", "--output", &pages.join("man1").to_string_lossy()])?;
+    write(&pages.join("man8/shoal-runtime.8"), &shell::output(&program("shoal-runtime"), &["man"])?)?;
     for file in ["README.md", "LICENSE", "CHANGELOG.md"] {
         copy(&top.join(file), &folder.join("share/doc/shoal").join(file))?;
     }

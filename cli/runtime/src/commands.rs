@@ -145,6 +145,17 @@ pub(crate) fn dispatch(global: &Global, log: &Log, command: &str, mut rest: Vec<
             println!("shoal-runtime version {}\nspec: {}", env!("CARGO_PKG_VERSION"), oci::spec::OCI_VERSION);
             Ok(0)
         }
+        "man" => {
+            print!("{}", crate::manual::page());
+            Ok(0)
+        }
+        "completion" => match crate::manual::completion(&topic.unwrap_or_default()) {
+            Some(text) => {
+                print!("{text}");
+                Ok(0)
+            }
+            None => Err(Failure::usage("completion is there for bash, zsh and fish")),
+        },
         "help" | "h" => match topic {
             None => {
                 print!("{}", GLOBAL.help());

@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod log;
+mod manual;
 mod usage;
 
 use std::ffi::OsString;

@@ -18,7 +18,7 @@ pub(crate) enum Words {
 }
 
 /// One flag: long name, short letter, whether a value follows, what it is for.
-type Flag = (&'static str, &'static str, bool, &'static str);
+pub(crate) type Flag = (&'static str, &'static str, bool, &'static str);
 
 /// One command.
 #[derive(Debug)]
@@ -27,7 +27,8 @@ pub(crate) struct Usage {
     pub name: &'static str,
     /// One line.
     pub about: &'static str,
-    words: (&'static str, Words),
+    /// What follows its flags, in words and as a number.
+    pub words: (&'static str, Words),
     flags: &'static [&'static [Flag]],
 }
 
@@ -224,6 +225,13 @@ pub(crate) const COMMANDS: &[Usage] = &[
         words: ID,
         flags: &[&[("force", "f", false, "kill what runs; no error when there is no such container")]],
     },
+    Usage { name: "man", about: "output the manual page", words: ("", Words::Exactly(0)), flags: &[] },
+    Usage {
+        name: "completion",
+        about: "output the completion of a shell",
+        words: ("bash|zsh|fish", Words::Exactly(1)),
+        flags: &[],
+    },
 ];
 
 impl Usage {
@@ -232,7 +240,8 @@ impl Usage {
         COMMANDS.iter().find(|usage| usage.name == name)
     }
 
-    fn flags(&self) -> impl Iterator<Item = &Flag> {
+    /// Its flags.
+    pub(crate) fn flags(&self) -> impl Iterator<Item = &Flag> {
         self.flags.iter().copied().flatten()
     }
 

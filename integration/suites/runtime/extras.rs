@@ -13,6 +13,7 @@ cases! { "extras":
     a_json_log_reports_phase_operation_path_errno_and_hint ["runc": "has no report", "crun": "has no report"],
     a_label_of_a_missing_security_module_is_refused_in_words ["runc": "1.1 passes the kernel's words", "crun": "1.8 passes the kernel's words"],
     checkpoint_and_restore_say_what_criu_says ["runc": "words of its own", "crun": "1.8 links CRIU and has none"],
+    a_checkpoint_writes_its_list_through_no_link,
     landlock_confines_a_container_and_its_execs ["runc": "has no landlock", "crun": "has no landlock"],
     a_network_device_keeps_its_addresses_and_is_up ["runc": "1.1 predates netDevices", "crun": "1.8 predates netDevices"],
 }
@@ -121,6 +122,17 @@ impl Drop for Link {
 
 /// CRIU does not work on every kernel: then its own words and the place of its log are the answer, and the container
 /// goes on as if nothing had been asked.
+fn a_checkpoint_writes_its_list_through_no_link(subject: &Subject) {
+    let (images, victim) = (Scratch::new("images"), Scratch::new("victim"));
+    std::fs::write(victim.join("file"), "mine").expect("writable");
+    std::os::unix::fs::symlink(victim.join("file"), images.join("descriptors.json")).expect("free");
+    let bundle = Bundle::new(&["probe", "pause"]);
+    let container = subject.start(&bundle);
+    // Whether CRIU works here is another case's.
+    let _ = container.subject_cmd(["checkpoint", "--image-path"]).arg(images.path()).arg(&container.id).run();
+    assert_eq!(std::fs::read_to_string(victim.join("file")).expect("readable"), "mine");
+}
+
 fn checkpoint_and_restore_say_what_criu_says(subject: &Subject) {
     let works = integration::Cmd::new(integration::binaries::tool("criu", "criu")).arg("check").run().status.success();
     let images = Scratch::new("images");

@@ -1,7 +1,7 @@
 //! NOTIFY_SOCKET: a service manager hears that the program is ready, and which process of the host it is.
 
 use crate::case::cases;
-use crate::subject::Subject;
+use crate::subject::{Container, Subject};
 use integration::bundle::Bundle;
 use integration::{Scratch, eventually};
 use std::os::unix::net::UnixDatagram;
@@ -67,16 +67,26 @@ fn go(bundle: &Bundle) {
     std::fs::write(bundle.rootfs().join("tmp/go"), "").expect("writable");
 }
 
+/// Runs the container of `bundle` for `manager`, which hears that it is ready and its pid.
+fn ready<'a>(subject: &'a Subject, bundle: &Bundle, manager: &Manager) -> Container<'a> {
+    bundle.write();
+    let container = subject.container(bundle);
+    let run = subject.cmd(["run", "-d", "--bundle"]).arg(bundle.path()).arg(bundle.id());
+    let _ = run.env("NOTIFY_SOCKET", &manager.path).ok();
+    hears_ready(&container, manager);
+    container
+}
+
+fn hears_ready(container: &Container<'_>, manager: &Manager) {
+    manager.hears("READY=1");
+    manager.hears(&format!("MAINPID={}", container.state()["pid"]));
+}
+
 fn a_service_manager_hears_that_a_container_is_ready_and_its_pid(subject: &Subject) {
     let manager = Manager::new();
     let bundle = Bundle::new(&WAITS);
     go(&bundle);
-    bundle.write();
-    let container = subject.container(&bundle);
-    let run = subject.cmd(["run", "-d", "--bundle"]).arg(bundle.path()).arg(bundle.id());
-    let _ = run.env("NOTIFY_SOCKET", &manager.path).ok();
-    manager.hears("READY=1");
-    manager.hears(&format!("MAINPID={}", container.state()["pid"]));
+    let _container = ready(subject, &bundle, &manager);
 }
 
 fn start_waits_until_the_program_is_ready(subject: &Subject) {
@@ -94,8 +104,7 @@ fn start_waits_until_the_program_is_ready(subject: &Subject) {
         go(&bundle);
         let _ = started.join().expect("start ends");
     });
-    manager.hears("READY=1");
-    manager.hears(&format!("MAINPID={}", container.state()["pid"]));
+    hears_ready(&container, &manager);
 }
 
 fn a_program_that_ends_before_it_is_ready_ends_the_wait(subject: &Subject) {
@@ -115,12 +124,7 @@ fn a_container_cannot_name_processes_or_descriptors_of_the_host(subject: &Subjec
     let words =
         "probe notify MAINPID=1 FDSTORE=1 NOTIFYACCESS=all; probe notify READY=1 MAINPID=1 FDSTORE=1; exec probe pause";
     let bundle = Bundle::new(&["sh", "-c", words]);
-    bundle.write();
-    let container = subject.container(&bundle);
-    let run = subject.cmd(["run", "-d", "--bundle"]).arg(bundle.path()).arg(bundle.id());
-    let _ = run.env("NOTIFY_SOCKET", &manager.path).ok();
-    manager.hears("READY=1");
-    manager.hears(&format!("MAINPID={}", container.state()["pid"]));
+    let _container = ready(subject, &bundle, &manager);
     let foreign = ["MAINPID=1", "FDSTORE=1", "NOTIFYACCESS=all"];
     let lines = manager.lines();
     assert!(!lines.iter().any(|line| foreign.contains(&line.as_str())), "{lines:?}");

@@ -3,7 +3,7 @@
 //! Bind mounts, joined namespaces and pipes of the standard streams are external to a checkpoint and are named to CRIU
 //! on both ways; the streams' names are kept beside its images in `descriptors.json`.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -17,7 +17,7 @@ use super::stage::parent::Born;
 use super::state::{self, Directory, Record, Root};
 use super::sys::clone::{pidfd_open, unshare};
 use super::sys::mount::{self, Attr};
-use super::{console, delete};
+use super::{console, delete, descriptors};
 use crate::error::{During, Error, Result};
 use crate::plan::mounts::{self, Source};
 use crate::plan::namespaces::{Kind as Namespace, Namespaces};
@@ -82,7 +82,6 @@ pub enum CgroupMode {
 const LOG_LEVEL: i64 = 4;
 const DUMP_LOG: &str = "dump.log";
 const RESTORE_LOG: &str = "restore.log";
-const DESCRIPTORS: &str = "descriptors.json";
 
 /// Joined namespaces that CRIU can leave to us, and what they are called in images.
 const EXTERNAL: [(Namespace, &str); 2] = [(Namespace::Network, "extRootNetNS"), (Namespace::Pid, "extRootPidNS")];
@@ -189,9 +188,7 @@ pub fn checkpoint(root: &Root, id: &ContainerId, options: &Options) -> Result<Ve
     }
     if !options.pre_dump {
         let streams: Vec<String> = (0..3).map(|number| stream(record.pid, number)).collect();
-        let text = serde_json::to_vec(&streams).map_err(|cause| Error::Bug { what: cause.to_string() })?;
-        let path = options.image_path.join(DESCRIPTORS);
-        std::fs::write(&path, text).during(|| format!("write {}", path.display()))?;
+        descriptors::save(images.as_fd(), &streams)?;
     }
     let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
     let inherit: Vec<RawFd> = [images.as_raw_fd(), work.as_raw_fd()].into_iter().chain(options.status_fd).collect();
@@ -307,8 +304,7 @@ fn rebuild(
         inherit.push(fd.as_raw_fd());
         kept.push(fd);
     }
-    let streams = std::fs::read(options.image_path.join(DESCRIPTORS)).unwrap_or_default();
-    let streams: Vec<String> = serde_json::from_slice(&streams).unwrap_or_default();
+    let streams = descriptors::load(images.as_fd());
     for (number, stream) in (0..3).zip(&streams).filter(|(_, stream)| stream.starts_with("pipe:")) {
         inherit_as(&mut message, stream, number);
     }
@@ -316,7 +312,7 @@ fn rebuild(
     let answer =
         criu::ask(Kind::Restore, &message, &inherit, &log, options.watched(), |heard, fd| match (&console, fd) {
             (Some(socket), Some(master)) if heard.notification == "orphan-pts-master" => {
-                console::send(std::os::fd::AsFd::as_fd(socket), &master)
+                console::send(socket.as_fd(), &master)
             }
             _ => Ok(()),
         })?;

@@ -288,6 +288,7 @@ fn build(
             state: state.clone(),
             env,
             preserved,
+            told: false,
         })
     })?;
     drop(ends);
@@ -383,10 +384,8 @@ fn serve(
     if let Some(adjustment) = plan.process.oom_score_adj.filter(|_| !plan.namespaces.has(Kind::User)) {
         service.procfs.write(&format!("{}/oom_score_adj", born.pid), &adjustment.to_string())?;
     }
-    channel.send(&ToChild::Placed(born.pid)).or_else(|error| explain(channel, error))?;
-    if tell {
-        channel.send(&ToChild::Start).or_else(|error| explain(channel, error))?;
-    }
+    let placed = if tell { ToChild::PlacedToStart(born.pid) } else { ToChild::Placed(born.pid) };
+    channel.send(&placed).or_else(|error| explain(channel, error))?;
     service.until_ready(channel, born.pid)?;
     Ok(warnings)
 }
@@ -453,6 +452,12 @@ impl Launched {
         }
         parent::until_executed(&self.channel)?;
         Ok(poststart(&self.directory, &self.record))
+    }
+
+    /// What is left of it for a command that ends next: the rest is closed by its end.
+    pub fn into_record(self) -> (Directory, Record) {
+        std::mem::forget((self.born, self.channel, self.warnings));
+        (self.directory, self.record)
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
     if flags.detach {
         return detached(context, &request, &prepared).map(|_| 0);
     }
-    let signals = Signals::take()?;
+    let signals = ManuallyDrop::new(Signals::take()?);
     let (relay, console) = if prepared.plan.process.terminal && request.console_socket.is_none() {
         let (relay, console) = foreground::relay()?;
         (Some(relay), Some(console))
@@ -58,7 +58,8 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
     if !launched.directory.lock_again()? {
         return Ok(u8::try_from(ended?).unwrap_or(1));
     }
-    let odd = delete::destroy(launched.directory, &launched.record);
+    let (directory, record) = launched.into_record();
+    let odd = delete::destroy(directory, &record);
     let code = ended?;
     for error in odd? {
         context.log.warn(&error.to_string());

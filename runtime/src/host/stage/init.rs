@@ -55,6 +55,8 @@ pub struct Init<'a> {
     pub env: Vec<String>,
     /// Descriptors from 3 on that the program inherits.
     pub preserved: u32,
+    /// Whether the parent has told it to execute its program as soon as it is ready.
+    pub told: bool,
 }
 
 /// Runs the first process; returns only what failed, after the parent (or `start`) was told.
@@ -146,7 +148,11 @@ fn apply(
         Step::HostPropagation(_) | Step::Rootfs { .. } => Ok(()),
         Step::Mount(mount) => tree.mount(mount),
         Step::Cgroup { namespace } => {
-            init.channel.expect(|message| matches!(message, ToChild::Placed(_)).then_some(()))?;
+            init.told = init.channel.expect(|message| match message {
+                ToChild::Placed(_) => Some(false),
+                ToChild::PlacedToStart(_) => Some(true),
+                _ => None,
+            })?;
             if *namespace {
                 tree.cgroups().places = places(init.plan, init.procfs);
                 unshare(Kind::Cgroup.flag())
@@ -244,7 +250,9 @@ fn finish<'a>(init: &mut Init<'a>, labels: Option<Labels<'a>>) -> Result<Infalli
     };
     match init.listener.take() {
         None => {
-            init.channel.expect(|message| matches!(message, ToChild::Start).then_some(()))?;
+            if !init.told {
+                init.channel.expect(|message| matches!(message, ToChild::Start).then_some(()))?;
+            }
             go(init, None)
         }
         Some(listener) => {

@@ -378,13 +378,11 @@ impl Tree {
     pub fn link(&mut self, target: &str, path: &str, replace: bool) -> Result<()> {
         let operation = || format!("make the link {path}");
         let (parent, name) = self.parent(path).during(operation)?;
-        if replace {
-            match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(errno).during(operation),
-            }
-        }
         match symlinkat(target, parent, name) {
+            Err(Errno::EEXIST) if replace => {
+                unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).during(operation)?;
+                symlinkat(target, parent, name).during(operation)
+            }
             Err(Errno::EEXIST) => Ok(()),
             made => made.during(operation),
         }
