@@ -224,7 +224,7 @@ pub(super) fn run(rounds: u32, limit: Option<Duration>, write: bool) -> Result<(
         done += turn;
         println!("{done} rounds of every race after {:.0} s", begun.elapsed().as_secs_f64());
         if write {
-            save(&tried, rounds, &commit)?;
+            save(&tried, rounds, limit, &commit)?;
         }
     }
     for attack in ATTACKS {
@@ -234,7 +234,7 @@ pub(super) fn run(rounds: u32, limit: Option<Duration>, write: bool) -> Result<(
         }
     }
     if write {
-        save(&tried, rounds, &commit)?;
+        save(&tried, rounds, limit, &commit)?;
     }
     let failed: Vec<&str> = tried.iter().filter(|(_, entry)| entry.broken.is_some()).map(|(case, _)| *case).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("not held off: {}", failed.join(", "))) }
@@ -244,10 +244,12 @@ fn word(tried: &Tried) -> String {
     tried.broken.as_ref().map_or_else(|| format!("held ({:.0} s)", tried.seconds), |why| format!("**{why}**"))
 }
 
-fn save(tried: &BTreeMap<&str, Tried>, rounds: u32, commit: &str) -> Result<()> {
+fn save(tried: &BTreeMap<&str, Tried>, rounds: u32, limit: Option<Duration>, commit: &str) -> Result<()> {
     let counts = crate::counts::of("attacks")?;
+    let asked =
+        limit.map_or_else(|| format!("--count {rounds}"), |limit| format!("--minutes {}", limit.as_secs() / 60));
     let mut page = format!(
-        "# Known attacks\n\nMade by `cargo xtask soak attacks --count {rounds} --write` at {}; do not edit. Each case is one of \
+        "# Known attacks\n\nMade by `cargo xtask soak attacks {asked} --write` at {}; do not edit. Each case is one of \
          `integration/suites/runtime` or `rootless`; a race was run as many rounds as its row says, {} in CI and {} in a full soak.\n\n\
          | attack | what is tried | what must hold | test | rounds | result |\n|---|---|---|---|---|---|\n",
         commit, counts.ci, counts.soak,
