@@ -3,6 +3,7 @@
 mod calls;
 mod limits;
 mod profile;
+mod resident;
 mod tool;
 mod verbs;
 
@@ -102,6 +103,7 @@ fn inside_view(view: &str) -> Result<()> {
     profile::take(&mut figures, &bench)?;
     calls::take(&mut figures, &bench)?;
     limits::take(&mut figures, &bench)?;
+    resident::take(&mut figures, &bench)?;
     let path = &bench.ours().path;
     let size = std::fs::metadata(path).map_err(|error| format!("size of {}: {error}", path.display()))?.len();
     #[expect(clippy::cast_precision_loss, reason = "a binary's size lies far below 2^52")]

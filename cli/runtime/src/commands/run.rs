@@ -39,7 +39,8 @@ pub(crate) fn run(context: &Context<'_>, parser: Parser) -> Result<u8, Failure> 
     let launched = launch::launch(&request, &prepared, console, false)?;
     launched.warnings.iter().for_each(|warning| context.log.warn(warning));
     // The host watches this command, which ends with the container.
-    let notify = match notify::Relay::listen(&launched.directory, &launched.record, std::process::id()) {
+    let main = if launched.record.notify.is_some() { std::process::id() } else { 0 };
+    let notify = match notify::Relay::listen(&launched.directory, &launched.record, main) {
         Ok(notify) => notify,
         Err(error) => {
             let _ = delete::destroy(launched.directory, &launched.record);

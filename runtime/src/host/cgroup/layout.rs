@@ -226,11 +226,19 @@ fn unescape(text: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String, CgroupError> {
-    // Room from the start, and no question for a size: that of a file of procfs is not known before.
-    let mut bytes = Vec::with_capacity(8 * 1024);
+    // Room from the start, and no question for a size: that of a file of procfs is not known before. The kernel fills a
+    // page with whole lines, so that far less than one is all there is.
+    let mut bytes = vec![0; 8 * 1024];
     fs::File::open(path)
-        .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX), &mut bytes))
-        .map(|_| String::from_utf8_lossy(&bytes).into_owned())
+        .and_then(|mut file| {
+            let length = io::Read::read(&mut file, &mut bytes)?;
+            bytes.truncate(length);
+            if length > 2048 {
+                io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX), &mut bytes)?;
+            }
+            Ok(())
+        })
+        .map(|()| String::from_utf8_lossy(&bytes).into_owned())
         .map_err(|cause: io::Error| CgroupError::Read { path: path.to_owned(), cause })
 }
 

@@ -203,6 +203,9 @@ fn run_hooks(init: &mut Init<'_>) -> Result<()> {
         init.channel.send(&FromChild::Mounted)?;
         init.channel.expect(|message| matches!(message, ToChild::Hooked).then_some(()))?;
     }
+    if lists.create_container.is_empty() {
+        return Ok(());
+    }
     //= runtime-spec runtime.md "State"
     //# For hooks executed in the container namespace, it is the pid as seen by the container.
     init.state.pid = nix::unistd::getpid().as_raw();
@@ -242,9 +245,11 @@ fn finish<'a>(init: &mut Init<'a>, labels: Option<Labels<'a>>) -> Result<Infalli
     init.channel.send(&FromChild::Ready)?;
     let lists = hook_lists(init);
     let go = |init: &mut Init<'_>, stream: Option<&mut UnixStream>| -> Result<Infallible> {
-        init.state.status = Status::Created;
-        init.state.pid = nix::unistd::getpid().as_raw();
-        hooks::run("startContainer", &lists.start_container, &init.state)?;
+        if !lists.start_container.is_empty() {
+            init.state.status = Status::Created;
+            init.state.pid = nix::unistd::getpid().as_raw();
+            hooks::run("startContainer", &lists.start_container, &init.state)?;
+        }
         stream.map(start::go_ahead);
         become_process::execute(process, &program, &env)
     };
