@@ -7,7 +7,8 @@ mod variable;
 
 use crate::service::{ServiceSpec, check_name};
 use document::{Key, Node, Place, Value};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use thiserror::Error;
 
@@ -41,7 +42,28 @@ pub struct Compose {
     pub stack: String,
     /// Its services, ordered by name, named `STACK_SERVICE`.
     pub services: Vec<ServiceSpec>,
+    /// What the user should know: variables that are set nowhere, with their places.
+    pub warnings: Vec<String>,
 }
+
+/// Keys of the Compose specification that are not read, and what there is instead.
+const KEYS_ELSEWHERE: [(&str, &str); 15] = [
+    ("restart", "use deploy.restart_policy"),
+    ("mem_limit", "use deploy.resources.limits.memory"),
+    ("mem_reservation", "use deploy.resources.reservations.memory"),
+    ("cpus", "use deploy.resources.limits.cpus"),
+    ("scale", "use deploy.replicas"),
+    ("build", "build and push the image first"),
+    ("container_name", "instances are called STACK_SERVICE.SLOT"),
+    ("depends_on", "services start on their own; a healthcheck decides when one is routed to"),
+    ("env_file", "write the variables under environment"),
+    ("expose", "every port is open to services of the mesh"),
+    ("links", "services of the mesh find each other by name"),
+    ("networks", "services of the mesh are on one network and find each other by name"),
+    ("logging", "not here yet: set log options in config.toml of the nodes"),
+    ("secrets", "not here yet"),
+    ("configs", "not here yet"),
+];
 
 /// Reads a compose file. `stack` wins over the file's `name`; relative paths begin at `folder`.
 pub fn parse(
@@ -52,7 +74,8 @@ pub fn parse(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Compose, ComposeError> {
     let root = document::read(file, text)?;
-    let mut reader = Reader { file, folder, environment, stack: String::new(), volumes: BTreeMap::new() };
+    let mut reader =
+        Reader { file, folder, environment, stack: String::new(), volumes: BTreeMap::new(), unset: RefCell::default() };
     let mut parts = BTreeMap::new();
     for (key, node) in reader.map(&root)? {
         match key.text.as_str() {
@@ -61,6 +84,8 @@ pub fn parse(
             }
             // Compose declares it obsolete and without meaning.
             "version" => {}
+            // Compose leaves these to others.
+            extension if extension.starts_with("x-") => {}
             _ => return Err(reader.unknown(key, "", &["name", "services", "volumes"])),
         }
     }
@@ -79,7 +104,8 @@ pub fn parse(
         specs.push(reader.service(key, node)?);
     }
     specs.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Compose { stack: reader.stack, services: specs })
+    let warnings = reader.unset.into_inner().into_iter().collect();
+    Ok(Compose { stack: reader.stack, services: specs, warnings })
 }
 
 /// What every part of the reading needs.
@@ -90,6 +116,8 @@ struct Reader<'a> {
     stack: String,
     /// Declared volumes and their names on the nodes.
     volumes: BTreeMap<String, String>,
+    /// Sentences about variables that are set nowhere, each once.
+    unset: RefCell<BTreeSet<String>>,
 }
 
 impl Reader<'_> {
@@ -98,8 +126,13 @@ impl Reader<'_> {
     }
 
     fn unknown(&self, key: &Key, path: &str, known: &[&str]) -> ComposeError {
+        let elsewhere = KEYS_ELSEWHERE.iter().find(|(word, _)| *word == key.text).map(|(_, instead)| *instead);
         let near = known.iter().find(|word| near(word, &key.text));
-        let hint = near.map_or_else(String::new, |word| format!("; did you mean {word}?"));
+        let hint = match (elsewhere, near) {
+            (Some(instead), _) => format!(": {instead}"),
+            (None, Some(word)) => format!("; did you mean {word}?"),
+            (None, None) => String::new(),
+        };
         let shown = if path.is_empty() { key.text.clone() } else { format!("{path}.{}", key.text) };
         self.fail(key.place, format!("{shown} is not supported{hint}"))
     }
@@ -123,7 +156,11 @@ impl Reader<'_> {
     fn text(&self, node: &Node) -> Result<String, ComposeError> {
         match &node.value {
             Value::Text(text) => {
-                variable::expand(text, self.environment).map_err(|reason| self.fail(node.place, reason))
+                let unset = |name: &str| {
+                    let what = format!("variable {name} is not set: it is taken as empty");
+                    let _ = self.unset.borrow_mut().insert(self.fail(node.place, what).to_string());
+                };
+                variable::expand(text, self.environment, &unset).map_err(|reason| self.fail(node.place, reason))
             }
             _ => Err(self.fail(node.place, "a single value is expected here")),
         }
@@ -277,6 +314,15 @@ volumes: {data: {}}
     }
 
     #[test]
+    fn extensions_pass_and_variables_that_are_set_nowhere_are_named() {
+        let text = "name: a\nx-common: &c {DB: x}\nservices:\n  web: {image: x, x-note: y, environment: *c, command: [\"$NONE\"]}\n";
+        let compose = read(text).unwrap();
+        assert_eq!(compose.services[0].template.env, ["DB=x"]);
+        let [warning] = compose.warnings.as_slice() else { panic!("one warning: {:?}", compose.warnings) };
+        assert!(warning.contains(":4:") && warning.contains("variable NONE is not set"), "{warning}");
+    }
+
+    #[test]
     fn what_is_not_understood_is_named_with_its_place() {
         let place = |text: &str| {
             let error = read(text).unwrap_err();
@@ -288,7 +334,9 @@ volumes: {data: {}}
         let text = "name: a\nservices:\n  web: {image: x, devices: [a]}\n";
         assert_eq!(place(text), (3, 19, "services.web.devices is not supported".to_owned()));
         let text = "name: a\nnetworks: {a: {}}\nservices: {}\n";
-        assert_eq!(place(text), (2, 1, "networks is not supported".to_owned()));
+        let (line, column, reason) = place(text);
+        assert_eq!((line, column), (2, 1));
+        assert!(reason.starts_with("networks is not supported: services of the mesh"), "{reason}");
         let text = "name: a\nservices:\n  web:\n    image: x\n    image: y\n";
         assert_eq!(place(text), (5, 5, "image stands twice".to_owned()));
         let text = "name: a\nservices:\n  web:\n    image: x\n    stop_grace_period: 10\n";

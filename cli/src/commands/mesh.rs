@@ -2,17 +2,24 @@
 
 pub(crate) mod client;
 mod doctor;
+mod kept;
 mod kv;
 mod look;
 pub(crate) mod show;
 mod token;
 mod up;
 
+pub(crate) use token::duration;
+
 use crate::commands::Global;
 use crate::error::Error;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long a node may take to end: its connections close, its table is written.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// The verbs of the mesh group.
 #[derive(Debug, Subcommand)]
@@ -118,11 +125,14 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
     }
 }
 
-/// Asks on a terminal; without one, or with `--yes`, goes on.
-pub(crate) fn confirmed(question: &str, yes: bool) -> Result<(), Error> {
+/// Asks on a terminal; with `--yes` goes on. Without a terminal nobody can answer: nothing is done.
+fn confirmed(question: &str, yes: bool) -> Result<(), Error> {
     use std::io::{BufRead, IsTerminal, Write};
-    if yes || !std::io::stdin().is_terminal() {
+    if yes {
         return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new("not confirmed: stdin is no terminal").hint("use --yes"));
     }
     eprint!("{question} [y/N] ");
     std::io::stderr().flush()?;
@@ -133,21 +143,25 @@ pub(crate) fn confirmed(question: &str, yes: bool) -> Result<(), Error> {
 
 fn leave(global: &Global, confirm: &Confirm) -> Result<ExitCode, Error> {
     confirmed("This node leaves the mesh for good; its services move to others. Go on?", confirm.yes)?;
-    let client = client::Client::new(global, &confirm.at)?;
-    client.send("POST", "/v1/leave", &[])?.ok()?;
-    Ok(ExitCode::SUCCESS)
+    end(global, &confirm.at, "/v1/leave")
 }
 
 fn down(global: &Global, at: &client::At) -> Result<ExitCode, Error> {
+    end(global, at, "/v1/down")
+}
+
+/// Tells the node to end and waits until its process has: what it held (its table, its ports) is free then.
+fn end(global: &Global, at: &client::At, path: &str) -> Result<ExitCode, Error> {
     let client = client::Client::new(global, at)?;
-    client.send("POST", "/v1/down", &[])?.ok()?;
-    // Done when the socket is closed.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while client.send("GET", "/v1/health", &[]).is_ok() {
-        if std::time::Instant::now() > deadline {
-            return Err(Error::new("the node still answers ten seconds after it was told to end"));
+    let process = client.process()?;
+    client.send("POST", path, &[])?.ok()?;
+    let deadline = Instant::now() + ENDS_WITHIN;
+    while process.runs() {
+        if Instant::now() > deadline {
+            let text = format!("the node was told to end, and still runs after {} s", ENDS_WITHIN.as_secs());
+            return Err(Error::new(text).hint(format!("its process: {}", process.pid())));
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -170,8 +184,17 @@ fn backup(global: &Global, file: &BackupFile) -> Result<ExitCode, Error> {
     } else {
         // Written beside and renamed: an interrupted backup leaves the one before.
         let part = file.file.with_extension("part");
-        std::fs::write(&part, &bytes)?;
-        std::fs::rename(&part, &file.file)?;
+        let write = || -> std::io::Result<()> {
+            use std::io::Write;
+            use std::os::unix::fs::OpenOptionsExt;
+            // It holds what services are given: nobody else's to read.
+            let mut draft =
+                std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
+            draft.write_all(&bytes)?;
+            draft.sync_all()?;
+            std::fs::rename(&part, &file.file)
+        };
+        write().map_err(|error| Error::new(format!("write {}: {error}", file.file.display())))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -182,7 +205,7 @@ fn restore(global: &Global, file: &BackupFile) -> Result<ExitCode, Error> {
         std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)?;
         bytes
     } else {
-        std::fs::read(&file.file)?
+        std::fs::read(&file.file).map_err(|error| Error::new(format!("read {}: {error}", file.file.display())))?
     };
     let client = client::Client::new(global, &file.at)?;
     let done: scheduler::node::api::view::Done = client.send("POST", "/v1/restore", &bytes)?.json()?;

@@ -44,6 +44,18 @@ impl Format {
 
     /// Renders rows; `all` are the columns a default table has, `known` those a `table` template may name as well.
     pub(crate) fn render(&self, rows: &[Value], all: &[Column], known: &[Column]) -> Result<String, TemplateError> {
+        let pairs =
+            |columns: &[Column]| columns.iter().map(|column| (column.field, column.heading)).collect::<Vec<_>>();
+        self.render_fields(rows, &pairs(all), &pairs(known))
+    }
+
+    /// The same for columns that are pairs of a field and its heading.
+    pub(crate) fn render_fields(
+        &self,
+        rows: &[Value],
+        all: &[(&str, &str)],
+        known: &[(&str, &str)],
+    ) -> Result<String, TemplateError> {
         match self {
             Self::Json => Ok(rows.iter().map(|row| format!("{}\n", without_methods(row))).collect()),
             Self::Template(template) => {
@@ -55,16 +67,16 @@ impl Format {
                 Ok(text)
             }
             Self::Table => {
-                let mut table = vec![all.iter().map(|column| column.heading.to_owned()).collect()];
+                let mut table = vec![all.iter().map(|(_, heading)| (*heading).to_owned()).collect()];
                 for row in rows {
-                    table.push(all.iter().map(|column| cell(&row[column.field])).collect());
+                    table.push(all.iter().map(|(field, _)| cell(&row[*field])).collect());
                 }
                 Ok(aligned(&table))
             }
             Self::TableOf(columns) => {
                 let template = Template::parse(columns)?;
                 let headings: serde_json::Map<String, Value> =
-                    all.iter().chain(known).map(|column| (column.field.to_owned(), column.heading.into())).collect();
+                    all.iter().chain(known).map(|(field, heading)| ((*field).to_owned(), (*heading).into())).collect();
                 let split = |text: &str| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
                 let mut table = vec![split(&template.render(&Value::Object(headings))?)];
                 for row in rows {

@@ -64,6 +64,7 @@ impl Reader<'_> {
                     }
                 }
                 "deploy" => self.deploy(node, &format!("{path}.deploy"), &mut spec)?,
+                extension if extension.starts_with("x-") => {}
                 _ => return Err(self.unknown(key, &path, SERVICE_KEYS)),
             }
         }
@@ -452,4 +453,17 @@ fn split(text: &str) -> Vec<String> {
         out.push(word);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_a_service_stands_in_the_manual() {
+        let manual = include_str!("../../../docs/compose.md");
+        for key in SERVICE_KEYS.iter().chain(DEPLOY_KEYS) {
+            assert!(manual.contains(&format!("`{key}`")), "docs/compose.md does not name {key}");
+        }
+    }
 }

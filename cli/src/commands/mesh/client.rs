@@ -107,11 +107,22 @@ impl Client {
         }
     }
 
-    fn request(&self, method: &str, path: &str, body: &[u8]) -> Result<BufReader<UnixStream>, Error> {
-        let mut stream = scheduler::node::socket::connect(&self.socket).map_err(|error| {
+    /// The process that answers on the socket.
+    pub(crate) fn process(&self) -> Result<Process, Error> {
+        let stream = self.connect()?;
+        let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials)?;
+        Ok(Process { pid: peer.pid(), started: started(peer.pid()) })
+    }
+
+    fn connect(&self) -> Result<UnixStream, Error> {
+        scheduler::node::socket::connect(&self.socket).map_err(|error| {
             Error::new(format!("no node answers on {}: {error}", self.socket.display()))
                 .hint("start one with `shoal mesh up --detach`")
-        })?;
+        })
+    }
+
+    fn request(&self, method: &str, path: &str, body: &[u8]) -> Result<BufReader<UnixStream>, Error> {
+        let mut stream = self.connect()?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         let length = body.len();
@@ -121,6 +132,35 @@ impl Client {
         stream.write_all(body)?;
         Ok(BufReader::new(stream))
     }
+}
+
+/// A process by its number and the time it began, so that a number used again is not taken for it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: i32,
+    started: Option<String>,
+}
+
+impl Process {
+    /// Its number.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn runs(&self) -> bool {
+        self.started.is_some() && started(self.pid) == self.started
+    }
+}
+
+/// When a process began, in the kernel's words; `None` once it has ended, reaped or not (proc(5), fields 3 and 22).
+fn started(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18).map(str::to_owned)
 }
 
 impl Answer {

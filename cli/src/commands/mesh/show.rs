@@ -1,8 +1,11 @@
 //! How the verbs of the mesh print: docker's tables, or `-o json|yaml|name`.
 
 use crate::error::Error;
+use crate::output::format::Format;
+use crate::output::template::Template;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::Value;
 
 /// How results are printed.
 #[derive(Debug, Clone, Default, Args)]
@@ -47,7 +50,11 @@ impl Output {
     /// Prints entries in the form asked for; `values` are the same entries in whole.
     pub(crate) fn print<T: Serialize>(&self, headings: &[&str], entries: &[Entry], values: &[T]) -> Result<(), Error> {
         if let Some(template) = &self.format {
-            return self.print_format(template, headings, entries, values);
+            let fields: Vec<String> = headings.iter().map(|heading| field_name(heading)).collect();
+            let columns: Vec<(&str, &str)> = fields.iter().map(String::as_str).zip(headings.iter().copied()).collect();
+            let rows: Vec<Value> = entries.iter().map(|entry| row(&fields, entry)).collect();
+            print!("{}", Format::parse(Some(template))?.render_fields(&rows, &columns, &[])?);
+            return Ok(());
         }
         if self.quiet {
             entries.iter().for_each(|entry| println!("{}", entry.id));
@@ -61,53 +68,11 @@ impl Output {
         }
         Ok(())
     }
+}
 
-    fn print_format<T: Serialize>(
-        &self,
-        template: &str,
-        headings: &[&str],
-        entries: &[Entry],
-        values: &[T],
-    ) -> Result<(), Error> {
-        if template == "json" {
-            for value in values {
-                println!("{}", serde_json::to_string(value)?);
-            }
-            return Ok(());
-        }
-        let (table, body) = match template.strip_prefix("table ") {
-            Some(body) => (true, body),
-            None => (false, template),
-        };
-        let keys: Vec<String> = headings.iter().map(|heading| field_name(heading)).collect();
-        let line = |cell: &dyn Fn(usize) -> String| -> Result<String, Error> {
-            let mut out = String::new();
-            let mut rest = body;
-            while let Some(at) = rest.find("{{") {
-                out.push_str(&rest[..at]);
-                let (inner, after) = rest[at + 2..]
-                    .split_once("}}")
-                    .ok_or_else(|| Error::new(format!("template {template:?}: {{{{ is not closed")).code(2))?;
-                let name = inner.trim().trim_start_matches('.');
-                let index = keys.iter().position(|key| key == name).ok_or_else(|| {
-                    Error::new(format!("template {template:?}: there is no field {name}"))
-                        .hint(format!("fields: .{}", keys.join(", .")))
-                        .code(2)
-                })?;
-                out.push_str(&cell(index));
-                rest = after;
-            }
-            out.push_str(rest);
-            Ok(out.replace("\\t", "\t").replace("\\n", "\n"))
-        };
-        if table {
-            println!("{}", line(&|index| headings[index].to_owned())?);
-        }
-        for entry in entries {
-            println!("{}", line(&|index| entry.cells[index].clone())?);
-        }
-        Ok(())
-    }
+/// docker's fields of an entry: what its columns show.
+fn row(fields: &[String], entry: &Entry) -> Value {
+    fields.iter().cloned().zip(entry.cells.iter().map(|cell| Value::from(cell.as_str()))).collect()
 }
 
 /// `DESIRED STATE` → `DesiredState`, `ID` → `ID`.
@@ -147,6 +112,37 @@ pub(crate) fn print_table(headings: &[&str], entries: &[Entry]) {
     entries.iter().for_each(|entry| line(&entry.cells));
 }
 
+/// How `inspect` prints.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Inspection {
+    /// json, or a Go template over each document
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "output")]
+    format: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Json)]
+    output: Form,
+}
+
+impl Inspection {
+    /// Prints documents: all as one, or a template for each.
+    pub(crate) fn print<T: Serialize>(&self, documents: &[T]) -> Result<(), Error> {
+        match self.format.as_deref() {
+            None => print_document(self.output, &documents),
+            Some("json") => {
+                println!("{}", serde_json::to_string(documents)?);
+                Ok(())
+            }
+            Some(text) => {
+                let template = Template::parse(text)?;
+                for document in documents {
+                    println!("{}", template.render(&serde_json::to_value(document)?)?);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Prints one document: JSON unless YAML is asked for.
 pub(crate) fn print_document<T: Serialize>(form: Form, value: &T) -> Result<(), Error> {
     match form {
@@ -170,6 +166,21 @@ pub(crate) fn short(id: &str, no_trunc: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_sees_what_the_columns_show() {
+        let entry = Entry { id: "1".to_owned(), name: "web".to_owned(), cells: vec!["1".to_owned(), "web".to_owned()] };
+        let fields = ["ID".to_owned(), "Name".to_owned()];
+        let columns = [("ID", "ID"), ("Name", "NAME")];
+        let render = |format: &str| {
+            let format = Format::parse(Some(format)).expect("a template");
+            format.render_fields(&[row(&fields, &entry)], &columns, &[]).expect("known fields")
+        };
+        assert_eq!(render("{{.Name}}"), "web\n");
+        assert_eq!(render("{{json .}}"), "{\"ID\":\"1\",\"Name\":\"web\"}\n");
+        assert_eq!(render("{{if .Name}}x{{end}}"), "x\n");
+        assert_eq!(render("table {{.ID}}\\t{{.Name}}"), "ID   NAME\n1    web\n");
+    }
 
     #[test]
     fn headings_become_fields() {

@@ -1,6 +1,7 @@
 //! `shoal mesh up`: this host's node, in the foreground or detached.
 
 use super::client::{Client, roots};
+use super::kept::Kept;
 use crate::commands::Global;
 use crate::error::Error;
 use clap::Args;
@@ -8,12 +9,19 @@ use p2p::mesh::Intent;
 use scheduler::quantity::{parse_bytes, parse_cpus};
 use scheduler::service::Amount;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{Read, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a detached node may take until it serves: a join over a slow link included.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// In place of a token: it comes on standard input.
+const FROM_STDIN: &str = "-";
+/// A bound for a token: one has a few hundred bytes.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 
 /// `shoal mesh up`
 #[derive(Debug, Args)]
@@ -27,13 +35,13 @@ pub(crate) struct Up {
     /// Where others reach this node, when that is another address
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Vec<String>,
-    /// The site this host stands in
-    #[arg(long, default_value = "default")]
-    site: String,
+    /// The site this host stands in [default: default]
+    #[arg(long)]
+    site: Option<String>,
     /// A label of this node
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
-    /// Join a mesh with this token
+    /// Join a mesh with this token; `-` reads it from standard input, where no list of processes shows it
     #[arg(long, value_name = "TOKEN[@HOST:PORT]")]
     join: Option<String>,
     /// What services may reserve: processors
@@ -53,7 +61,7 @@ pub(crate) struct Up {
 /// `shoal mesh join`
 #[derive(Debug, Args)]
 pub(crate) struct Join {
-    /// The token, with an address of a node when it holds none
+    /// The token, with an address of a node when it holds none; `-` reads it from standard input
     #[arg(value_name = "TOKEN[@HOST:PORT]")]
     token: String,
     #[command(flatten)]
@@ -67,6 +75,7 @@ pub(crate) fn join(global: &Global, join: Join) -> Result<ExitCode, Error> {
 
 /// Runs the node, or starts it in the background.
 pub(crate) fn run(global: &Global, up: Up) -> Result<ExitCode, Error> {
+    let up = resumed(global, up)?;
     let options = options(global, &up)?;
     if up.detach {
         return detach(global, &options);
@@ -81,8 +90,11 @@ pub(crate) fn run(global: &Global, up: Up) -> Result<ExitCode, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
-        let socket = options.socket.clone();
+        let (socket, folder) = (options.socket.clone(), options.mesh.dir.clone());
         let ready = move |mesh: &p2p::Mesh| {
+            if let Err(error) = told(&up).save(&folder) {
+                error.report();
+            }
             eprintln!("node {} of mesh {} serves on {}", mesh.id(), mesh.cluster(), socket.display());
         };
         scheduler::node::run(options, std::sync::Arc::new(port), stop, ready).await.map_err(Error::from)
@@ -101,6 +113,41 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
     })
 }
 
+/// Fills in what an earlier start of this member was told and this one is not.
+fn resumed(global: &Global, mut up: Up) -> Result<Up, Error> {
+    if up.join.is_some() {
+        return Ok(up);
+    }
+    let kept = Kept::load(&roots(global)?.data.join("mesh"))?;
+    let list = |given: &mut Vec<String>, kept: Vec<String>| {
+        if given.is_empty() {
+            *given = kept;
+        }
+    };
+    list(&mut up.listen, kept.listen);
+    list(&mut up.advertise, kept.advertise);
+    list(&mut up.label, kept.label);
+    up.name = up.name.or(kept.name);
+    up.site = up.site.or(kept.site);
+    up.cpus = up.cpus.or(kept.cpus);
+    up.memory = up.memory.or(kept.memory);
+    Ok(up)
+}
+
+/// What the next start shall know.
+fn told(up: &Up) -> Kept {
+    Kept {
+        name: up.name.clone(),
+        listen: up.listen.clone(),
+        advertise: up.advertise.clone(),
+        site: up.site.clone(),
+        label: up.label.clone(),
+        cpus: up.cpus.clone(),
+        memory: up.memory.clone(),
+        ..Kept::default()
+    }
+}
+
 fn options(global: &Global, up: &Up) -> Result<scheduler::node::Options, Error> {
     let roots = roots(global)?;
     let mut labels = BTreeMap::new();
@@ -115,8 +162,9 @@ fn options(global: &Global, up: &Up) -> Result<scheduler::node::Options, Error> 
         None => std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned(),
     };
     scheduler::service::check_name(&name).map_err(|reason| Error::new(format!("--name: {reason}")).code(2))?;
-    let intent = match &up.join {
-        Some(token) => Intent::Join(token.clone()),
+    let intent = match up.join.as_deref() {
+        Some(FROM_STDIN) => Intent::Join(token_from(std::io::stdin().lock())?),
+        Some(token) => Intent::Join(token.to_owned()),
         None => Intent::ResumeOrCreate,
     };
     let mut capacity = None;
@@ -134,7 +182,7 @@ fn options(global: &Global, up: &Up) -> Result<scheduler::node::Options, Error> 
         mesh: p2p::mesh::Config {
             dir: roots.data.join("mesh"),
             name,
-            site: up.site.clone(),
+            site: up.site.clone().unwrap_or_else(|| "default".to_owned()),
             labels,
             listen: up.listen.clone(),
             advertise: up.advertise.clone(),
@@ -154,19 +202,23 @@ fn detach(global: &Global, options: &scheduler::node::Options) -> Result<ExitCod
         return Err(Error::new(text).hint("look at it: shoal mesh status; end it: shoal mesh down"));
     }
     let folder = &options.mesh.dir;
-    std::fs::create_dir_all(folder)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let log_path = folder.join("node.log");
-    let log = std::fs::File::create(&log_path)?;
-    let arguments: Vec<_> = std::env::args_os()
-        .skip(1)
-        .map(|argument| if argument == "--detach" || argument == "-d" { "--detached".into() } else { argument })
-        .collect();
+    let log = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&log_path)?;
+    let token = match &options.mesh.intent {
+        Intent::Join(token) => Some(token.as_str()),
+        _ => None,
+    };
     let mut child = std::process::Command::new("/proc/self/exe")
-        .args(arguments)
-        .stdin(Stdio::null())
+        .args(detached(std::env::args_os().skip(1), token))
+        .stdin(if token.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()?;
+    if let (Some(token), Some(mut stdin)) = (token, child.stdin.take()) {
+        // A child that is gone already says why in its log.
+        let _ = stdin.write_all(token.as_bytes());
+    }
     let deadline = Instant::now() + READY_WITHIN;
     loop {
         if client.send("GET", "/v1/health", &[]).and_then(super::client::Answer::ok).is_ok() {
@@ -185,6 +237,31 @@ fn detach(global: &Global, options: &scheduler::node::Options) -> Result<ExitCod
     }
 }
 
+/// The arguments of the process in the background. A token is not among them: anybody may read those for as long as it runs.
+fn detached(arguments: impl Iterator<Item = OsString>, token: Option<&str>) -> Vec<OsString> {
+    let joined = token.map(|token| format!("--join={token}"));
+    arguments
+        .map(|argument| match argument.to_str() {
+            Some("--detach" | "-d") => "--detached".into(),
+            text if text.is_some() && text == token => FROM_STDIN.into(),
+            text if text.is_some() && text == joined.as_deref() => format!("--join={FROM_STDIN}").into(),
+            _ => argument,
+        })
+        .collect()
+}
+
+/// Reads a token that was not given on the command line.
+fn token_from(input: impl Read) -> Result<String, Error> {
+    let mut text = String::new();
+    let _ = input.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
+    match text.trim() {
+        "" => {
+            Err(Error::new("--join -: standard input holds no token").hint("a token: shoal mesh token create").code(2))
+        }
+        token => Ok(token.to_owned()),
+    }
+}
+
 /// Repeats what the node said before it ended.
 fn ended(log: &Path, status: &str) -> Error {
     let text = std::fs::read_to_string(log).unwrap_or_default();
@@ -193,4 +270,28 @@ fn ended(log: &Path, status: &str) -> Error {
         return Error::new(format!("the node ended: {status}"));
     }
     Error::new(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_in_the_background_has_no_token_among_its_arguments() {
+        let given = |words: &[&str]| detached(words.iter().map(OsString::from), Some("shoal1secret@10.0.0.1:4700"));
+        let token = "shoal1secret@10.0.0.1:4700";
+        for (words, expected) in [
+            (&["mesh", "up", "-d", "--join", token][..], &["mesh", "up", "--detached", "--join", "-"][..]),
+            (&["mesh", "up", &format!("--join={token}"), "--detach"], &["mesh", "up", "--join=-", "--detached"]),
+            (&["mesh", "join", token, "-d", "--name", "n2"], &["mesh", "join", "-", "--detached", "--name", "n2"]),
+        ] {
+            assert_eq!(given(words), expected);
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_from_standard_input() {
+        assert_eq!(token_from(&b"shoal1abc\n"[..]).expect("a token"), "shoal1abc");
+        assert!(token_from(&b" \n"[..]).is_err(), "nothing there");
+    }
 }

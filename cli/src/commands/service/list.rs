@@ -3,7 +3,7 @@
 use super::wait::state_word;
 use crate::commands::Global;
 use crate::commands::mesh::client::{At, Client, encode};
-use crate::commands::mesh::show::{Entry, Form, Output, print_document, short};
+use crate::commands::mesh::show::{Entry, Inspection, Output, short};
 use crate::error::Error;
 use clap::Args;
 use scheduler::model::Phase;
@@ -49,10 +49,10 @@ pub(crate) struct Inspect {
     #[arg(required = true)]
     services: Vec<String>,
     /// In words instead of JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["format", "output"])]
     pretty: bool,
     #[command(flatten)]
-    output: Output,
+    how: Inspection,
     #[command(flatten)]
     at: At,
 }
@@ -201,7 +201,7 @@ pub(crate) fn print_instances(output: &Output, views: &[InstanceView]) -> Result
                     view.node_name.clone(),
                     if view.desired { "Running" } else { "Shutdown" }.to_owned(),
                     format!("{state}{node_word} {}", show_ago(view.age_ms).to_lowercase()),
-                    error,
+                    if output.no_trunc { error } else { shortened(&error) },
                     host_ports.join(","),
                 ],
             }
@@ -212,6 +212,15 @@ pub(crate) fn print_instances(output: &Output, views: &[InstanceView]) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
+/// Cuts an error to docker's width; `--no-trunc` and `service explain` show all of it.
+fn shortened(error: &str) -> String {
+    const CHARS_MAX: usize = 30;
+    if error.chars().count() <= CHARS_MAX {
+        return error.to_owned();
+    }
+    error.chars().take(CHARS_MAX - 2).chain("…\"".chars()).collect()
+}
+
 /// Shows services in whole.
 pub(crate) fn inspect(global: &Global, inspect: &Inspect) -> Result<ExitCode, Error> {
     let client = Client::new(global, &inspect.at)?;
@@ -220,8 +229,7 @@ pub(crate) fn inspect(global: &Global, inspect: &Inspect) -> Result<ExitCode, Er
         views.push(client.get::<ServiceView>(&format!("/v1/services/{}", encode(service)))?);
     }
     if !inspect.pretty {
-        let form = if inspect.output.output == Form::Table { Form::Json } else { inspect.output.output };
-        print_document(form, &views)?;
+        inspect.how.print(&views)?;
         return Ok(ExitCode::SUCCESS);
     }
     for view in &views {

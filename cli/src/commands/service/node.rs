@@ -3,13 +3,15 @@
 use super::list::print_instances;
 use crate::commands::Global;
 use crate::commands::mesh::client::{At, Client, encode};
-use crate::commands::mesh::show::{Entry, Form, Output, print_document};
+use crate::commands::mesh::duration;
+use crate::commands::mesh::show::{Entry, Inspection, Output};
 use crate::error::Error;
 use clap::{Args, Subcommand, ValueEnum};
 use scheduler::model::{Availability, Liveness};
 use scheduler::node::api::view::{Done, InstanceView, NodePatch, NodeView};
 use scheduler::quantity::{show_bytes, show_cpus};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// `shoal node …`
 #[derive(Debug, Args)]
@@ -30,7 +32,7 @@ enum Verb {
     /// Change availability and labels
     Update(Update),
     /// Move everything away from nodes
-    Drain(Names),
+    Drain(Drain),
     /// Let services run on nodes again
     Activate(Names),
     /// Keep what runs on nodes, and let nothing new come
@@ -51,7 +53,7 @@ struct Inspect {
     #[arg(required = true)]
     nodes: Vec<String>,
     #[command(flatten)]
-    output: Output,
+    how: Inspection,
     #[command(flatten)]
     at: At,
 }
@@ -77,6 +79,18 @@ struct Names {
     dry_run: bool,
     #[command(flatten)]
     at: At,
+}
+
+#[derive(Debug, Args)]
+struct Drain {
+    #[command(flatten)]
+    names: Names,
+    /// Wait until nothing of a service runs on them any more
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    wait_timeout: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -119,8 +133,7 @@ pub(crate) fn run(global: &Global, node: Node) -> Result<ExitCode, Error> {
             for node in &some.nodes {
                 views.push(client.get::<NodeView>(&format!("/v1/nodes/{}", encode(node)))?);
             }
-            let form = if some.output.output == Form::Table { Form::Json } else { some.output.output };
-            print_document(form, &views)?;
+            some.how.print(&views)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Ps(ps) => {
@@ -149,7 +162,10 @@ pub(crate) fn run(global: &Global, node: Node) -> Result<ExitCode, Error> {
             }
             change(global, &update.at, &[update.node], &patch, update.dry_run)
         }
-        Verb::Drain(names) => set(global, &names, Availability::Drain),
+        Verb::Drain(some) => {
+            let _ = set(global, &some.names, Availability::Drain)?;
+            if some.wait { emptied(global, &some) } else { Ok(ExitCode::SUCCESS) }
+        }
         Verb::Activate(names) => set(global, &names, Availability::Active),
         Verb::Pause(names) => set(global, &names, Availability::Pause),
     }
@@ -164,12 +180,63 @@ fn change(global: &Global, at: &At, nodes: &[String], patch: &NodePatch, dry_run
     let client = Client::new(global, at)?;
     for node in nodes {
         let path = format!("/v1/nodes/{}", encode(node));
-        let name = if dry_run {
-            client.get::<NodeView>(&path)?.name
+        if dry_run {
+            would(&client, &client.get(&path)?, patch)?;
         } else {
-            client.send("PATCH", &path, &serde_json::to_vec(patch)?)?.json::<Done>()?.subject
-        };
-        println!("{name}");
+            println!("{}", client.send("PATCH", &path, &serde_json::to_vec(patch)?)?.json::<Done>()?.subject);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what a change would do to a node, and what would have to move.
+fn would(client: &Client, view: &NodeView, patch: &NodePatch) -> Result<(), Error> {
+    if let Some(availability) = patch.availability.filter(|availability| *availability != view.availability) {
+        println!("{}: {} would become {}", view.name, view.availability.word(), availability.word());
+    }
+    for (key, value) in &patch.label_add {
+        println!("{}: label {key}={value} would be set", view.name);
+    }
+    for key in &patch.label_rm {
+        println!("{}: label {key} would be removed", view.name);
+    }
+    if patch.availability == Some(Availability::Drain) {
+        for instance in on_node(client, &view.id)? {
+            println!("{}: {} would move", view.name, instance.name);
+        }
+    }
+    Ok(())
+}
+
+/// What still runs on a node, also what is being stopped.
+fn on_node(client: &Client, node: &str) -> Result<Vec<InstanceView>, Error> {
+    let mut instances: Vec<InstanceView> = client.get(&format!("/v1/instances?node={}", encode(node)))?;
+    instances.retain(|view| !view.instance.phase.ended());
+    Ok(instances)
+}
+
+/// Waits until nothing of a service runs on drained nodes. Exit code 4 when time runs out.
+fn emptied(global: &Global, drain: &Drain) -> Result<ExitCode, Error> {
+    let client = Client::new(global, &drain.names.at)?;
+    let deadline = Instant::now() + Duration::from_millis(drain.wait_timeout);
+    for node in &drain.names.nodes {
+        let mut shown = usize::MAX;
+        loop {
+            let left = on_node(&client, node)?;
+            if left.is_empty() {
+                break;
+            }
+            if left.len() != shown {
+                shown = left.len();
+                eprintln!("{node}: {shown} still there");
+            }
+            if Instant::now() > deadline {
+                let names: Vec<String> = left.into_iter().map(|instance| instance.name).collect();
+                let text = format!("{node} is not empty after {} s: {}", drain.wait_timeout / 1000, names.join(", "));
+                return Err(Error::new(text).hint("`shoal service explain NAME` says why one does not move").code(4));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

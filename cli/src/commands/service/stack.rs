@@ -170,6 +170,7 @@ fn read(file: &Path, stack: Option<&str>) -> Result<(String, Vec<ServiceSpec>), 
     )?;
     let environment = |name: &str| std::env::var(name).ok();
     let parsed = compose::parse(&shown, &text, stack, &folder, &environment)?;
+    parsed.warnings.iter().for_each(|warning| eprintln!("WARNING: {warning}"));
     Ok((parsed.stack, parsed.services))
 }
 

@@ -11,6 +11,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// How long a service must be as wanted before it counts.
+const STEADY: Duration = Duration::from_secs(2);
+
 /// Flags of every verb that changes services.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Wait {
@@ -54,6 +57,7 @@ pub(crate) fn wait_for(client: &Client, names: &[String], wait: &Wait) -> Result
     let deadline = Instant::now() + Duration::from_millis(parse_duration_ms(&wait.wait_timeout)?);
     for name in names {
         let mut shown = String::new();
+        let mut since: Option<Instant> = None;
         loop {
             let view: ServiceView = client.get(&format!("/v1/services/{}", encode(name)))?;
             let line = progress(&view);
@@ -65,15 +69,20 @@ pub(crate) fn wait_for(client: &Client, names: &[String], wait: &Wait) -> Result
                 Some(state @ (RolloutState::Paused | RolloutState::RollbackPaused)) => {
                     let message = view.rollout.map(|rollout| rollout.message).unwrap_or_default();
                     return Err(Error::new(format!("{name}: {}: {message}", state_word(state)))
-                        .hint(format!("shoal service ps {name}")));
+                        .hint(format!("why: shoal service explain {name}")));
                 }
-                Some(RolloutState::Updating | RolloutState::RollbackStarted) => {}
-                _ if view.converged() => break,
-                _ => {}
+                Some(RolloutState::Updating | RolloutState::RollbackStarted) => since = None,
+                // One that starts and ends at once is as wanted for a moment each time.
+                _ if view.converged() => {
+                    if since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
+                        break;
+                    }
+                }
+                _ => since = None,
             }
             if Instant::now() > deadline {
                 return Err(Error::new(format!("{name} is not as wanted after {}: {shown}", wait.wait_timeout))
-                    .hint(format!("shoal service ps {name}"))
+                    .hint(format!("why: shoal service explain {name}"))
                     .code(4));
             }
             std::thread::sleep(Duration::from_millis(100));
