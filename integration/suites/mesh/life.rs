@@ -102,7 +102,7 @@ fn three_nodes_serve_each_other_and_outlive_two() {
 
     // A node that leaves takes its part of the network along.
     let last = mesh.nodes.pop().expect("three nodes");
-    let _ = last.shoal(["mesh", "leave"]).ok();
+    let _ = last.shoal(["mesh", "leave", "--yes"]).ok();
     eventually("the node has ended", PATIENCE, || {
         let links = last.host.cmd("ip").args(["link", "show"]).ok();
         (!links.contains("sh-")).then_some(())

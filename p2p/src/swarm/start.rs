@@ -117,13 +117,27 @@ fn circuits_apart(wanted: &[String]) -> Result<(Vec<String>, Vec<Multiaddr>), Er
     Ok((plain, circuits))
 }
 
+/// An error with what caused it: the outer ones of a transport say nothing.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !text.is_empty() && !texts.iter().any(|known| known.contains(&text)) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    if texts.is_empty() { "no reason is given".to_owned() } else { texts.join(": ") }
+}
+
 async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTreeSet<Multiaddr>, Error> {
     let default = [DEFAULT_LISTEN.to_owned()];
     let wanted = if wanted.is_empty() { &default[..] } else { wanted };
     let mut waiting = std::collections::HashMap::new();
     for text in wanted {
         let address = address::parse(text).map_err(wrong)?;
-        let listener = swarm.listen_on(address).map_err(|error| wrong(format!("listen on {text}: {error}")))?;
+        let listener = swarm.listen_on(address).map_err(|error| wrong(format!("listen on {text}: {}", causes(&error))))?;
         waiting.insert(listener, text.clone());
     }
     let mut listening = BTreeSet::new();
@@ -137,7 +151,7 @@ async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTree
                 }
                 SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                     let text = waiting.remove(&listener_id).unwrap_or_default();
-                    let why = reason.err().map_or_else(|| "it was closed".to_owned(), |error| error.to_string());
+                    let why = reason.err().map_or_else(|| "it was closed".to_owned(), |error| causes(&error));
                     return Err(wrong(format!("listen on {text}: {why}")));
                 }
                 _ => {}
