@@ -28,10 +28,11 @@ pub(crate) struct VersionArgs {
 pub(crate) fn version(args: &VersionArgs) -> Result<ExitCode, Error> {
     let version = env!("CARGO_PKG_VERSION");
     let kernel = read("/proc/sys/kernel/osrelease");
-    let one = json!({"Version": version, "Os": "linux", "Arch": std::env::consts::ARCH, "KernelVersion": kernel});
+    let arch = oci::platform::Platform::host().architecture;
+    let one = json!({"Version": version, "Os": "linux", "Arch": arch, "KernelVersion": kernel});
     let value = json!({"Client": one, "Server": one});
     show(&value, args.format.as_deref(), || {
-        format!("shoal version {version}\nOS/Arch:  linux/{}\nKernel:   {kernel}\n", std::env::consts::ARCH)
+        format!("shoal version {version}\nOS/Arch:  linux/{arch}\nKernel:   {kernel}\n")
     })
 }
 
