@@ -48,6 +48,9 @@ pub struct Policy {
     /// Bytes a second in each direction; absent: as fast as it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<u64>,
+    /// The registries may speak plain HTTP or have certificates that nobody vouches for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
     /// Milliseconds between two looks at the source.
     pub every_ms: Ms,
     /// Only nodes of this site do it.

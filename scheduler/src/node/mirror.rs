@@ -159,6 +159,9 @@ async fn run(context: &Context, policy: &Policy, before: State, permits: &Semaph
         began_ms: context.clock.now(),
         bytes_total: before.bytes_total,
         extra: before.extra.clone(),
+        // What failed is said until a run has ended better.
+        report: before.report.clone(),
+        error: before.error.clone(),
         ..State::default()
     };
     let (port, job) = (Arc::clone(&context.port), policy.clone());
@@ -173,6 +176,7 @@ async fn run(context: &Context, policy: &Policy, before: State, permits: &Semaph
     drop(permit);
     state.running = false;
     state.ended_ms = context.clock.now();
+    (state.report, state.error) = Default::default();
     match done {
         Ok(Ok(report)) => {
             if report.failed > 0 && report.failed == report.tags {

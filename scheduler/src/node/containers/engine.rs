@@ -316,17 +316,15 @@ impl Containers for Host {
     }
 
     fn mirror(&self, policy: &Policy) -> Result<Report, EngineError> {
+        let mut config = self.options.config.clone();
+        config.insecure |= policy.insecure;
         let repository = |text: &str| text.parse::<oci::Reference>().map_err(error);
         let (from, to) = (repository(&policy.from)?, repository(&policy.to)?);
         let limits = Limits { bandwidth: policy.bandwidth, ..Limits::default() };
         let options = MirrorOptions {
             copy: CopyOptions {
-                from: PullOptions { all_platforms: true, limits, ..self.options.clone() },
-                to: PushOptions {
-                    config: self.options.config.clone(),
-                    identity: self.options.identity.clone(),
-                    limits,
-                },
+                from: PullOptions { all_platforms: true, limits, config: config.clone(), ..self.options.clone() },
+                to: PushOptions { config, identity: self.options.identity.clone(), limits },
                 all: true,
                 referrers: policy.all,
             },

@@ -5,7 +5,7 @@ use crate::commands::Global;
 use crate::commands::mesh::client::{At, Client, encode};
 use crate::commands::mesh::show::{Entry, Output};
 use crate::error::Error;
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use scheduler::mirror::Policy;
 use scheduler::node::api::view::{Done, MirrorView};
 use scheduler::quantity::{parse_duration_ms, show_ago};
@@ -49,6 +49,9 @@ pub(crate) struct Add {
     /// Use at most this many bytes a second in each direction (K, M and G are understood)
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     bandwidth: Option<u64>,
+    /// Verify certificates and refuse plain HTTP (loopback excepted)
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    tls_verify: bool,
     /// Time between two looks at the source
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     every: String,
@@ -99,6 +102,7 @@ pub(crate) fn run(global: &Global, verb: &Verb) -> Result<ExitCode, Error> {
                 exclude: add.exclude.clone(),
                 all: add.all,
                 bandwidth: add.bandwidth,
+                insecure: !add.tls_verify,
                 every_ms: parse_duration_ms(&add.every)?,
                 site: add.site.clone(),
                 ..Policy::default()
@@ -155,21 +159,34 @@ fn print(output: &Output, views: &[MirrorView]) -> Result<(), Error> {
                     word(view).to_owned(),
                     tags,
                     last,
+                    error(view),
                 ],
             }
         })
         .collect();
-    output.print(&["NAME", "SOURCE", "DESTINATION", "NODE", "STATE", "TAGS", "LAST"], &entries, views)
+    output.print(&["NAME", "SOURCE", "DESTINATION", "NODE", "STATE", "TAGS", "LAST", "ERROR"], &entries, views)
 }
 
 fn word(view: &MirrorView) -> &'static str {
     match &view.state {
         None => "waiting",
-        Some(state) if state.running => "copying",
         Some(state) if !state.error.is_empty() => "failed",
         Some(state) if state.report.failed > 0 => "partly failed",
+        Some(state) if state.running => "copying",
         Some(_) => "equal",
     }
+}
+
+/// Why the last run failed, cut to fit a table; `status` says it whole.
+fn error(view: &MirrorView) -> String {
+    const CHARS_MAX: usize = 60;
+    let Some(state) = &view.state else { return String::new() };
+    let reason = if state.error.is_empty() { state.report.reasons.first() } else { Some(&state.error) };
+    let reason = reason.map_or("", String::as_str);
+    if reason.chars().count() <= CHARS_MAX {
+        return reason.to_owned();
+    }
+    reason.chars().take(CHARS_MAX - 1).chain(['…']).collect()
 }
 
 fn now_ms() -> u64 {
