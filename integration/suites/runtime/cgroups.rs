@@ -31,8 +31,10 @@ fn folder(pid: &Value, controller: &str) -> PathBuf {
     for line in membership.lines() {
         let mut parts = line.splitn(3, ':');
         let (_, names, path) = (parts.next(), parts.next().expect("controllers"), parts.next().expect("a path"));
-        if names.split(',').any(|name| name == controller) {
-            return PathBuf::from(format!("/sys/fs/cgroup/{controller}{path}"));
+        let here = PathBuf::from(format!("/sys/fs/cgroup/{controller}{path}"));
+        // The kernel also lists hierarchies that are not mounted here.
+        if names.split(',').any(|name| name == controller) && here.exists() {
+            return here;
         }
     }
     let path = membership.lines().find_map(|line| line.strip_prefix("0::")).expect("a unified cgroup");
