@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 cases! { "details":
-    the_number_that_means_no_change_is_no_id,
+    the_number_that_means_no_change_is_no_id ["crun": "1.8 runs as root"],
     a_working_directory_only_the_runtime_may_enter_is_entered,
-    a_tmpfs_keeps_the_permissions_of_what_it_covers ["runc": "1.1 overrides mode= too"],
+    a_tmpfs_keeps_the_permissions_of_what_it_covers ["runc": "1.1 overrides mode= too", "crun": "1.8 makes it 1777"],
     a_filter_that_denies_what_the_start_calls_does_not_stop_it ["runc": "1.1 needs faccessat or faccessat2"],
-    sockets_of_systemd_are_taken_only_when_they_are_ours,
-    an_exec_gets_nothing_of_systemds,
-    hooks_in_the_container_get_the_pid_seen_there,
-    a_refused_update_changes_nothing,
-    a_pid_file_follows_no_planted_link ["runc": "1.1 stops where its temporary name is taken"],
+    sockets_of_systemd_are_taken_only_when_they_are_ours ["crun": "1.8 does not ask for whom they are"],
+    an_exec_gets_nothing_of_systemds ["crun": "1.8 passes them on"],
+    hooks_in_the_container_get_the_pid_seen_there ["crun": "1.8 tells 0"],
+    a_refused_update_changes_nothing ["crun": "1.8 leaves what was set before"],
+    a_pid_file_follows_no_planted_link ["runc": "1.1 stops where its temporary name is taken", "crun": "1.8 follows it"],
     ambient_capabilities_of_the_caller_are_not_passed,
     a_log_that_cannot_be_opened_ends_the_command,
-    obsolete_mount_flags_are_taken,
-    state_has_an_owner_without_a_name,
+    obsolete_mount_flags_are_taken ["crun": "1.8 hands them to the file system"],
+    state_has_an_owner_without_a_name ["crun": "1.8 tells the name"],
 }
 
 fn the_number_that_means_no_change_is_no_id(subject: &Subject) {

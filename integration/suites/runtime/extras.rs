@@ -13,7 +13,7 @@ cases! { "extras":
     a_json_log_reports_phase_operation_path_errno_and_hint ["runc": "has no report", "crun": "has no report"],
     a_label_of_a_missing_security_module_is_refused_in_words ["runc": "1.1 passes the kernel's words", "crun": "1.8 passes the kernel's words"],
     checkpoint_and_restore_say_what_criu_says ["runc": "words of its own", "crun": "1.8 links CRIU and has none"],
-    a_checkpoint_writes_its_list_through_no_link,
+    a_checkpoint_writes_its_list_through_no_link ["runc": "1.1 follows it"],
     landlock_confines_a_container_and_its_execs ["runc": "has no landlock", "crun": "has no landlock"],
     a_network_device_keeps_its_addresses_and_is_up ["runc": "1.1 predates netDevices", "crun": "1.8 predates netDevices"],
 }

@@ -19,8 +19,8 @@ cases! { "raced":
     cve_2025_52881_a_swapped_mount_over_procfs_takes_no_write ["runc": "1.1.5 is vulnerable", "crun": "1.8 is vulnerable"],
     cve_2019_5736_the_binary_is_never_open_for_writing_while_exec_goes_on,
     cve_2016_9962_an_exec_cannot_be_looked_into_from_its_user_namespace,
-    cve_2016_9962_a_create_into_a_joined_user_and_pid_namespace_cannot_be_looked_into ["runc": "1.1 wants mappings of a joined namespace too"],
-    a_new_user_namespace_cannot_be_looked_into_from_the_hosts_pid_namespace ["runc": "1.1.5 is vulnerable"],
+    cve_2016_9962_a_create_into_a_joined_user_and_pid_namespace_cannot_be_looked_into ["runc": "1.1 wants mappings of a joined namespace too", "crun": "1.8 is vulnerable"],
+    a_new_user_namespace_cannot_be_looked_into_from_the_hosts_pid_namespace ["runc": "1.1.5 is vulnerable", "crun": "1.8 is vulnerable"],
     cve_2023_27561_a_swapped_proc_is_never_a_link,
 }
 
