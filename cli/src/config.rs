@@ -204,8 +204,9 @@ mod tests {
     fn applied(text: &str, line: &str) -> Result<String, (usize, String)> {
         let mut config = Config::default();
         config.add(text, &definition())?;
-        let words: Vec<OsString> = line.split(' ').skip(1).map(OsString::from).collect();
-        let matches = definition().try_get_matches_from(line.split(' ')).expect("a good line");
+        let words = crate::words::fenced(&definition(), line.split(' ').skip(1).map(OsString::from).collect());
+        let whole = std::iter::once(OsString::from("shoal")).chain(words.iter().cloned());
+        let matches = definition().try_get_matches_from(whole).expect("a good line");
         let all = config.apply(&words, &definition(), &matches).unwrap_or(words);
         Ok(all.join(std::ffi::OsStr::new(" ")).to_string_lossy().into_owned())
     }
@@ -215,7 +216,8 @@ mod tests {
         let text = "version = 1\n[run]\ninit = true\nshm-size = \"1g\"\nlog-opt = [\"max-size=1m\", \"max-file=2\"]\nrm = false\n";
         let given = |line: &str| applied(text, line).expect("a good file");
         let all = "--init --log-opt=max-size=1m --log-opt=max-file=2 --shm-size=1g";
-        assert_eq!(given("shoal run image sh --init"), format!("run {all} image sh --init"));
+        assert_eq!(given("shoal run image --init"), format!("run {all} image -- --init"));
+        assert_eq!(given("shoal run image sh --init"), format!("run {all} image -- sh --init"));
         assert_eq!(given("shoal container run image"), format!("container run {all} image"));
         assert_eq!(
             given("shoal --root /x run --log-opt a=b --shm-size 2g image"),

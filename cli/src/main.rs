@@ -8,8 +8,10 @@ mod error;
 mod output;
 mod progress;
 mod usage;
+mod words;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Containers on one host and on many: no daemon, no leader.
@@ -24,9 +26,21 @@ struct Args {
 
 /// The definition of every command, with the overview as the first page of help.
 fn definition() -> clap::Command {
-    let command = Args::command();
+    let mut command = Args::command();
+    if std::env::vars_os().any(|(_, value)| value.is_empty()) {
+        command = blind_to(command, &|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+    }
     let overview = commands::about::overview(&command);
     command.override_help(overview)
+}
+
+/// The command and all below it, without the variables that count as none: an empty one is as one that is not there.
+fn blind_to(command: clap::Command, is_none: &dyn Fn(&std::ffi::OsStr) -> bool) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_none) {
+        true => arg.env(clap::builder::Resettable::Reset),
+        false => arg,
+    });
+    command.mut_subcommands(|below| blind_to(below, is_none))
 }
 
 fn main() -> ExitCode {
@@ -35,11 +49,13 @@ fn main() -> ExitCode {
         usage::report(&error);
         ExitCode::from(code)
     };
-    let matches = match definition().try_get_matches() {
+    let definition = definition();
+    let words = words::fenced(&definition, std::env::args_os().skip(1).collect());
+    let matches = match definition.try_get_matches_from(line(&words)) {
         Ok(matches) => matches,
         Err(error) => return refused(error),
     };
-    let matches = match with_defaults(matches) {
+    let matches = match with_defaults(&words, matches) {
         Ok(Ok(matches)) => matches,
         Ok(Err(error)) => return refused(error),
         Err(error) => return error.code(verb_code(std::env::args().skip(1)).unwrap_or(1)).report(),
@@ -54,8 +70,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// The whole line again: this program's name and the words.
+fn line(words: &[OsString]) -> impl Iterator<Item = OsString> {
+    let program = std::env::args_os().next().unwrap_or_else(|| "shoal".into());
+    std::iter::once(program).chain(words.iter().cloned())
+}
+
 /// The command line with the flags of `config.toml` that it did not give itself.
-fn with_defaults(matches: clap::ArgMatches) -> Result<Result<clap::ArgMatches, clap::Error>, error::Error> {
+fn with_defaults(
+    words: &[OsString],
+    matches: clap::ArgMatches,
+) -> Result<Result<clap::ArgMatches, clap::Error>, error::Error> {
     if matches!(matches.subcommand_name(), Some("help" | "completion" | "man")) {
         return Ok(Ok(matches));
     }
@@ -68,10 +93,8 @@ fn with_defaults(matches: clap::ArgMatches) -> Result<Result<clap::ArgMatches, c
     }
     let definition = definition();
     let config = config::Config::read(&files, &definition)?;
-    let words: Vec<_> = std::env::args_os().skip(1).collect();
-    let Some(words) = config.apply(&words, &definition, &matches) else { return Ok(Ok(matches)) };
-    let program = std::env::args_os().next().unwrap_or_else(|| "shoal".into());
-    Ok(definition.try_get_matches_from(std::iter::once(program).chain(words)))
+    let Some(words) = config.apply(words, &definition, &matches) else { return Ok(Ok(matches)) };
+    Ok(definition.try_get_matches_from(line(&words)))
 }
 
 /// Exit code of a command line that cannot be read: 2, except for verbs whose other codes are the container's own: 125.
@@ -116,6 +139,16 @@ mod tests {
         for line in ["shoal ps --nosuch", "shoal --root run ps --nosuch", "shoal nosuch"] {
             assert_eq!(code(line), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn an_empty_variable_is_as_none() {
+        let blind = blind_to(definition(), &|name| name == "SHOAL_ROOT" || name == "DOCKER_DEFAULT_PLATFORM");
+        let run = blind.find_subcommand("run").expect("run");
+        assert!(run.get_arguments().find(|arg| arg.get_id() == "platform").expect("a flag").get_env().is_none());
+        assert!(blind.get_arguments().find(|arg| arg.get_id() == "root").expect("a flag").get_env().is_none());
+        let serve = blind.find_subcommand("image").and_then(|image| image.find_subcommand("serve")).expect("serve");
+        assert!(serve.get_arguments().any(|arg| arg.get_env().is_some_and(|name| name == "SHOAL_REGISTRY_LISTEN")));
     }
 
     #[test]

@@ -7,3 +7,10 @@ pub(crate) mod template;
 
 pub(crate) use format::{Column, Format};
 pub(crate) use template::Template;
+
+use std::collections::BTreeMap;
+
+/// docker's LABELS: `KEY=VALUE,…`.
+pub(crate) fn labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}

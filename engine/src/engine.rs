@@ -18,7 +18,6 @@ mod stop;
 
 pub use attach::{AttachEnd, AttachOptions, detach_keys, own_streams, proxy, stdin_is_terminal};
 pub use commit::CommitWish;
-pub use connect::Connect;
 pub use copy::CopyWish;
 pub use create::Created;
 pub use exec::ExecWish;
@@ -33,11 +32,12 @@ use crate::file::{self, Durable};
 use crate::host::process::boot_id;
 use crate::monitor::lock;
 use crate::name::Names;
-use crate::network::Networks;
+use crate::network::{Network, Networks};
 use crate::record::{Record, State, Status};
 use crate::roots::Roots;
 use crate::time::now;
 use nix::fcntl::{Flock, FlockArg};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -258,16 +258,23 @@ impl Engine {
         attributes.insert("name".into(), record.name.clone());
         attributes.insert("image".into(), record.image.clone());
         attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        let event = Event {
-            version: events::VERSION,
-            time: now(),
-            kind: "container".into(),
-            action: action.into(),
-            id: record.id.clone(),
-            attributes,
-        };
+        self.happened("container", action, &record.id, attributes);
+    }
+
+    /// Writes an event of anything down.
+    pub fn happened(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+        let (kind, action, id) = (kind.to_owned(), action.to_owned(), id.to_owned());
+        let event = Event { version: events::VERSION, time: now(), kind, action, id, attributes };
         // A lost event stops nothing.
         events::append(&events::file(&self.roots.run), &event).ok();
+    }
+
+    /// Writes an event of a network down.
+    pub fn network_event(&self, network: &Network, action: &str, container: Option<&str>) {
+        let (name, driver) = (network.name.clone(), network.driver.to_string());
+        let mut attributes = BTreeMap::from([("name".to_owned(), name), ("type".to_owned(), driver)]);
+        attributes.extend(container.map(|id| ("container".to_owned(), id.to_owned())));
+        self.happened("network", action, &network.id, attributes);
     }
 
     /// The program `shoal-runtime`.
@@ -306,7 +313,7 @@ impl Locked {
 
 impl Record {
     /// The image's labels with the user's over them.
-    pub fn labels(&self) -> std::collections::BTreeMap<String, String> {
+    pub fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.defaults.labels.clone();
         labels.extend(self.wish.labels.clone());
         labels

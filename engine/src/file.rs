@@ -85,6 +85,10 @@ pub fn replace(path: &Path, bytes: &[u8], durable: Durable) -> Result<(), FileEr
 /// Replaces a file by a document.
 pub fn save<T: Serialize>(path: &Path, document: &T, durable: Durable) -> Result<(), FileError> {
     let text = serde_json::to_vec(document).map_err(|source| FileError::Malformed { path: path.to_owned(), source })?;
+    if text.len() as u64 > DOCUMENT_BYTES_MAX {
+        // It could not be read back.
+        return Err(FileError::io("write", path)(io::Error::other(format!("larger than {DOCUMENT_BYTES_MAX} bytes"))));
+    }
     replace(path, &text, durable)
 }
 

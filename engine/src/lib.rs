@@ -14,6 +14,8 @@ pub mod health;
 pub mod host;
 pub mod init;
 pub mod log;
+#[cfg(feature = "client")]
+pub mod lsm;
 pub mod monitor;
 pub mod name;
 pub mod network;
@@ -22,6 +24,7 @@ pub mod record;
 pub mod restart;
 pub mod roots;
 pub mod time;
+pub(crate) mod trace;
 #[cfg(feature = "client")]
 pub mod volume;
 pub mod wish;

@@ -61,7 +61,7 @@ impl LogConfig {
     pub fn check(&self) -> Result<(), LogError> {
         let (driver, known): (&'static str, &[&str]) = match self.driver() {
             "json-file" => ("json-file", &["max-size", "max-file", "tag", "labels", "env", "mode"]),
-            "k8s-file" => ("k8s-file", &["max-size", "max-file", "path", "tag"]),
+            "k8s-file" => ("k8s-file", &["max-size", "max-file", "path"]),
             "syslog" => ("syslog", &["syslog-address", "syslog-facility", "tag"]),
             "journald" => ("journald", &["tag", "labels", "env"]),
             "none" => ("none", &[]),
@@ -78,6 +78,11 @@ impl LogConfig {
                 }
                 "max-file" if value.parse::<u32>().map_or(true, |count| count == 0) => {
                     return Err(refuse("a number of files, at least 1"));
+                }
+                "tag" if expand(value, &Named::default()).is_none() => {
+                    return Err(refuse(
+                        "{{.ID}}, {{.FullID}}, {{.Name}}, {{.ImageID}}, {{.ImageFullID}} or {{.ImageName}}",
+                    ));
                 }
                 "mode" if value != "blocking" => return Err(refuse("only blocking is offered")),
                 "syslog-address" if !value.starts_with("unix") && !value.starts_with("udp://") => {
@@ -101,6 +106,31 @@ impl LogConfig {
         }
     }
 
+    /// What is written beside each line: the labels and variables that the options name, and the tag.
+    pub fn attributes(
+        &self,
+        named: &Named<'_>,
+        labels: &BTreeMap<String, String>,
+        env: &[String],
+    ) -> BTreeMap<String, String> {
+        let mut attributes = BTreeMap::new();
+        let wanted = |option: &str| {
+            let list = self.options.get(option).map_or("", String::as_str);
+            list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        for name in wanted("labels") {
+            attributes.extend(labels.get(&name).map(|value| (name, value.clone())));
+        }
+        for name in wanted("env") {
+            let value = env.iter().rev().find_map(|entry| entry.strip_prefix(name.as_str())?.strip_prefix('='));
+            attributes.extend(value.map(|value| (name, value.to_owned())));
+        }
+        if let Some(tag) = self.options.get("tag") {
+            attributes.extend(expand(tag, named).map(|tag| (TAG.to_owned(), tag)));
+        }
+        attributes
+    }
+
     fn max_size(&self) -> u64 {
         self.options.get("max-size").and_then(|text| crate::wish::bytes(text).ok()).unwrap_or(0)
     }
@@ -108,6 +138,44 @@ impl LogConfig {
     fn max_file(&self) -> u32 {
         self.options.get("max-file").and_then(|text| text.parse().ok()).unwrap_or(1)
     }
+}
+
+/// The attribute that holds the tag.
+const TAG: &str = "tag";
+
+/// What a tag can name.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Named<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its image as it was asked for.
+    pub image: &'a str,
+    /// The digest of its image's configuration.
+    pub image_id: &'a str,
+}
+
+/// Puts in what a tag's template names; `None` where it names something else.
+fn expand(template: &str, named: &Named<'_>) -> Option<String> {
+    let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
+    let (mut text, mut rest) = (String::new(), template);
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (field, behind) = after.split_once("}}")?;
+        text.push_str(before);
+        text.push_str(&match field.trim() {
+            ".ID" => short(named.id),
+            ".FullID" => named.id.to_owned(),
+            ".Name" => named.name.to_owned(),
+            ".ImageID" => short(named.image_id),
+            ".ImageFullID" => named.image_id.to_owned(),
+            ".ImageName" => named.image.to_owned(),
+            _ => return None,
+        });
+        rest = behind;
+    }
+    text.push_str(rest);
+    Some(text)
 }
 
 /// Which of the container's two outputs a line came from.
@@ -138,6 +206,15 @@ pub struct Origin {
     pub name: String,
     /// Its image.
     pub image: String,
+    /// What [`LogConfig::attributes`] has chosen.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Origin {
+    /// What the lines are marked with: the tag, else the short id.
+    fn tag(&self) -> String {
+        self.attributes.get(TAG).cloned().unwrap_or_else(|| self.id.chars().take(12).collect())
+    }
 }
 
 /// The writing end of one container's log.
@@ -161,10 +238,13 @@ impl Writer {
         let file = config.file(data).unwrap_or_default();
         let (max_size, max_file) = (config.max_size(), config.max_file());
         Ok(match config.driver() {
-            "json-file" => Self::JsonFile(json_file::Writer::open(rotate::File::open(&file, max_size, max_file)?)),
+            "json-file" => Self::JsonFile(json_file::Writer::open(
+                rotate::File::open(&file, max_size, max_file)?,
+                &origin.attributes,
+            )),
             "k8s-file" => Self::K8sFile(k8s_file::Writer::open(rotate::File::open(&file, max_size, max_file)?)),
             "syslog" => Self::Syslog(syslog::Writer::open(config, origin)?),
-            "journald" => Self::Journald(journald::Writer::open(config, origin)?),
+            "journald" => Self::Journald(journald::Writer::open(origin)?),
             _ => Self::None,
         })
     }

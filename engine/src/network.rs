@@ -12,7 +12,7 @@ pub mod publish;
 mod record;
 pub mod resolv;
 
-pub use crate::host::attach::{Reservation, inside, loopback, reserve};
+pub use crate::host::attach::{Reservation, inside, loopback, reserve, reserve_but};
 pub use crate::host::resolver::main as resolver_main;
 pub use publish::{PortError, PortMapping, Protocol, PublishedPort};
 pub use record::{Create, Driver, Network, Subnet};

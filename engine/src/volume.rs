@@ -9,7 +9,8 @@ use crate::host::rootfs::Rootfs;
 use crate::roots::Roots;
 use crate::time::Nanos;
 use image::store::{clear_tree, remove_tree};
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, renameat2};
 use nix::mount::{MntFlags, mount, umount2};
 use options::Source;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub struct Volume {
     /// Driver options as given: `type`, `device`, `o`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
+    /// The container for whose sake it was made; empty for one that was asked for by itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub maker: String,
     /// What a newer shoal wrote.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, serde_json::Value>,
@@ -136,6 +140,16 @@ impl Volumes {
         options: &BTreeMap<String, String>,
         labels: &BTreeMap<String, String>,
     ) -> Result<Volume, Error> {
+        self.create_for(name, options, labels, "")
+    }
+
+    fn create_for(
+        &self,
+        name: &str,
+        options: &BTreeMap<String, String>,
+        labels: &BTreeMap<String, String>,
+        maker: &str,
+    ) -> Result<Volume, Error> {
         options::parse(options)?;
         let mut labels = labels.clone();
         let name = if name.is_empty() {
@@ -159,6 +173,7 @@ impl Volumes {
             created: crate::time::now(),
             labels,
             options: options.clone(),
+            maker: maker.to_owned(),
             unknown: BTreeMap::new(),
         };
         match self.write_new(&volume) {
@@ -176,6 +191,14 @@ impl Volumes {
         let draft = self.data.join(format!(".new-{tail}"));
         let write = || -> io::Result<()> {
             fs::create_dir_all(&draft)?;
+            // Held until it has its name: a draft whose lock is free is a killed command's.
+            let lock = File::create(draft.join("lock"))?;
+            let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+            if !volume.maker.is_empty() {
+                // With the first breath: should the maker be killed now, its note tells whose it was.
+                fs::create_dir(draft.join("users"))?;
+                File::create(draft.join("users").join(&volume.maker))?;
+            }
             fs::create_dir(draft.join("_data"))?;
             fs::write(draft.join("volume.json"), serde_json::to_vec_pretty(volume)?)?;
             File::open(draft.join("volume.json"))?.sync_all()?;
@@ -224,7 +247,7 @@ impl Volumes {
     /// Makes a volume or takes the one of that name, and notes in the same breath that a container uses it.
     pub fn obtain(&self, name: &str, options: &BTreeMap<String, String>, container: &str) -> Result<Volume, Error> {
         for _ in 0..OBTAIN_MAX {
-            let volume = self.create(name, options, &BTreeMap::new())?;
+            let volume = self.create_for(name, options, &BTreeMap::new(), container)?;
             match self.acquire(&volume, container) {
                 // Removed between the two steps.
                 Err(Error::NotFound { .. }) => {}
@@ -258,6 +281,54 @@ impl Volumes {
             _ => {}
         }
         if self.users(name)?.is_empty() { self.unmount(&volume) } else { Ok(()) }
+    }
+
+    /// Takes back what a killed `create` of this container has left: its notes, and the volumes without a name that it had
+    /// made. Nobody else may be making that container.
+    pub fn forget(&self, container: &str) -> Result<(), Error> {
+        let Ok(entries) = fs::read_dir(&self.data) else { return Ok(()) };
+        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            if !is_name(&name) || !self.data.join(&name).join("users").join(container).exists() {
+                continue;
+            }
+            let Some(volume) = self.read(&name)? else { continue };
+            if volume.is_anonymous() && volume.maker == container {
+                match self.remove_but(&name, container) {
+                    Ok(_) | Err(Error::NotFound { .. }) => continue,
+                    Err(Error::InUse { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.release(&name, container)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the folders of volumes that killed commands were making or removing.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let Ok(entries) = fs::read_dir(&self.data) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let (draft, old) =
+                (name.as_encoded_bytes().starts_with(b".new-"), name.as_encoded_bytes().starts_with(b".old-"));
+            if !draft && !old {
+                continue;
+            }
+            let path = entry.path();
+            let step = || format!("remove {}", path.display());
+            match File::open(path.join("lock")) {
+                Ok(lock) => {
+                    if let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+                        remove_tree(&path).step(step)?;
+                    }
+                }
+                // Its lock was removed before the rest.
+                Err(_) if old => remove_tree(&path).step(step)?,
+                // Not yet made; an empty folder is nobody's loss.
+                Err(_) => drop(fs::remove_dir(&path)),
+            }
+        }
+        Ok(())
     }
 
     /// Returns the ids of the containers that use a volume; notes of containers that are gone do not count.
@@ -306,15 +377,20 @@ impl Volumes {
     /// Fills an empty volume from a container's root: content, owner, mode and attributes of `target` inside. Does nothing when
     /// the volume has content or the image has no such directory. Returns whether it copied.
     ///
-    /// A copy that was killed half way is begun anew: no container has started with it.
+    /// What is there is never removed. The content of a volume of our own is first copied beside it and then moved in, so that
+    /// a copy that was killed half way is begun anew.
     pub fn populate(&self, volume: &Volume, rootfs: &Path, target: &Path, first: u32) -> Result<bool, Error> {
         let to = self.path(volume);
         let step = || format!("fill volume {} from {} of the image", volume.name, target.display());
         let _lock = self.lock(&volume.name)?;
-        let mark = self.data.join(&volume.name).join("filling");
-        if mark.exists() {
-            clear_tree(&to).step(step)?;
-        } else if fs::read_dir(&to).step(step)?.next().is_some() {
+        let own = matches!(options::parse(&volume.options), Ok(Source::Folder));
+        let (draft, whole) =
+            (self.data.join(&volume.name).join("filling"), self.data.join(&volume.name).join("filled"));
+        if whole.exists() {
+            return move_in(&whole, &to).step(step).map(|()| true);
+        }
+        remove_tree(&draft).step(step)?;
+        if fs::read_dir(&to).step(step)?.next().is_some() {
             return Ok(false);
         }
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
@@ -323,19 +399,29 @@ impl Volumes {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(false),
             Err(source) => return Err(Error::Io { step: step(), source }),
         };
-        File::create(&mark).step(step)?;
-        let target = File::open(&to).step(step)?;
         let owners = move |user: u32, group: u32| (user.saturating_sub(first), group.saturating_sub(first));
-        copy::tree(from.as_fd(), target.as_fd(), &owners).step(step)?;
-        fs::remove_file(&mark).step(step)?;
+        let fill = |place: &Path| copy::tree(from.as_fd(), File::open(place)?.as_fd(), &owners);
+        if own {
+            fs::create_dir(&draft).and_then(|()| fill(&draft)).step(step)?;
+            fs::rename(&draft, &whole).and_then(|()| move_in(&whole, &to)).step(step)?;
+        } else {
+            // Somebody else's place: what a failure leaves half done is his to look at.
+            fill(&to).step(step)?;
+        }
         Ok(true)
     }
 
     /// Removes a volume that no container uses.
     pub fn remove(&self, name: &str) -> Result<Volume, Error> {
+        self.remove_but(name, "")
+    }
+
+    /// Removes a volume that no container but this one uses.
+    fn remove_but(&self, name: &str, user: &str) -> Result<Volume, Error> {
         let volume = self.find(name)?;
         let lock = self.lock(name)?;
-        let users = self.users(name)?;
+        let mut users = self.users(name)?;
+        users.retain(|id| id != user);
         if !users.is_empty() {
             let short: Vec<&str> = users.iter().map(|id| id.get(..12).unwrap_or(id)).collect();
             return Err(Error::InUse { name: name.to_owned(), containers: short.join(", ") });
@@ -426,6 +512,22 @@ impl Volumes {
         }
         Ok(Some(volume))
     }
+}
+
+/// Moves what is in one folder into another beside it, and gives that its owner, mode and attributes. What has come to be there
+/// meanwhile stays.
+fn move_in(whole: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(whole)? {
+        let entry = entry?;
+        let place = to.join(entry.file_name());
+        match renameat2(AT_FDCWD, &entry.path(), AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    clear_tree(whole)?;
+    copy::tree(File::open(whole)?.as_fd(), File::open(to)?.as_fd(), copy::SAME)?;
+    fs::remove_dir(whole)
 }
 
 /// Returns whether a folder is on another device than the one that holds it.
@@ -580,10 +682,77 @@ mod tests {
         assert_eq!(fs::read_link(path.join("out")).expect("a link"), Path::new("/etc/passwd"));
         fs::write(image.join("srv/later"), "x").expect("writable");
         assert!(!volumes.populate(&volume, &image, Path::new("/srv"), 0).expect("looked at"));
-        // Killed half way: begun anew.
-        File::create(root.join("data/volumes/data/filling")).expect("writable");
-        assert!(volumes.populate(&volume, &image, Path::new("/srv"), 0).expect("copied"));
-        assert!(path.join("later").exists());
+        fs::remove_dir_all(root).expect("removable");
+    }
+
+    #[test]
+    fn a_copy_that_was_killed_is_begun_anew_or_ended_and_removes_nothing_of_anybodys() {
+        let (root, volumes) = room("refill");
+        let image = root.join("image");
+        fs::create_dir_all(image.join("srv")).expect("a scratch folder");
+        fs::write(image.join("srv/a"), "of the image").expect("writable");
+        fs::write(image.join("srv/b"), "of the image").expect("writable");
+        let folder = root.join("data/volumes/data");
+        let volume = make(&volumes, "data");
+        let fill = || volumes.populate(&volume, &image, Path::new("/srv"), 0).expect("looked at");
+        // Killed in the copy: the draft is no content.
+        fs::create_dir(folder.join("filling")).expect("writable");
+        fs::write(folder.join("filling/a"), "of the").expect("writable");
+        assert!(fill());
+        let read = |name: &str| fs::read_to_string(folder.join("_data").join(name)).expect("there");
+        assert_eq!((read("a"), read("b")), ("of the image".to_owned(), "of the image".to_owned()));
+        // Killed while it was moved in: the rest follows, and what somebody has written since stays.
+        fs::rename(folder.join("_data/b"), folder.join("b")).expect("movable");
+        fs::create_dir(folder.join("filled")).expect("writable");
+        fs::rename(folder.join("b"), folder.join("filled/b")).expect("movable");
+        fs::write(folder.join("filled/a"), "of the image").expect("writable");
+        fs::write(folder.join("_data/a"), "precious").expect("writable");
+        assert!(fill());
+        assert_eq!((read("a"), read("b")), ("precious".to_owned(), "of the image".to_owned()));
+        assert!(!folder.join("filled").exists() && !folder.join("filling").exists());
+        // A mark of an older version over a user's own content.
+        File::create(folder.join("filling")).expect("writable");
+        assert!(!fill());
+        assert_eq!(read("a"), "precious");
+        // A directory of the host: a copy that fails there takes nothing away with the next start.
+        let device = root.join("device");
+        fs::create_dir(&device).expect("a scratch folder");
+        let options = [("type", "none"), ("o", "bind"), ("device", device.to_str().expect("text"))];
+        let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let bound = volumes.create("bound", &options, &BTreeMap::new()).expect("a volume");
+        assert!(volumes.populate(&bound, &image, Path::new("/srv"), 0).expect("copied"));
+        fs::write(device.join("precious"), "x").expect("writable");
+        fs::remove_file(device.join("a")).expect("removable");
+        assert!(!volumes.populate(&bound, &image, Path::new("/srv"), 0).expect("looked at"));
+        assert!(device.join("precious").exists());
+        fs::remove_dir_all(root).expect("removable");
+    }
+
+    #[test]
+    fn what_a_killed_create_has_left_of_volumes_is_forgotten() {
+        let (root, volumes) = room("forget");
+        let lost = volumes.obtain("", &BTreeMap::new(), "killed").expect("a volume");
+        let named = volumes.obtain("data", &BTreeMap::new(), "killed").expect("a volume");
+        let kept = volumes.obtain("", &BTreeMap::new(), "c1").expect("a volume");
+        volumes.release(&kept.name, "c1").expect("writable");
+        volumes.acquire(&kept, "killed").expect("writable");
+        for draft in [".new-x", ".old-x"] {
+            fs::create_dir(root.join("data/volumes").join(draft)).expect("writable");
+            File::create(root.join("data/volumes").join(draft).join("lock")).expect("writable");
+        }
+        let busy = File::open(root.join("data/volumes/.new-x/lock")).expect("there");
+        let busy = Flock::lock(busy, FlockArg::LockExclusive).expect("free");
+        volumes.forget("killed").expect("forgotten");
+        volumes.sweep().expect("swept");
+        assert!(matches!(volumes.find(&lost.name), Err(Error::NotFound { .. })), "it had made it");
+        for volume in [&named, &kept] {
+            volumes.find(&volume.name).expect("a name, or another's content");
+            assert!(!root.join("data/volumes").join(&volume.name).join("users/killed").exists());
+        }
+        assert!(root.join("data/volumes/.new-x").exists() && !root.join("data/volumes/.old-x").exists());
+        drop(busy);
+        volumes.sweep().expect("swept");
+        assert!(!root.join("data/volumes/.new-x").exists());
         fs::remove_dir_all(root).expect("removable");
     }
 }

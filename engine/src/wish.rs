@@ -17,6 +17,7 @@ use crate::log::LogConfig;
 use crate::restart;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Why the text of one flag was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +86,8 @@ pub struct Wish {
 
     /// `--network`, each as written: `bridge`, `host`, `none`, `container:NAME`, a network's name with options.
     pub networks: Vec<String>,
+    /// What `network connect` asked for, by network; the flags below are for the networks that are not in here.
+    pub endpoints: BTreeMap<String, Endpoint>,
     /// `--network-alias`.
     pub network_aliases: Vec<String>,
     /// `-p`, each as written.
@@ -162,6 +165,18 @@ pub struct Wish {
     pub oom_score_adj: Option<i32>,
     /// The platform asked for, empty for the host's.
     pub platform: String,
+}
+
+/// What `network connect` asks for beside the two names.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Endpoint {
+    /// `--ip`.
+    pub ip: Option<Ipv4Addr>,
+    /// `--ip6`.
+    pub ip6: Option<Ipv6Addr>,
+    /// `--alias`.
+    pub aliases: Vec<String>,
 }
 
 /// Resource flags; `None` means unlimited or the kernel's default.

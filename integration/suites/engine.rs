@@ -7,6 +7,8 @@ mod case;
 mod config;
 #[path = "engine/copy.rs"]
 mod copy;
+#[path = "engine/edges.rs"]
+mod edges;
 #[path = "engine/everyday.rs"]
 mod everyday;
 #[path = "engine/faults.rs"]

@@ -337,3 +337,103 @@ fn volumes_keep_their_content_and_are_filled_from_the_image() {
     let _ = host.shoal(["rm", keeper.trim()]).ok();
     assert!(host.shoal(["volume", "prune", "-a", "-f"]).ok().contains("etc"));
 }
+
+#[test]
+fn no_container_can_make_itself_the_way_out_for_others_or_for_the_host() {
+    let host = host("ra");
+    let knob = |place: &[&str], interface: &str, name: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{name}");
+        let text = match place {
+            [] => host.cmd("cat").arg(&path).ok(),
+            flags => host.shoal(["exec"]).args(flags).args(["cat", &path]).ok(),
+        };
+        text.trim().to_owned()
+    };
+    let _plain = run(&host, &["--name", "plain"]);
+    let bridge =
+        |network: &str| host.shoal(["network", "inspect", "-f", "{{.Bridge}}", network]).ok().trim().to_owned();
+    assert_eq!(knob(&["plain"], "eth0", "disable_ipv6"), "1");
+    assert_eq!(knob(&[], &bridge("bridge"), "disable_ipv6"), "1");
+    let _ =
+        host.shoal(["network", "create", "--ipv6", "--subnet", "10.91.0.0/24", "--subnet", "fd91::/64", "six"]).ok();
+    let _six = run(&host, &["--name", "six", "--network", "six"]);
+    assert_eq!((knob(&["six"], "eth0", "accept_ra"), knob(&["six"], "eth0", "disable_ipv6")), ("0".into(), "0".into()));
+    assert_eq!(knob(&[], &bridge("six"), "accept_ra"), "0");
+}
+
+#[test]
+fn the_way_out_and_the_ports_are_on_a_network_that_leads_out() {
+    let host = host("outward");
+    for flags in [&["--internal", "inner"][..], &["front"], &["third"]] {
+        let _ = host.shoal(["network", "create"]).args(flags).ok();
+    }
+    let boxed = run(&host, &["--name", "box", "--network", "inner", "--network", "front", "-p", "18080:80"]);
+    boxed.serve_tcp(80, "box");
+    let route = || host.shoal(["exec", "box", "ip", "route"]).ok();
+    let by = |network: &str| {
+        boxed.ip(&host, network).octets()[..3].iter().map(|part| format!("{part}.")).collect::<String>()
+    };
+    let default = |network: &str| {
+        let text = route();
+        let line = text.lines().find(|line| line.starts_with("default")).unwrap_or_default().to_owned();
+        assert!(line.contains(&by(network)), "{network}: {text}");
+    };
+    default("front");
+    assert!(ask(&host.netns_path(), Ipv4Addr::LOCALHOST, 18080).is_some(), "published though the first is internal");
+    // The network that leads out goes, and another takes its place.
+    let _ = host.shoal(["network", "connect", "third", "box"]).ok();
+    let _ = host.shoal(["network", "disconnect", "front", "box"]).ok();
+    default("third");
+    assert!(ask(&host.netns_path(), Ipv4Addr::LOCALHOST, 18080).is_some(), "published anew");
+    let _ = host.shoal(["network", "disconnect", "third", "box"]).ok();
+    assert!(!route().contains("default"));
+    let _ = host.shoal(["network", "connect", "front", "box"]).ok();
+    default("front");
+}
+
+#[test]
+fn what_connect_gave_is_kept_and_a_new_name_is_known_at_once() {
+    let host = host("kept");
+    let _ = host.shoal(["network", "create", "--subnet", "10.92.0.0/24", "web"]).ok();
+    let _ = run(&host, &["--name", "client", "--network", "web"]);
+    let boxed = run(&host, &["--name", "box", "--network-alias", "mine"]);
+    let _ = host.shoal(["network", "connect", "--alias", "db", "--ip", "10.92.0.77", "web", "box"]).ok();
+    let found = |name: &str| {
+        let outcome = host.shoal(["exec", "client", "nslookup", name]).run();
+        outcome.status.success() && outcome.stdout.contains("10.92.0.77")
+    };
+    let check = |when: &str| {
+        eventually(when, PATIENCE, || found("db").then_some(()));
+        assert!(!found("mine"), "the alias of run is for its own networks");
+        assert_eq!(boxed.ip(&host, "web"), Ipv4Addr::new(10, 92, 0, 77));
+    };
+    check("connected");
+    let _ = host.shoal(["restart", "-t", "0", "box"]).ok();
+    check("restarted");
+    let _ = host.shoal(["rename", "box", "crate"]).ok();
+    eventually("the new name is known", PATIENCE, || found("crate").then_some(()));
+    assert!(!found("box"), "the former name is free");
+    assert!(host.shoal(["network", "inspect", "web"]).ok().contains("\"crate\""));
+}
+
+#[test]
+fn a_resolver_that_is_killed_comes_back_by_itself() {
+    let host = host("revive");
+    let _ = host.shoal(["network", "create", "web"]).ok();
+    let one = run(&host, &["--name", "one", "--network", "web"]);
+    let _ = run(&host, &["--name", "two", "--network", "web"]);
+    let id = host.shoal(["network", "inspect", "-f", "{{.Id}}", "web"]).ok();
+    let file = host.root().join("run/networks").join(id.trim()).join("resolver.pid");
+    let process = || -> Option<i32> {
+        let text = std::fs::read(&file).ok()?;
+        let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        i32::try_from(value["pid"].as_i64()?).ok()
+    };
+    let first = eventually("it says who it is", PATIENCE, process);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).expect("ours");
+    eventually("another has taken its place", PATIENCE, || process().filter(|pid| *pid != first));
+    let address = one.ip(&host, "web").to_string();
+    eventually("names are known", PATIENCE, || {
+        host.shoal(["exec", "two", "nslookup", "one"]).run().stdout.contains(&address).then_some(())
+    });
+}

@@ -176,14 +176,18 @@ pub fn argv(
 }
 
 /// The environment: a PATH, the host name, a terminal's type, the image's, the user's; later ones replace earlier ones
-/// in place.
+/// in place. A name of the user's without `=` takes the variable away.
 pub fn environment(image: &[String], user: &[String], hostname: &str, tty: bool) -> Vec<String> {
     let mut env: Vec<String> = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
     if tty {
         env.push("TERM=xterm".to_owned());
     }
-    for entry in image.iter().chain(user) {
+    for (at, entry) in image.iter().chain(user).enumerate() {
         let name = entry.split('=').next().unwrap_or_default();
+        if at >= image.len() && !entry.contains('=') {
+            env.retain(|known| known.split('=').next() != Some(name));
+            continue;
+        }
         let same = |known: &&mut String| known.split('=').next() == Some(name);
         match env.iter_mut().find(same) {
             Some(known) => known.clone_from(entry),

@@ -48,6 +48,20 @@ pub(crate) const COUNTS: &[Count] = &[
         variable: None,
     },
     Count {
+        name: "many",
+        round: "`run -d` at the same time, then as many `rm -f`, none of which may fail",
+        ci: 20,
+        soak: 500,
+        variable: Some("SHOAL_AT_ONCE"),
+    },
+    Count {
+        name: "flood",
+        round: "MB that a container logs while another one goes on, bounded by rotation",
+        ci: 100,
+        soak: 1_000,
+        variable: Some("SHOAL_LOG_MB"),
+    },
+    Count {
         name: "image",
         round: "operation of push, pull, delete and gc side by side, clients and the server killed with -9",
         ci: 40,

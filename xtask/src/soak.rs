@@ -32,6 +32,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         "runtime" => runtime::run(number),
         "attacks" => attacks::run(number, limit, args.iter().any(|arg| arg == "--write")),
         "engine" => engine::run(number, args),
+        "many" => case("many_runs_at_once", "SHOAL_AT_ONCE", number),
+        "flood" => case("a_flood_of_output", "SHOAL_LOG_MB", number),
         "crash" => crash(number),
         "image" => image(number),
         "load" => load(number, counts::of("kills")?.soak),
@@ -45,6 +47,13 @@ fn crash(stride: u32) -> Result<()> {
     let mut command = Command::new(suite::binary("crash")?);
     command.args(["killed_anywhere", "--nocapture", "--test-threads", "2"]);
     command.env("SHOAL_CRASH_STRIDE", stride.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
+    shell::status(command)
+}
+
+/// One case of the engine's suite with another count.
+fn case(name: &str, variable: &str, number: u32) -> Result<()> {
+    let mut command = Command::new(suite::binary("engine")?);
+    command.args([name, "--nocapture"]).env(variable, number.to_string()).env("SHOAL_BIN_DIR", shell::bin_dir());
     shell::status(command)
 }
 

@@ -10,7 +10,6 @@ mod volume;
 use crate::commands::Global;
 use crate::error::Error;
 use clap::{Args, Subcommand};
-use engine::network::Networks;
 use engine::{Engine, Roots};
 use std::process::ExitCode;
 
@@ -64,10 +63,10 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
 fn network(engine: &Engine, command: NetworkCommand) -> Result<ExitCode, Error> {
     let networks = engine.networks();
     match command {
-        NetworkCommand::Create(create) => create::run(&networks, &create),
+        NetworkCommand::Create(create) => create::run(engine, &create),
         NetworkCommand::Ls(ls) => ls::run(&networks, &ls),
         NetworkCommand::Inspect(inspect) => inspect::run(&networks, &inspect),
-        NetworkCommand::Rm(rm) => remove(&networks, &rm),
+        NetworkCommand::Rm(rm) => remove(engine, &rm),
         NetworkCommand::Prune(prune) => prune::run(engine, &prune),
         NetworkCommand::Connect(connect) => connect::connect(engine, &connect),
         NetworkCommand::Disconnect(disconnect) => connect::disconnect(engine, &disconnect),
@@ -78,9 +77,12 @@ fn network(engine: &Engine, command: NetworkCommand) -> Result<ExitCode, Error> 
     }
 }
 
-fn remove(networks: &Networks, rm: &Rm) -> Result<ExitCode, Error> {
-    each(&rm.networks, |name| match networks.remove(name) {
-        Ok(_) => Ok(Some(name.to_owned())),
+fn remove(engine: &Engine, rm: &Rm) -> Result<ExitCode, Error> {
+    each(&rm.networks, |name| match engine.networks().remove(name) {
+        Ok(network) => {
+            engine.network_event(&network, "destroy", None);
+            Ok(Some(name.to_owned()))
+        }
         Err(engine::network::Error::NotFound { .. }) if rm.force => Ok(None),
         Err(error) => Err(error.into()),
     })
@@ -142,5 +144,5 @@ pub(crate) fn prune_networks(engine: &Engine, filters: &[String]) -> Result<(), 
 /// What `system prune --volumes` does: those without a name go.
 pub(crate) fn prune_volumes(engine: &Engine, filters: &[String]) -> Result<u64, Error> {
     let filters = filters.iter().map(|text| prune::Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    volume::remove_unused(&engine.volumes(), false, &filters)
+    volume::remove_unused(engine, false, &filters)
 }

@@ -32,28 +32,34 @@ impl Engine {
     pub fn export(&self, name: &str, out: impl Write) -> Result<(), EngineError> {
         let locked = self.lock(name)?;
         let container = &locked.container;
+        let step = || EngineError::io(format!("export container {}", container.name()));
         let root = self.rootfs(container)?;
-        let written = diff::write(&root, Form::Whole, out)
-            .map_err(EngineError::io(format!("export container {}", container.name())));
-        if !locked.is_active() {
-            self.rootfs_release(container)?;
+        // The image's owners, whatever the container's users are on this host.
+        let first = self.first_id(container);
+        if locked.is_active() {
+            // Held open, it stays whole whatever becomes of the container: nobody waits for who reads the tar.
+            let held = std::fs::File::open(&root).map_err(step())?;
+            drop(locked);
+            let root = format!("/proc/self/fd/{}/.", std::os::fd::AsRawFd::as_raw_fd(&held));
+            return diff::write_from(std::path::Path::new(&root), Form::Whole, first, out)
+                .map(|_| ())
+                .map_err(EngineError::io("export a container"));
         }
+        let written = diff::write_from(&root, Form::Whole, first, out).map_err(step());
+        self.rootfs_release(container)?;
         written.map(|_| ())
     }
 
     /// Makes an image of a container's changes and returns its id.
     pub fn commit(&self, name: &str, wish: &CommitWish) -> Result<Digest, EngineError> {
         let container = self.find(name)?;
-        let freeze = container.state.status == Status::Running && !wish.no_pause;
-        if freeze {
-            self.pause(container.id())?;
+        if container.state.status != Status::Running || wish.no_pause {
+            return self.commit_frozen(&container, wish);
         }
+        let thaw = self.freeze(container.id())?;
         let made = self.commit_frozen(&container, wish);
-        if freeze {
-            let thawed = self.unpause(container.id());
-            return made.and_then(|id| thawed.map(|_| id));
-        }
-        made
+        let thawed = self.thaw(container.id(), thaw);
+        made.and_then(|id| thawed.map(|()| id))
     }
 
     fn commit_frozen(&self, container: &Container, wish: &CommitWish) -> Result<Digest, EngineError> {
@@ -125,7 +131,9 @@ fn changed(config: &mut ContainerConfig, container: &Container) {
     for entry in &wish.env {
         let name = entry.split('=').next().unwrap_or_default();
         config.env.retain(|known| known.split('=').next() != Some(name));
-        config.env.push(entry.clone());
+        if entry.contains('=') {
+            config.env.push(entry.clone());
+        }
     }
     if let Some(entrypoint) = &wish.entrypoint {
         config.entrypoint = (!entrypoint.is_empty()).then(|| entrypoint.clone());

@@ -2,20 +2,14 @@
 
 use super::{Container, Engine};
 use crate::error::EngineError;
+use crate::monitor::protocol::{Client, Request};
 use crate::network::{Attach, Attachment, Mode};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use crate::wish::Endpoint;
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// What `network connect` asks for beside the two names.
-#[derive(Debug, Clone, Default)]
-pub struct Connect {
-    /// `--ip`.
-    pub ip: Option<Ipv4Addr>,
-    /// `--ip6`.
-    pub ip6: Option<Ipv6Addr>,
-    /// `--alias`.
-    pub aliases: Vec<String>,
-}
+/// How long a monitor may take to hear that the networks have changed.
+const HEARD: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Connects a container to one more network, now when it runs and at every later start. Returns warnings.
@@ -23,7 +17,7 @@ impl Engine {
         &self,
         network: &str,
         container: &str,
-        wanted: &Connect,
+        wanted: &Endpoint,
     ) -> Result<Vec<String>, EngineError> {
         let networks = self.networks();
         let network = networks.find(network)?;
@@ -38,10 +32,10 @@ impl Engine {
         if names.contains(&network.name) {
             return Err(locked.container.state_error(format!("is on network {} already", network.name)));
         }
-        let first = names.is_empty();
         let mut warnings = Vec::new();
         if locked.is_active() {
             let mut attachments = self.attachments(&locked.container);
+            let leads_out = self.way_out(&attachments)?.is_none() && !network.internal;
             let mut attachment = networks.attach(
                 &network,
                 &Attach {
@@ -52,7 +46,8 @@ impl Engine {
                     ip6: wanted.ip6,
                     aliases: wanted.aliases.clone(),
                     dns: locked.container.record.wish.dns.iter().filter_map(|text| text.parse().ok()).collect(),
-                    default_route: first,
+                    default_route: leads_out,
+                    ports: if leads_out { self.ports(&locked.container)? } else { Vec::new() },
                     ..Attach::default()
                 },
             )?;
@@ -61,8 +56,12 @@ impl Engine {
             self.save_attachments(&locked.container, &attachments)?;
         }
         names.push(network.name.clone());
-        locked.container.record.wish.networks = names;
+        let wish = &mut locked.container.record.wish;
+        wish.networks = names;
+        wish.endpoints.insert(network.name.clone(), wanted.clone());
         locked.save_record()?;
+        tell(&locked.container);
+        self.network_event(&network, "connect", Some(locked.container.id()));
         Ok(warnings)
     }
 
@@ -74,7 +73,9 @@ impl Engine {
         let mut locked = self.lock(container)?;
         let mut names = own_networks(&locked.container)?;
         let attachments = self.attachments(&locked.container);
-        let (gone, kept): (Vec<Attachment>, Vec<Attachment>) =
+        let way_out = self.way_out(&attachments)?;
+        let led_out = way_out.is_some_and(|at| attachments[at].network_id == network.id);
+        let (gone, mut kept): (Vec<Attachment>, Vec<Attachment>) =
             attachments.into_iter().partition(|attachment| attachment.network_id == network.id);
         if gone.is_empty() && !names.contains(&network.name) && !force {
             return Err(locked.container.state_error(format!("is not on network {}", network.name)));
@@ -83,13 +84,31 @@ impl Engine {
             networks.disconnect(attachment, &namespace(&locked.container))?;
         }
         self.save_attachments(&locked.container, &kept)?;
+        if led_out && let Some(at) = self.way_out(&kept)? {
+            // As at a start without the network that is gone.
+            networks.lead_out(&kept[at], &namespace(&locked.container))?;
+            kept[at].ports = networks.publish(&kept[at], &self.ports(&locked.container)?)?;
+            self.save_attachments(&locked.container, &kept)?;
+        }
         names.retain(|name| *name != network.name);
         if names.is_empty() {
             // Only loopback is left, also after the next start.
             names.push("none".to_owned());
         }
         locked.container.record.wish.networks = names;
-        locked.save_record()
+        locked.container.record.wish.endpoints.remove(&network.name);
+        locked.save_record()?;
+        tell(&locked.container);
+        self.network_event(&network, "disconnect", Some(locked.container.id()));
+        Ok(())
+    }
+
+    /// Which attachment leads out and has the published ports.
+    fn way_out(&self, attachments: &[Attachment]) -> Result<Option<usize>, EngineError> {
+        let networks = self.networks();
+        let internal = |attachment: &Attachment| networks.find(&attachment.network_id).map(|network| network.internal);
+        let internal = attachments.iter().map(internal).collect::<Result<Vec<_>, _>>()?;
+        Ok(super::launch::outward(internal.into_iter()))
     }
 
     /// Makes bridges, firewall elements and published ports of running containers present again. Returns warnings.
@@ -112,6 +131,13 @@ fn own_networks(container: &Container) -> Result<Vec<String>, EngineError> {
         Mode::Host | Mode::Container(_) => {
             Err(container.state_error("shares another network namespace: it cannot join or leave networks"))
         }
+    }
+}
+
+/// The monitor watches the resolvers of the container's networks. One that does not hear it watches those of before.
+fn tell(container: &Container) {
+    if let Ok(mut client) = Client::connect(&container.run) {
+        client.send(&Request::NetworksChanged).and_then(|()| client.reply_within(HEARD)).ok();
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Container, Engine, Locked};
 use crate::error::EngineError;
 use crate::host::copy::{Merge, Owners, SAME};
 use crate::host::rootfs::Rootfs;
+use crate::host::sys;
 use crate::wish::MountKind;
 use image::layer::extract::{Extractor, Options, Whiteouts};
 use image::layer::{diff, tar};
@@ -189,7 +190,7 @@ impl Engine {
                 to.display()
             )));
         }
-        self.in_root(name, |root, _| {
+        self.in_root(name, false, |root, _| {
             let host = Rootfs::open(Path::new("/"))?;
             let merge = Merge { owners, attributes: wish.archive };
             copy(&End { root, path }, &End { root: &host, path: &to }, wish.follow, merge)
@@ -201,7 +202,7 @@ impl Engine {
     pub fn copy_in(&self, name: &str, from: &Path, path: &Path, wish: CopyWish) -> Result<u64, EngineError> {
         let step = || EngineError::io(format!("copy to container {name}"));
         let from = absolute(from).map_err(EngineError::io("find the working directory"))?;
-        self.in_root(name, |root, first| {
+        self.in_root(name, true, |root, first| {
             let host = Rootfs::open(Path::new("/"))?;
             let archive = move |user: u32, group: u32| (first.saturating_add(user), first.saturating_add(group));
             let own = move |_: u32, _: u32| (first, first);
@@ -221,7 +222,7 @@ impl Engine {
         out: impl Write + Send,
     ) -> Result<(), EngineError> {
         let step = || EngineError::io(format!("copy from container {name}"));
-        self.in_root(name, |root, _| {
+        self.in_root(name, false, |root, _| {
             let from = End { root, path };
             let of = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
             let spot = from.spot(wish.follow).map_err(of)?;
@@ -243,7 +244,7 @@ impl Engine {
         let draft = container.data.join(format!("cp-{}", std::process::id()));
         fs::create_dir(&draft).map_err(EngineError::io(format!("make {}", draft.display())))?;
         let copied = unpack(&draft, input).and_then(|folder| {
-            self.in_root(container.id(), |root, first| {
+            self.in_root(container.id(), true, |root, first| {
                 let to = End { root, path };
                 let of = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
                 let spot = to.spot(true).map_err(of)?;
@@ -262,25 +263,40 @@ impl Engine {
     }
 
     /// Runs `work` on a container's root as its processes see it, or will see it: volumes are where they belong. `work` also
-    /// gets the host's number of the container's user 0.
-    fn in_root<T: Send>(&self, name: &str, work: impl FnOnce(&Rootfs, u32) -> T + Send) -> Result<T, EngineError> {
+    /// gets the host's number of the container's user 0. Where the root maps owners, what `writes` makes files as that user: the
+    /// kernel makes none for one that the mount does not know.
+    fn in_root<T: Send>(
+        &self,
+        name: &str,
+        writes: bool,
+        work: impl FnOnce(&Rootfs, u32) -> T + Send,
+    ) -> Result<T, EngineError> {
         let container = self.find(name)?;
         let first = self.first_id(&container);
+        let owner = Some(self.mapped_from(&container)).filter(|mapped| writes && *mapped > 0);
+        let step = || EngineError::io(format!("make files as the owner of container {name}"));
+        let work = |root: &Rootfs| match owner {
+            None => Ok(work(root, first)),
+            Some(owner) => std::thread::scope(|scope| {
+                let as_owner = scope.spawn(|| sys::make_files_as(owner).map(|()| work(root, first)));
+                as_owner.join().unwrap_or_else(|_| Err(io::Error::other("a thread died")))
+            }),
+        };
         if container.state.status.is_active() && container.state.process.alive() {
             let root = Rootfs::open(Path::new(&format!("/proc/{}/root", container.state.process.pid)))
                 .map_err(EngineError::io(format!("open the root of container {name}")))?;
             // Only now is it certain whose root that is: a number may be given away again.
             if container.state.process.alive() {
-                return Ok(work(&root, first));
+                return work(&root).map_err(step());
             }
         }
         let locked = self.lock(container.id())?;
         if locked.is_active() {
             return Err(locked.container.state_error("is just being started or stopped: try again"));
         }
-        let done = self.in_stopped(&locked, |root| work(root, first));
+        let done = self.in_stopped(&locked, work);
         self.rootfs_release(&locked.container)?;
-        done
+        done?.map_err(step())
     }
 
     /// A container without processes: its mounts are made in a mount namespace of a thread's own, and go with it.
@@ -296,8 +312,8 @@ impl Engine {
         done.unwrap_or_else(|_| Err(io::Error::other("a thread died"))).map_err(step())
     }
 
-    /// The folders and files that are mounted over the root: source, place, read-only.
-    fn binds(&self, container: &Container) -> Result<Vec<(PathBuf, PathBuf, bool)>, EngineError> {
+    /// The folders and files that are mounted over the root.
+    fn binds(&self, container: &Container) -> Result<Vec<Over>, EngineError> {
         let volumes = self.volumes();
         let mut binds = Vec::new();
         for wish in &container.record.wish.mounts {
@@ -305,20 +321,30 @@ impl Engine {
                 MountKind::Tmpfs => continue,
                 MountKind::Bind => PathBuf::from(&wish.source),
                 MountKind::Volume => match volumes.find(&wish.source) {
-                    Ok(volume) => volumes.prepare(&volume)?.join(&wish.subpath),
+                    Ok(volume) => volumes.prepare(&volume)?,
                     // Made anew with the next start.
                     Err(crate::volume::Error::NotFound { .. }) => continue,
                     Err(error) => return Err(error.into()),
                 },
             };
-            binds.push((source, PathBuf::from(&wish.target), wish.read_only));
+            let (part, place) = (PathBuf::from(&wish.subpath), PathBuf::from(&wish.target));
+            binds.push(Over { source, part, place, read_only: wish.read_only });
         }
         Ok(binds)
     }
 }
 
+/// What is mounted over a stopped container's root for a copy.
+struct Over {
+    source: PathBuf,
+    /// The part of the source, looked up inside it; empty for the whole.
+    part: PathBuf,
+    place: PathBuf,
+    read_only: bool,
+}
+
 /// Makes the mounts of a stopped container in a namespace of this thread and opens its root there.
-fn view(rootfs: &Path, read_only: bool, binds: &[(PathBuf, PathBuf, bool)]) -> io::Result<Rootfs> {
+fn view(rootfs: &Path, read_only: bool, binds: &[Over]) -> io::Result<Rootfs> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
@@ -327,11 +353,16 @@ fn view(rootfs: &Path, read_only: bool, binds: &[(PathBuf, PathBuf, bool)]) -> i
         mount(none, rootfs, none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, none)?;
     }
     let root = Rootfs::open(rootfs)?;
-    for (source, target, read_only) in binds {
-        let open = || root.file(target, OFlag::O_PATH);
+    for Over { source, part, place, read_only } in binds {
+        let open = || root.file(place, OFlag::O_PATH);
         // Its place is made by the first start.
         let Ok(place) = open() else { continue };
         let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let held = match part.as_os_str().is_empty() {
+            true => None,
+            false => Some(Rootfs::open(source)?.file(part, OFlag::O_PATH | OFlag::O_DIRECTORY)?),
+        };
+        let source = held.as_ref().map_or_else(|| source.clone(), |held| PathBuf::from(path(held)));
         mount(Some(source.as_path()), path(&place).as_str(), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
         if *read_only {
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;

@@ -7,7 +7,7 @@ use crate::host::process;
 use crate::name::{self, Claim};
 use crate::record::{RECORD_VERSION, Record, State};
 use crate::time::now;
-use crate::wish::Wish;
+use crate::wish::{Resources, Wish};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
@@ -126,14 +126,9 @@ impl Engine {
     }
 }
 
-/// Refuses what contradicts itself; returns what the user should know.
-fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
+/// Refuses limits that contradict each other, or that nothing could run under.
+pub(super) fn check_resources(resources: &Resources) -> Result<(), EngineError> {
     let invalid = |text: &str| Err(EngineError::Invalid(text.to_owned()));
-    wish.log.check()?;
-    if wish.remove && wish.restart != crate::restart::Policy::No {
-        return invalid("--rm and --restart exclude each other");
-    }
-    let resources = &wish.resources;
     if let Some(memory) = resources.memory.filter(|memory| *memory > 0) {
         if memory < 512 * 1024 {
             return invalid("-m: the least memory is 512k");
@@ -154,6 +149,20 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
             return Err(EngineError::Invalid(format!("--cpus: from 0.01 to {cpus}, this host has {cpus}")));
         }
     }
+    if resources.nano_cpus.is_some() && (resources.cpu_quota.is_some() || resources.cpu_period.is_some()) {
+        return invalid("--cpus and --cpu-period/--cpu-quota exclude each other");
+    }
+    Ok(())
+}
+
+/// Refuses what contradicts itself; returns what the user should know.
+fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
+    let invalid = |text: &str| Err(EngineError::Invalid(text.to_owned()));
+    wish.log.check()?;
+    if wish.remove && wish.restart != crate::restart::Policy::No {
+        return invalid("--rm and --restart exclude each other");
+    }
+    check_resources(&wish.resources)?;
     if wish.oom_score_adj.is_some_and(|score| !(-1000..=1000).contains(&score)) {
         return invalid("--oom-score-adj: from -1000 to 1000");
     }
@@ -193,6 +202,12 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
     }
     let mut targets = std::collections::BTreeSet::new();
     for mount in &wish.mounts {
+        if crate::lsm::has_selinux() && mount.options.iter().any(|option| matches!(option.as_str(), "z" | "Z")) {
+            return Err(EngineError::Invalid(format!(
+                "{}: z and Z are not offered yet on a host with SELinux: label the files with chcon -Rt container_file_t",
+                mount.target
+            )));
+        }
         if !targets.insert(mount.target.trim_end_matches('/')) {
             return Err(EngineError::Invalid(format!("duplicate mount point: {}", mount.target)));
         }

@@ -78,7 +78,9 @@ impl Engine {
         for entry in &wish.env {
             let name = entry.split('=').next().unwrap_or_default();
             process.env.retain(|known| known.split('=').next() != Some(name));
-            process.env.push(entry.clone());
+            if entry.contains('=') {
+                process.env.push(entry.clone());
+            }
         }
         if wish.tty && !process.env.iter().any(|entry| entry.starts_with("TERM=")) {
             process.env.push("TERM=xterm".to_owned());
@@ -97,8 +99,13 @@ impl Engine {
             let read = |path: &str| root.text(path).map_err(EngineError::io(format!("read the container's {path}")));
             let account = account::resolve(&wish.user, &[], &read("/etc/passwd")?, &read("/etc/group")?)?;
             process.user = account.user;
-            process.env.retain(|entry| !entry.starts_with("HOME="));
-            process.env.push(format!("HOME={}", account.home));
+            let record = &container.record;
+            let given = [&record.defaults.env, &record.wish.env, &wish.env];
+            if !given.into_iter().flatten().any(|entry| entry.starts_with("HOME=")) {
+                // Ours so far: that of the container's own user.
+                process.env.retain(|entry| !entry.starts_with("HOME="));
+                process.env.push(format!("HOME={}", account.home));
+            }
         }
         if let Some(capabilities) = &mut process.capabilities {
             if wish.privileged {

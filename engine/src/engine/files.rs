@@ -12,7 +12,8 @@ use std::path::Path;
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 impl Engine {
-    /// Writes `hostname`, `hosts` and `resolv.conf` into the run folder and returns their mounts.
+    /// Writes `hostname`, `hosts` and `resolv.conf` into the data folder and returns their mounts. The container may write to
+    /// them without end: the run folder is memory that all containers need.
     pub(super) fn generated_files(
         &self,
         container: &Container,
@@ -22,7 +23,11 @@ impl Engine {
         let wish = &container.record.wish;
         let folder = match mode {
             // One network, one set of files.
-            Mode::Container(name) => self.find(name)?.run,
+            Mode::Container(name) => {
+                let other = self.find(name)?;
+                // One that was started by an older version has them in its run folder.
+                if other.data.join("hosts").exists() { other.data } else { other.run }
+            }
             _ => {
                 let name = match (mode, wish.uts.as_str()) {
                     (Mode::Host, _) | (_, "host") if wish.hostname.is_empty() => {
@@ -30,10 +35,10 @@ impl Engine {
                     }
                     _ => super::prepare::hostname(&container.record),
                 };
-                write(&container.run, "hostname", &format!("{name}\n"))?;
-                write(&container.run, "hosts", &self.hosts(container, mode, attachments, &name)?)?;
-                write(&container.run, "resolv.conf", &self.resolver(container, mode, attachments)?)?;
-                container.run.clone()
+                write(&container.data, "hostname", &format!("{name}\n"))?;
+                write(&container.data, "hosts", &self.hosts(container, mode, attachments, &name)?)?;
+                write(&container.data, "resolv.conf", &self.resolver(container, mode, attachments)?)?;
+                container.data.clone()
             }
         };
         let taken = |target: &str| wish.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == target);

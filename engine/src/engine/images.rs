@@ -10,9 +10,9 @@ use crate::wish::Wish;
 use image::progress::Silent;
 use image::store::rootfs::{self, RootfsRequest};
 use image::{ImageRecord, Store, StoreError};
-use oci::Platform;
 use oci::config::{ContainerConfig, Healthcheck};
 use oci::spec::LinuxIdMapping;
+use oci::{Digest, Platform};
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,14 @@ impl Engine {
         let record = find(&store, &wish.image, &wish.platform).map_err(failed)?;
         let config = store.config(&record).map_err(failed)?.config;
         Ok(Found { id: record.id.to_string(), defaults: defaults(config) })
+    }
+
+    /// The layers of an image, bottom first, by what they are unpacked; `None` for one that is not here.
+    pub(super) fn ancestry(&self, name: &str) -> Result<Option<Vec<Digest>>, EngineError> {
+        let store = self.images()?;
+        let Ok(record) = store.find(name) else { return Ok(None) };
+        let failed = |error| image_error(&format!("read the image {name}"), error);
+        Ok(Some(store.config(&record).map_err(failed)?.rootfs.diff_ids))
     }
 
     /// Mounts the container's root file system and returns its path.

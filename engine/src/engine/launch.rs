@@ -5,10 +5,13 @@ use super::{Container, Engine, Locked};
 use crate::error::EngineError;
 use crate::file::{self, Durable};
 use crate::host::{netns, slirp};
+use crate::log::Named;
 use crate::monitor::protocol::{Client, Reply, Request};
 use crate::monitor::{PLAN_VERSION, Plan, lock};
 use crate::network::{self, Attach, Attachment, Mode};
 use crate::record::{State, Status};
+use crate::trace;
+use crate::wish::Endpoint;
 use oci::spec::Spec;
 use std::fs;
 use std::io;
@@ -118,7 +121,7 @@ impl Engine {
             .map_err(EngineError::io(format!("make {}", run.display())))?;
         let rootfs = self.rootfs(container)?;
         let mode = Mode::parse(&container.record.wish.networks)?;
-        let netns = self.connect(container, &mode, warnings)?;
+        let netns = trace::timed("network", || self.connect(container, &mode, warnings))?;
         let attachments = self.attachments(container);
         let mut mounts = self.generated_files(container, &mode, &attachments)?;
         mounts.extend(self.mounts(container, &rootfs)?);
@@ -209,24 +212,36 @@ impl Engine {
             return Ok(Some(file.to_string_lossy().into_owned()));
         }
         let networks = self.networks();
+        let found = names.iter().map(|name| networks.find(name)).collect::<Result<Vec<_>, _>>()?;
+        let outward = outward(found.iter().map(|network| network.internal));
         let mut attachments: Vec<Attachment> = Vec::new();
-        for (at, name) in names.iter().enumerate() {
+        for (at, network) in found.iter().enumerate() {
             let first = at == 0;
+            // Without a way out, `-p` is told to be without effect where it was asked for.
+            let leads_out = outward.unwrap_or(0) == at;
+            let own = match wish.endpoints.get(&network.name) {
+                Some(own) => own.clone(),
+                None => Endpoint {
+                    ip: wish.ip.as_deref().filter(|_| first).map(|text| parse(text, "--ip")).transpose()?,
+                    ip6: wish.ip6.as_deref().filter(|_| first).map(|text| parse(text, "--ip6")).transpose()?,
+                    aliases: wish.network_aliases.clone(),
+                },
+            };
             let request = Attach {
                 container: container.record.id.clone(),
                 name: container.record.name.clone(),
                 hostname: super::prepare::hostname(&container.record),
                 netns: file.clone(),
                 interface: None,
-                ip: wish.ip.as_deref().filter(|_| first).map(|text| parse(text, "--ip")).transpose()?,
-                ip6: wish.ip6.as_deref().filter(|_| first).map(|text| parse(text, "--ip6")).transpose()?,
+                ip: own.ip,
+                ip6: own.ip6,
                 mac: wish.mac.as_deref().filter(|_| first).map(mac).transpose()?,
-                aliases: wish.network_aliases.clone(),
+                aliases: own.aliases,
                 dns: wish.dns.iter().filter_map(|text| text.parse().ok()).collect(),
-                default_route: first,
-                ports: if first { self.ports(container)? } else { Vec::new() },
+                default_route: leads_out,
+                ports: if leads_out { self.ports(container)? } else { Vec::new() },
             };
-            let mut attachment = networks.find(name).and_then(|network| networks.attach(&network, &request))?;
+            let mut attachment = networks.attach(network, &request)?;
             warnings.append(&mut attachment.warnings);
             attachments.push(attachment);
             self.save_attachments(container, &attachments)?;
@@ -262,7 +277,7 @@ impl Engine {
     }
 
     /// `-p` and `-P`.
-    fn ports(&self, container: &Container) -> Result<Vec<network::PortMapping>, EngineError> {
+    pub(super) fn ports(&self, container: &Container) -> Result<Vec<network::PortMapping>, EngineError> {
         let (wish, image) = (&container.record.wish, &container.record.defaults);
         let invalid = |error: network::PortError| EngineError::Invalid(error.to_string());
         let mut ports = Vec::new();
@@ -333,8 +348,13 @@ impl Engine {
             tty: wish.tty,
             size: streams.and_then(|streams| streams.size),
             stdin: wish.interactive,
-            stdin_once: wish.interactive && !wish.detach && streams.is_some_and(|streams| streams.stdin),
+            stdin_once: wish.interactive && !wish.detach,
             log: wish.log.clone(),
+            log_attributes: wish.log.attributes(
+                &Named { id: &record.id, name: &record.name, image: &record.image, image_id: &record.image_id },
+                &record.labels(),
+                &oci::conversion::environment(&record.defaults.env, &wish.env, "", false),
+            ),
             restart: wish.restart,
             health,
             stop_signal: stop_signal(container)?,
@@ -346,6 +366,16 @@ impl Engine {
                 .filter(|attachment| attachment.network != slirp::NAME)
                 .flat_map(|attachment| attachment.ports)
                 .collect(),
+            forwards: self
+                .attachments(container)
+                .iter()
+                .filter(|attachment| attachment.network != slirp::NAME)
+                .flat_map(|one| network::publish::forwards(&one.ports, one.ipv4(), one.ipv6()))
+                .collect(),
+            networks: match crate::roots::rootless() {
+                None => self.roots.run.join("networks"),
+                Some(_) => std::path::PathBuf::new(),
+            },
             restart_count: 0,
             cleanup,
         })
@@ -396,6 +426,11 @@ impl Engine {
             _ => Err(gone()),
         }
     }
+}
+
+/// Which of a container's networks leads out and has its published ports: the first that is not internal.
+pub(super) fn outward(internal: impl Iterator<Item = bool>) -> Option<usize> {
+    internal.into_iter().position(|internal| !internal)
 }
 
 /// Waits for `Started` or `Failed`; no output comes before it.

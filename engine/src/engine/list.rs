@@ -4,6 +4,8 @@ use super::{Container, Engine};
 use crate::error::EngineError;
 use crate::record::Status;
 use crate::time::{self, Nanos};
+use oci::Digest;
+use std::collections::HashMap;
 
 /// `--filter KEY=VALUE`, several of one key are alternatives, different keys must all fit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -62,7 +64,26 @@ impl Filter {
         self.conditions.iter().any(|(key, _)| matches!(key.as_str(), "status" | "exited"))
     }
 
-    fn fits(&self, engine: &Engine, container: &Container) -> Result<bool, EngineError> {
+    /// What must be looked up or compiled once.
+    fn known(&self, engine: &Engine) -> Result<Known, EngineError> {
+        let mut known = Known::default();
+        for (key, value) in &self.conditions {
+            match key.as_str() {
+                "name" => {
+                    let name = regex_lite::Regex::new(value.strip_prefix('/').unwrap_or(value))
+                        .map_err(|error| EngineError::Invalid(format!("filter name={value}: {error}")))?;
+                    known.names.insert(value.clone(), name);
+                }
+                "ancestor" => {
+                    known.ancestors.insert(value.clone(), engine.ancestry(value)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(known)
+    }
+
+    fn fits(&self, engine: &Engine, known: &mut Known, container: &Container) -> Result<bool, EngineError> {
         for key in KEYS {
             let mut values =
                 self.conditions.iter().filter(|(known, _)| known == key).map(|(_, value)| value).peekable();
@@ -72,7 +93,7 @@ impl Filter {
             let all = matches!(key, "label" | "label!");
             let mut any = false;
             for value in values {
-                let fits = one(engine, container, key, value)?;
+                let fits = one(engine, known, container, key, value)?;
                 any |= fits;
                 if all && !fits {
                     return Ok(false);
@@ -86,18 +107,50 @@ impl Filter {
     }
 }
 
-fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result<bool, EngineError> {
+/// What conditions mean, known before the first container is looked at.
+#[derive(Debug, Default)]
+struct Known {
+    names: HashMap<String, regex_lite::Regex>,
+    /// The layers of each ancestor, bottom first; `None` for an image that is not here.
+    ancestors: HashMap<String, Option<Vec<Digest>>>,
+    /// The layers of the containers' images, by id.
+    images: HashMap<String, Option<Vec<Digest>>>,
+}
+
+impl Known {
+    /// Whether a container's image is this one, has it below it, or was called so.
+    fn descends(&mut self, engine: &Engine, container: &Container, value: &str) -> Result<bool, EngineError> {
+        let record = &container.record;
+        if let Some(Some(below)) = self.ancestors.get(value) {
+            let own = match self.images.get(&record.image_id) {
+                Some(own) => own,
+                None => {
+                    let own = engine.ancestry(&record.image_id)?;
+                    self.images.entry(record.image_id.clone()).or_insert(own)
+                }
+            };
+            if own.as_ref().is_some_and(|own| own.starts_with(below)) {
+                return Ok(true);
+            }
+        }
+        let tagged = |name: &str| name == value || name.rsplit_once(':').is_some_and(|(base, _)| base == value);
+        let id = record.image_id.trim_start_matches("sha256:");
+        Ok(tagged(&record.image)
+            || record.image.ends_with(&format!("/{value}"))
+            || !id.is_empty() && id.starts_with(value.trim_start_matches("sha256:")))
+    }
+}
+
+fn one(engine: &Engine, known: &mut Known, container: &Container, key: &str, value: &str) -> Result<bool, EngineError> {
     let (record, state) = (&container.record, &container.state);
     Ok(match key {
         "id" => record.id.starts_with(value),
-        "name" => match value.strip_prefix('^').or_else(|| value.strip_prefix("^/")) {
-            Some(rest) => rest.strip_suffix('$').map_or_else(
-                || record.name.starts_with(rest.trim_start_matches('/')),
-                |exact| record.name == exact.trim_start_matches('/'),
-            ),
-            None => record.name.contains(value.trim_start_matches('/').trim_end_matches('$')),
-        },
-        "label!" => !one(engine, container, "label", value)?,
+        // docker's names begin with a slash, and may be written without.
+        "name" => known
+            .names
+            .get(value)
+            .is_some_and(|name| name.is_match(&record.name) || name.is_match(&format!("/{}", record.name))),
+        "label!" => !one(engine, known, container, "label", value)?,
         "label" => match value.split_once('=') {
             Some((name, wanted)) => record.labels().get(name).is_some_and(|found| found == wanted),
             None => record.labels().contains_key(value),
@@ -115,12 +168,7 @@ fn one(engine: &Engine, container: &Container, key: &str, value: &str) -> Result
             }
             state.status.as_str() == value
         }
-        "ancestor" => {
-            let tagged = |name: &str| name == value || name.rsplit_once(':').is_some_and(|(base, _)| base == value);
-            tagged(&record.image)
-                || record.image.ends_with(&format!("/{value}"))
-                || record.image_id.trim_start_matches("sha256:").starts_with(value.trim_start_matches("sha256:"))
-        }
+        "ancestor" => known.descends(engine, container, value)?,
         "before" => record.created < engine.find(value)?.record.created,
         "since" => record.created > engine.find(value)?.record.created,
         "volume" => record.wish.mounts.iter().any(|mount| mount.source == value || mount.target == value),
@@ -160,9 +208,10 @@ impl Engine {
                 matches!(container.state.status, Status::Running | Status::Paused | Status::Restarting)
             });
         }
+        let mut known = filter.known(self)?;
         let mut kept = Vec::with_capacity(containers.len());
         for container in containers {
-            if filter.fits(self, &container)? {
+            if filter.fits(self, &mut known, &container)? {
                 kept.push(container);
             }
         }

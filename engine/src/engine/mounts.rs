@@ -2,13 +2,22 @@
 
 use super::{Container, Engine};
 use crate::error::EngineError;
+use crate::host::rootfs::Rootfs;
 use crate::record::Record;
 use crate::volume::Volumes;
 use crate::wish::{MountKind, MountWish};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use oci::spec::Mount;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Below a container's run folder: parts of volumes that are mounted into it.
+const PINS: &str = "pins";
 
 impl Engine {
     /// Gives names to volumes without one and takes over what `--volumes-from` names; at `create`, so that every start
@@ -79,12 +88,12 @@ impl Engine {
         if !inside.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
             return Err(EngineError::Invalid(format!("volume-subpath {:?} is no path below the volume", wish.subpath)));
         }
-        let root = crate::host::rootfs::Rootfs::open(&folder)
-            .map_err(EngineError::io(format!("open {}", folder.display())))?;
-        if !root.is_dir(&wish.subpath) {
-            return Err(EngineError::Invalid(format!("volume {} has no directory {}", volume.name, wish.subpath)));
-        }
-        Ok(folder.join(inside).to_string_lossy().into_owned())
+        let root = Rootfs::open(&folder).map_err(EngineError::io(format!("open {}", folder.display())))?;
+        let part = root
+            .file(inside, OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .map_err(|error| EngineError::Invalid(format!("volume {}: {}: {error}", volume.name, wish.subpath)))?;
+        let step = || EngineError::io(format!("pin {} of volume {}", wish.subpath, volume.name));
+        pin(&container.run, &part).map(|place| place.to_string_lossy().into_owned()).map_err(step())
     }
 
     /// Lets go of a removed container's volumes; anonymous ones go with it when `remove`, unless others use them.
@@ -141,6 +150,39 @@ impl Engine {
     }
 }
 
+/// Holds a directory that was looked up by a mount of its own, and returns its place. Its path in the volume may be made to lead
+/// elsewhere by any container that has the volume, also between two starts.
+fn pin(run: &Path, part: &OwnedFd) -> io::Result<PathBuf> {
+    let pins = run.join(PINS);
+    fs::create_dir_all(&pins)?;
+    let place = pins.join(fs::read_dir(&pins)?.count().to_string());
+    fs::create_dir(&place)?;
+    let (from, none) = (format!("/proc/self/fd/{}", part.as_raw_fd()), None::<&str>);
+    mount(Some(from.as_str()), &place, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    Ok(place)
+}
+
+/// Takes the pins of a container off. Nothing below them is ever removed: only empty folders are.
+pub(super) fn unpin(run: &Path) -> io::Result<()> {
+    let pins = run.join(PINS);
+    let entries = match fs::read_dir(&pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let place = entry?.path();
+        loop {
+            match umount2(&place, MntFlags::MNT_DETACH) {
+                Ok(()) => {}
+                Err(Errno::EINVAL) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        fs::remove_dir(&place)?;
+    }
+    fs::remove_dir(&pins)
+}
+
 /// A bind mount with docker's defaults: recursive, private.
 fn bind(wish: &MountWish, source: &str) -> Mount {
     const PROPAGATION: [&str; 8] =
@@ -149,8 +191,8 @@ fn bind(wish: &MountWish, source: &str) -> Mount {
     options.push(if wish.options.iter().any(|option| option == "bind") { "bind" } else { "rbind" }.to_owned());
     for option in &wish.options {
         match option.as_str() {
-            // Labels, ownership and consistency are not mount options.
-            "z" | "Z" | "U" | "O" | "bind" | "rbind" | "cached" | "delegated" => {}
+            // Labels (without SELinux there are none) and consistency are not mount options.
+            "z" | "Z" | "bind" | "rbind" | "cached" | "delegated" => {}
             _ => options.push(option.clone()),
         }
     }

@@ -4,6 +4,7 @@ use super::{Container, Engine};
 use crate::account;
 use crate::error::EngineError;
 use crate::host::rootfs::{Program, Rootfs};
+use crate::lsm;
 use crate::network::Mode;
 use crate::record::Record;
 use crate::wish::{Device, DeviceRate, Resources, Wish};
@@ -101,7 +102,10 @@ impl Engine {
         for rule in &wish.device_cgroup_rules {
             device_rules.push(device_rule(rule)?);
         }
-        let security = Security::parse(wish)?;
+        let mut security = Security::parse(wish)?;
+        if security.apparmor == Confinement::Default && !wish.privileged {
+            security.apparmor = lsm::apparmor_default().map_or(Confinement::None, Confinement::Named);
+        }
         let (uid_mappings, gid_mappings) = self.id_mappings(container)?;
         let mut mounts = prepared.mounts.clone();
         if wish.init {
@@ -132,7 +136,10 @@ impl Engine {
             cap_drop: wish.cap_drop.clone(),
             seccomp: security.seccomp,
             no_new_privileges: security.no_new_privileges,
-            apparmor: security.apparmor,
+            apparmor: match security.apparmor {
+                Confinement::Named(profile) => Some(profile),
+                Confinement::Default | Confinement::None => None,
+            },
             selinux_label: security.selinux_label,
             mount_label: None,
             unmask: security.unmask,
@@ -432,12 +439,22 @@ fn kernel() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// Which AppArmor profile confines the container.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Confinement {
+    /// The one that this host has for containers.
+    #[default]
+    Default,
+    None,
+    Named(String),
+}
+
 /// `--security-opt`, read.
 #[derive(Debug, Default)]
 struct Security {
     seccomp: Seccomp,
     no_new_privileges: bool,
-    apparmor: Option<String>,
+    apparmor: Confinement,
     selinux_label: Option<String>,
     unmask: Vec<String>,
     mask: Vec<String>,
@@ -458,16 +475,20 @@ impl Security {
                     let profile = wish.seccomp_profile.as_deref().unwrap_or_default();
                     security.seccomp = Seccomp::Profile(seccomp_profile(profile, wish)?);
                 }
-                ("apparmor", "unconfined") => security.apparmor = None,
-                ("apparmor", profile) if Path::new("/sys/kernel/security/apparmor").exists() => {
-                    security.apparmor = Some(profile.to_owned());
+                ("apparmor", "unconfined") => security.apparmor = Confinement::None,
+                ("apparmor", profile) if lsm::has_apparmor() => {
+                    security.apparmor = Confinement::Named(profile.to_owned());
                 }
                 ("apparmor", _) => {
                     return Err(EngineError::Invalid(format!("--security-opt {text}: this host has no AppArmor")));
                 }
                 ("label", "disable") => security.selinux_label = None,
-                ("label", _) if Path::new("/sys/fs/selinux/enforce").exists() => {
-                    security.selinux_label = Some(value.to_owned());
+                ("label", part) if lsm::has_selinux() => {
+                    let label = security.selinux_label.take();
+                    security.selinux_label = Some(
+                        lsm::label(label.as_deref(), part)
+                            .map_err(|error| EngineError::Invalid(format!("--security-opt {text}: {error}")))?,
+                    );
                 }
                 ("label", _) => {
                     return Err(EngineError::Invalid(format!("--security-opt {text}: this host has no SELinux")));

@@ -94,6 +94,12 @@ impl Engine {
             return Err(error);
         }
         self.names().release(&former, &id)?;
+        if locked.is_active() {
+            let networks = self.networks();
+            let attachments = self.attachments(&locked.container);
+            let has_names = |attachment: &&crate::network::Attachment| attachment.network != crate::host::slirp::NAME;
+            attachments.iter().filter(has_names).try_for_each(|attachment| networks.rename(attachment, new))?;
+        }
         if let Ok(mut client) = Client::connect(&locked.container.run) {
             // Only its log and events name it; a monitor that does not answer keeps the old name.
             client.send(&Request::Rename { name: new.to_owned() }).ok();
@@ -113,6 +119,8 @@ impl Engine {
         let mut locked = self.lock(name)?;
         let wish = &mut locked.container.record.wish;
         change(&mut wish.resources);
+        // Refused now, not at the next start, which may be weeks away.
+        super::create::check_resources(&wish.resources)?;
         if let Some(policy) = restart {
             if wish.remove && policy != crate::restart::Policy::No {
                 return Err(EngineError::Invalid("a container with --rm has no restart policy".to_owned()));

@@ -1,6 +1,6 @@
 //! `rm` and what follows every end: mounts, addresses, ports, files are given back. Each step may have been done before.
 
-use super::{Container, Engine, Locked};
+use super::{Container, Engine, Locked, mounts};
 use crate::error::EngineError;
 use crate::file::{self, Durable};
 use crate::host::{netns, slirp};
@@ -33,6 +33,7 @@ impl Engine {
             keep(netns::unpin(&container.run.join("netns")).map_err(EngineError::io("unmount the network namespace")));
         }
         keep(self.rootfs_release(container));
+        keep(mounts::unpin(&container.run).map_err(EngineError::io("unmount the pinned parts of volumes")));
         if first.is_ok() {
             // The run folder goes last: as long as it is there, the next call looks for what a crash has left.
             first =
@@ -105,6 +106,17 @@ impl Engine {
 
     /// Removes a container. `force` stops a running one with SIGKILL; `volumes` takes its anonymous volumes along.
     pub fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
+        let mut killing = None;
+        if force {
+            match self.find(name) {
+                Err(EngineError::File(damage)) if !damage.is_missing() => return self.remove_damaged(name),
+                // Whoever holds its lock now may be waiting for it to stop.
+                Ok(container) if container.monitored && container.state.status.is_active() => {
+                    killing = self.kill_at_once(&container);
+                }
+                _ => {}
+            }
+        }
         let locked = self.lock(name)?;
         if locked.is_active() {
             if !force {
@@ -118,7 +130,33 @@ impl Engine {
             }
             self.stop_locked(&locked.container, Some(libc::SIGKILL), Some(0))?;
         }
+        drop(killing);
         self.remove_locked(locked, volumes)
+    }
+
+    /// Removes a container whose files cannot be read: whatever is known by its id.
+    fn remove_damaged(&self, name: &str) -> Result<(), EngineError> {
+        let id = self.resolve(name)?;
+        let data = self.roots.container_data(&id);
+        let step = || EngineError::io(format!("lock container {name}"));
+        let _lock = super::lock_file(&data).map_err(step())?;
+        let run = self.roots.container_run(&id);
+        if crate::monitor::lock::held(&run) == Some(true) {
+            return Err(EngineError::State {
+                name: name.to_owned(),
+                reason: format!("cannot be read and runs: kill its process (shoal-monitor {})", run.display()),
+            });
+        }
+        let record = crate::record::Record { id: id.clone(), ..Default::default() };
+        let state = crate::record::State::created();
+        let container = Container { record, state, data: data.clone(), run, monitored: false };
+        let given_back = self.give_back(&container);
+        let removed = self.rootfs_remove(&container);
+        given_back.and(removed)?;
+        self.volumes().forget(&id)?;
+        self.release_ids(&container);
+        remove_data(&data)?;
+        Ok(self.names().sweep()?)
     }
 
     /// Removes a locked container that does not run. Until everything it holds is given back its record stays, and `rm` can
@@ -169,11 +207,17 @@ impl Engine {
             let Ok(file) = file else { continue };
             let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
             if !data.join("record.json").exists() {
+                self.volumes().forget(&id)?;
                 remove_data(&data)?;
                 swept += 1;
             }
         }
         self.names().sweep()?;
+        self.volumes().sweep()?;
+        if self.ids()?.is_empty() {
+            // Whoever removed the last one may have been killed before it came to this.
+            self.remove_cgroup_parents();
+        }
         Ok(swept)
     }
 }

@@ -7,7 +7,7 @@ use crate::monitor::protocol::{Client, Reply, Request, Word};
 use crate::record::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,11 +31,27 @@ impl Engine {
     /// left as it is.
     pub fn stop(&self, name: &str, signal_text: Option<&str>, timeout_s: Option<i64>) -> Result<(), EngineError> {
         let signal = signal_text.map(signal).transpose()?;
-        let locked = self.lock(name)?;
-        if !locked.is_active() {
-            return Ok(());
+        let container = self.find(name)?;
+        let timeout = timeout_ms(&container, timeout_s)?;
+        let mut answered = None;
+        if container.monitored && container.state.status.is_active() {
+            // The lock is not held meanwhile: who wants it to stop sooner can say so.
+            answered = Some(self.asked(&container, signal, timeout)?);
+            self.settle(&container);
         }
-        self.stop_locked(&locked.container, signal, timeout_ms(&locked.container, timeout_s)?)?;
+        let locked = match self.lock(container.id()) {
+            // Removed by somebody who waited for the same.
+            Err(EngineError::NoSuchContainer { .. }) => return Ok(()),
+            other => other?,
+        };
+        if locked.is_active() {
+            match answered {
+                // It had stopped, and somebody else has started it again.
+                Some(true) => return Ok(()),
+                Some(false) => self.without_monitor(&locked.container)?,
+                None => self.stop_locked(&locked.container, signal, timeout)?,
+            }
+        }
         let container = self.load(locked.container.id())?;
         self.give_back(&container)?;
         self.event(&container.record, "stop", &[]);
@@ -52,7 +68,23 @@ impl Engine {
         signal: Option<i32>,
         timeout_ms: Option<u64>,
     ) -> Result<(), EngineError> {
-        let Some(mut client) = reach(container) else { return self.without_monitor(container) };
+        if self.asked(container, signal, timeout_ms)? {
+            self.settle(container);
+        }
+        self.without_monitor(container)
+    }
+
+    /// Tells the monitor to kill and goes on; it may be gone. As long as the connection is held, what follows the end is ours.
+    pub(super) fn kill_at_once(&self, container: &Container) -> Option<Client> {
+        let mut client = Client::connect(&container.run).ok()?;
+        let stop = Request::Stop { signal: Some(libc::SIGKILL), timeout_ms: Some(0) };
+        client.send(&Request::CleanupIsMine).and_then(|()| client.send(&stop)).ok()?;
+        Some(client)
+    }
+
+    /// Says stop to the monitor and waits for the last word; `false` when there is none to be had.
+    fn asked(&self, container: &Container, signal: Option<i32>, timeout_ms: Option<u64>) -> Result<bool, EngineError> {
+        let Some(mut client) = reach(container) else { return Ok(false) };
         let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
         let asked =
             client.send(&Request::CleanupIsMine).and_then(|()| client.send(&Request::Stop { signal, timeout_ms }));
@@ -70,7 +102,7 @@ impl Engine {
         let mut stopped = None;
         loop {
             match client.reply_within(ANSWER_LOOK).map_err(speak())? {
-                Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) | Word::Gone => break,
+                Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) | Word::Gone => return Ok(true),
                 Word::Said(_) => {}
                 Word::Silent => {
                     let at = Instant::now();
@@ -79,13 +111,11 @@ impl Engine {
                         stopped = None;
                     }
                     if since.is_some_and(|since| at >= since + STOPPED) || deadline.is_some_and(|due| at >= due) {
-                        return self.without_monitor(container);
+                        return Ok(false);
                     }
                 }
             }
         }
-        self.settle(container);
-        self.without_monitor(container)
     }
 
     /// Waits until the monitor itself is gone: only then do its state and its files stand still.
@@ -191,6 +221,42 @@ impl Engine {
         Ok(())
     }
 
+    /// Freezes a container for the sake of this process: whenever it ends, killed or not, its monitor thaws the container.
+    pub(super) fn freeze(&self, name: &str) -> Result<Client, EngineError> {
+        let locked = self.lock(name)?;
+        let container = &locked.container;
+        if container.state.status != Status::Running {
+            return Err(container.state_error("is not running any more"));
+        }
+        let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
+        let mut client = Client::connect(&container.run).map_err(speak())?;
+        // A monitor of an older version refuses: then only an end of this process by its own will thaws.
+        client.send(&Request::ThawAfterMe).map_err(speak())?;
+        client.reply_within(ANSWER).map_err(speak())?;
+        // The runtime holds the connection too: were this process killed now, the monitor would wait for what it still does.
+        let held = client.stream().try_clone().map_err(speak())?;
+        self.runtime_verb_with(container, "pause", Stdio::from(OwnedFd::from(held)))?;
+        client.send(&Request::Paused { paused: true }).map_err(speak())?;
+        client.reply_within(ANSWER).map_err(speak())?;
+        self.event(&container.record, "pause", &[]);
+        Ok(client)
+    }
+
+    /// Thaws what [`Engine::freeze`] froze.
+    pub(super) fn thaw(&self, name: &str, mut client: Client) -> Result<(), EngineError> {
+        let locked = self.lock(name)?;
+        if locked.container.state.status != Status::Paused {
+            // Thawed or ended meanwhile.
+            return Ok(());
+        }
+        self.runtime_verb(&locked.container, "resume")?;
+        let speak = || EngineError::io(format!("speak to the monitor of {}", locked.container.name()));
+        client.send(&Request::Paused { paused: false }).map_err(speak())?;
+        client.reply_within(ANSWER).map_err(speak())?;
+        self.event(&locked.container.record, "unpause", &[]);
+        Ok(())
+    }
+
     /// Thaws all processes of a container.
     pub fn unpause(&self, name: &str) -> Result<(), EngineError> {
         let locked = self.lock(name)?;
@@ -233,11 +299,15 @@ impl Engine {
 
     /// Runs one verb of the runtime on a container.
     pub(super) fn runtime_verb(&self, container: &Container, verb: &str) -> Result<(), EngineError> {
+        self.runtime_verb_with(container, verb, Stdio::null())
+    }
+
+    fn runtime_verb_with(&self, container: &Container, verb: &str, stdin: Stdio) -> Result<(), EngineError> {
         let output = Command::new(self.runtime()?)
             .arg("--root")
             .arg(self.roots.runtime())
             .args([verb, container.id()])
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .output()
             .map_err(EngineError::io("execute the runtime"))?;
         if output.status.success() {

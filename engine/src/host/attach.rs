@@ -11,6 +11,7 @@ use crate::network::{
     ATTACHMENT_VERSION, Attach, Attachment, Driver, Error, Member, Network, Networks, PortMapping, PublishedPort, Step,
     Subnet, plan,
 };
+use crate::trace::timed;
 use ipnet::{IpNet, Ipv6Net};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::BTreeMap;
@@ -91,7 +92,7 @@ impl Networks {
         } else if !request.ports.is_empty() {
             out.warnings.push(format!("network {} publishes no ports; -p is without effect on it", network.name));
         }
-        self.enrol(network, &request.name, out)?;
+        self.enrol(&network.id, &request.name, out)?;
         if network.has_names() { super::resolver::ensure(network, &self.run_folder(&network.id)) } else { Ok(()) }
     }
 
@@ -193,7 +194,7 @@ impl Networks {
         // Fixed ports go in one transaction; each that may be chosen is tried alone.
         let fixed: Vec<PublishedPort> = wanted.iter().filter_map(fixed).collect();
         for part in fixed.chunks(PORTS_A_TRANSACTION) {
-            self.publish_fixed(firewall, attachment, part)?;
+            timed("publish", || self.publish_fixed(firewall, attachment, part))?;
             published.extend_from_slice(part);
         }
         for mapping in wanted.iter().filter(|mapping| self::fixed(mapping).is_none()) {
@@ -376,8 +377,12 @@ impl Networks {
 
     fn sweep_one(&self, network: &Network, container: &str) -> Result<(), Error> {
         let leases = self.leases(&network.id);
-        let addresses = leases.of(container).step(|| format!("list the leases of network {}", network.name))?;
-        let member = self.run_folder(&network.id).join("members").join(format!("{container}.json"));
+        let step = || format!("list the leases of network {}", network.name);
+        leases.remove_drafts(container).step(step)?;
+        let addresses = leases.of(container).step(step)?;
+        let members = self.run_folder(&network.id).join("members");
+        let (member, draft) = (members.join(format!("{container}.json")), members.join(format!(".{container}")));
+        absent(fs::remove_file(&draft)).step(|| format!("remove {}", draft.display()))?;
         if addresses.is_empty() && !member.exists() {
             return Ok(());
         }
@@ -403,6 +408,18 @@ impl Networks {
         self.detach(attachment).and(removed)
     }
 
+    /// Leads a running container's traffic out by this attachment.
+    pub fn lead_out(&self, attachment: &Attachment, netns: &Path) -> Result<(), Error> {
+        let step = || format!("add the default route by network {}", attachment.network);
+        let mut inside = Socket::open_in(Family::Route, netns).step(step)?;
+        let interface = link::find(&mut inside, &attachment.interface)
+            .step(step)?
+            .ok_or_else(|| Error::NotFound { name: attachment.interface.clone() })?;
+        attachment.gateways.iter().try_for_each(|gateway| {
+            route::route_add(&mut inside, &route::Route::default(*gateway, interface.index)).step(step)
+        })
+    }
+
     /// Makes bridges and firewall elements present again for these attachments, after `nft flush ruleset` or the like.
     pub fn reload(&self, attachments: &[Attachment]) -> Result<Vec<String>, Error> {
         let mut host = Socket::open(Family::Route).step(|| "open a netlink socket".to_owned())?;
@@ -414,6 +431,9 @@ impl Networks {
                 continue;
             }
             build(&network, &mut host, &mut warnings)?;
+            if network.has_names() {
+                super::resolver::ensure(&network, &self.run_folder(&network.id))?;
+            }
             let mut firewall = Firewall::open().step(|| "open nf_tables".to_owned())?;
             for attachment in of {
                 let missing: Vec<PublishedPort> = attachment
@@ -434,9 +454,14 @@ impl Networks {
         Ok(warnings)
     }
 
+    /// Gives a member another name: it is known by it from now on, and by the former one no more.
+    pub fn rename(&self, attachment: &Attachment, name: &str) -> Result<(), Error> {
+        self.enrol(&attachment.network_id, name, attachment)
+    }
+
     /// Writes a member's file: the resolver and `network inspect` read it.
-    fn enrol(&self, network: &Network, name: &str, attachment: &Attachment) -> Result<(), Error> {
-        let folder = self.run_folder(&network.id).join("members");
+    fn enrol(&self, network: &str, name: &str, attachment: &Attachment) -> Result<(), Error> {
+        let folder = self.run_folder(network).join("members");
         let member = Member { name: name.to_owned(), attachment: attachment.clone() };
         let (draft, path) =
             (folder.join(format!(".{}", attachment.container)), folder.join(format!("{}.json", attachment.container)));
@@ -549,14 +574,24 @@ fn forwarding(network: &Network) -> io::Result<()> {
     set("/proc/sys/net/ipv4/ip_forward", "1")?;
     // Ports published on 127.0.0.1 leave by the bridge with that source until postrouting rewrites it.
     set(&format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")?;
-    if network.ipv6 {
-        if !is("/proc/sys/net/ipv6/conf/all/forwarding", "1") {
-            keep_router_advertisements()?;
-            set("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
-        }
-        set(&format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra"), "0")?;
+    if network.ipv6 && !is("/proc/sys/net/ipv6/conf/all/forwarding", "1") {
+        keep_router_advertisements()?;
+        set("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
     }
-    Ok(())
+    deaf(bridge, network.ipv6)
+}
+
+/// Lets an interface believe no router advertisement: any container on the link could make itself the way out for all others
+/// and for the host. Without addresses of ours it has no IPv6 at all.
+fn deaf(interface: &str, ipv6: bool) -> io::Result<()> {
+    let folder = Path::new("/proc/sys/net/ipv6/conf").join(interface);
+    if !folder.exists() {
+        // A kernel without IPv6.
+        return Ok(());
+    }
+    let values: &[(&str, &str)] =
+        if ipv6 { &[("accept_ra", "0"), ("autoconf", "0")] } else { &[("disable_ipv6", "1")] };
+    values.iter().try_for_each(|(name, value)| set(&folder.join(name).to_string_lossy(), value))
 }
 
 /// A forwarding host ignores router advertisements unless told twice: without this it would lose its own default route.
@@ -622,6 +657,13 @@ fn configure(network: &Network, request: &Attach, inside: &mut Socket, out: &Att
     };
     link::up(inside, index("lo")?).step(|| "set lo up".to_owned())?;
     let interface = index(&out.interface)?;
+    let has_ipv6 = out.ipv6().is_some();
+    // A macvlan's link is the user's own, and so are its routers.
+    if !(has_ipv6 && network.driver == Driver::Macvlan) {
+        in_namespace(&request.netns, || deaf(&out.interface, has_ipv6))
+            .and_then(|done| done)
+            .step(|| format!("close {} to router advertisements", out.interface))?;
+    }
     for address in &out.addresses {
         route::address_add(inside, interface, *address)
             .step(|| format!("give {} the address {address}", out.interface))?;
@@ -734,11 +776,19 @@ impl Reservation {
 /// Binds every published port, so that no program of the host takes it while the container has it. The monitor holds the
 /// result as long as the container runs. Packets never come here: they are rewritten before.
 pub fn reserve(ports: &[PublishedPort]) -> Result<Reservation, Error> {
+    reserve_but(ports, |_, _| false)
+}
+
+/// The same without the addresses that are listened on already.
+pub fn reserve_but(
+    ports: &[PublishedPort],
+    led: impl Fn(IpAddr, &PublishedPort) -> bool,
+) -> Result<Reservation, Error> {
     let mut reservation = Reservation::default();
     let mut sockets = Vec::with_capacity(SHELF.min(ports.len() * 2));
     for port in ports {
         let step = || format!("hold host port {}", port_text(port));
-        for address in port.host_addresses() {
+        for address in port.host_addresses().into_iter().filter(|address| !led(*address, port)) {
             match super::reserve::bind(address, port.host_port, port.protocol) {
                 Ok(Some(socket)) => sockets.push(socket),
                 Ok(None) => {}

@@ -120,7 +120,8 @@ impl<'a> Copier<'a> {
         };
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFDIR {
-            return self.inner(from, name, to, path);
+            let (inner_from, inner_to) = self.open_both(from, name, to, path)?;
+            return self.directory(inner_from.as_fd(), inner_to.as_fd(), path, true);
         }
         if self.merge && kind != SFlag::S_IFSOCK {
             self.free(to, new)?;
@@ -157,13 +158,14 @@ impl<'a> Copier<'a> {
         Ok(linkat(AT_FDCWD, path.as_str(), to, new, AtFlags::AT_SYMLINK_FOLLOW)?)
     }
 
-    fn inner(
-        &mut self,
+    /// Opens a directory and the one that it goes to, which is made or, where things are merged, there already.
+    fn open_both(
+        &self,
         from: BorrowedFd<'_>,
         name: &OsStr,
         to: BorrowedFd<'_>,
-        path: &mut Vec<OsString>,
-    ) -> io::Result<()> {
+        path: &[OsString],
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
         let new = path.last().cloned().unwrap_or_default();
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         match mkdirat(to, new.as_os_str(), Mode::S_IRWXU) {
@@ -177,7 +179,7 @@ impl<'a> Copier<'a> {
             }
             other => other.into(),
         })?;
-        self.directory(inner_from.as_fd(), inner_to.as_fd(), path, true)
+        Ok((inner_from, inner_to))
     }
 
     /// Makes a name free for something that is no directory.

@@ -8,6 +8,7 @@ mod forward;
 mod tcp;
 mod watch;
 
+use crate::host::process::ProcessId;
 use crate::network::dns::{self, Answer, Code};
 use crate::network::names::{Names, Outcome};
 use crate::network::{Error, Network, Step};
@@ -20,7 +21,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, RwLock};
@@ -44,6 +45,8 @@ struct Config {
     subnets: Vec<IpNet>,
 }
 
+/// Who the process is, in `run/networks/ID`.
+const PROCESS: &str = "resolver.pid";
 /// The version of [`Config`].
 const VERSION: u32 = 1;
 
@@ -67,19 +70,34 @@ pub(crate) fn ensure(network: &Network, folder: &Path) -> Result<(), Error> {
     fs::write(&draft, serde_json::to_vec(&config).unwrap_or_default())
         .and_then(|()| fs::rename(&draft, &path))
         .step(|| format!("write {}", path.display()))?;
-    let output = Command::new(program())
+    spawn(&program(), folder).step(what)
+}
+
+/// Starts the process and waits until it answers, or has seen that another does.
+fn spawn(program: &Path, folder: &Path) -> io::Result<()> {
+    let output = Command::new(program)
         .arg("resolver")
         .arg(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .output()
-        .step(|| format!("run {}", program().display()))?;
+        .map_err(|error| io::Error::new(error.kind(), format!("run {}: {error}", program.display())))?;
     if output.status.success() {
         return Ok(());
     }
-    let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Io { step: what(), source: io::Error::other(cause) })
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Makes sure, in a monitor, that a resolver which ran before runs; returns what becomes readable when it ends. `None` where it
+/// does not say who it is.
+pub(crate) fn revive(folder: &Path) -> io::Result<Option<OwnedFd>> {
+    if let Some(free) = lock(folder, FlockArg::LockExclusiveNonblock)? {
+        drop(free);
+        spawn(&std::env::current_exe()?, folder)?;
+    }
+    let process: Option<ProcessId> = crate::file::load(&folder.join(PROCESS)).ok();
+    Ok(process.and_then(ProcessId::open))
 }
 
 /// The monitor's program: `SHOAL_MONITOR`, beside this one, or on the path.
@@ -120,6 +138,8 @@ pub fn main(arguments: &[OsString]) -> Result<(), Error> {
     }
     let mut server = Server::open(&config, &folder)?;
     background().step(|| "go to the background".to_owned())?;
+    // For those who watch it; without it they look from time to time.
+    crate::file::save(&folder.join(PROCESS), &ProcessId::own(), crate::file::Durable::No).ok();
     for _ in 0..COMEBACKS_MAX {
         server.serve()?;
         drop(server);

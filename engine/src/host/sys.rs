@@ -38,6 +38,41 @@ pub fn daemonize() -> io::Result<()> {
     }
 }
 
+/// Makes this thread's new files belong to a user and a group of the same number, and keeps every right that it has: the kernel
+/// takes those about files away with the change. `setfsuid(2)`, `capabilities(7)`
+pub fn make_files_as(owner: u32) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Rights {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    /// `_LINUX_CAPABILITY_VERSION_3`: two halves of 32.
+    const VERSION: u32 = 0x2008_0522;
+    let mut header = Header { version: VERSION, pid: 0 };
+    let mut rights = [Rights::default(); 2];
+    let _ = nix::unistd::setfsgid(nix::unistd::Gid::from_raw(owner));
+    let _ = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(owner));
+    // SAFETY: the kernel reads the header and writes two halves, which is what version 3 has, into the local array.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, rights.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for half in &mut rights {
+        half.effective = half.permitted;
+    }
+    // SAFETY: the kernel reads the header and the two halves; it changes this thread alone.
+    if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, rights.as_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Rows and columns of a terminal. `ioctl_tty(2)` TIOCGWINSZ
 pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };

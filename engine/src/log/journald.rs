@@ -1,6 +1,6 @@
 //! The journal's native protocol: one datagram a line to `/run/systemd/journal/socket`, docker's field names.
 
-use super::{LogConfig, Origin, Stream, pieces};
+use super::{Origin, Stream, TAG, pieces};
 use crate::time::Nanos;
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -13,15 +13,19 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn open(config: &LogConfig, origin: &Origin) -> io::Result<Self> {
+    pub(super) fn open(origin: &Origin) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect("/run/systemd/journal/socket")?;
         let short: String = origin.id.chars().take(12).collect();
-        let tag = config.options.get("tag").unwrap_or(&short);
+        let tag = origin.tag();
         let fields = format!(
             "CONTAINER_ID={short}\nCONTAINER_ID_FULL={}\nCONTAINER_NAME={}\nCONTAINER_TAG={tag}\nIMAGE_NAME={}\nSYSLOG_IDENTIFIER={tag}\n",
             origin.id, origin.name, origin.image
         );
+        let own = origin.attributes.iter().filter(|(name, _)| *name != TAG);
+        // Without a length a value ends with its line.
+        let own = own.map(|(name, value)| format!("{}={}\n", key(name), value.replace('\n', " ")));
+        let fields = own.fold(fields, |fields, field| fields + &field);
         Ok(Self { socket, fields })
     }
 
@@ -37,4 +41,12 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// A name as the journal takes it from anybody: capitals, digits and underscores, beginning with a letter.
+fn key(name: &str) -> String {
+    let good = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
+    let key: String = name.chars().map(good).collect();
+    let key = key.trim_start_matches('_');
+    if key.starts_with(|letter: char| letter.is_ascii_alphabetic()) { key.to_owned() } else { format!("X_{key}") }
 }

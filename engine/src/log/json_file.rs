@@ -2,6 +2,7 @@
 
 use super::{Stream, pieces, rotate};
 use crate::time::{Nanos, rfc3339};
+use std::collections::BTreeMap;
 use std::io;
 
 /// The writing end.
@@ -9,14 +10,20 @@ use std::io;
 pub struct Writer {
     file: rotate::File,
     buffer: Vec<u8>,
+    /// `,"attrs":{…}`, empty without any.
+    attributes: String,
 }
 
 /// One write goes out when this much has gathered, so that a flood of lines does not hold memory.
 const BATCH_BYTES: usize = 32 * 1024;
 
 impl Writer {
-    pub(super) fn open(file: rotate::File) -> Self {
-        Self { file, buffer: Vec::new() }
+    pub(super) fn open(file: rotate::File, attributes: &BTreeMap<String, String>) -> Self {
+        let attributes = match attributes.is_empty() {
+            true => String::new(),
+            false => format!(",\"attrs\":{}", serde_json::json!(attributes)),
+        };
+        Self { file, buffer: Vec::new(), attributes }
     }
 
     pub(super) fn write(&mut self, stream: Stream, time: Nanos, text: &[u8]) -> io::Result<()> {
@@ -26,7 +33,9 @@ impl Writer {
             escape(piece, &mut self.buffer);
             self.buffer.extend_from_slice(b"\",\"stream\":\"");
             self.buffer.extend_from_slice(stream.as_str().as_bytes());
-            self.buffer.extend_from_slice(b"\",\"time\":\"");
+            self.buffer.push(b'"');
+            self.buffer.extend_from_slice(self.attributes.as_bytes());
+            self.buffer.extend_from_slice(b",\"time\":\"");
             self.buffer.extend_from_slice(time.as_bytes());
             self.buffer.extend_from_slice(b"\"}\n");
             if self.buffer.len() >= BATCH_BYTES {

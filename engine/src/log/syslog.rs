@@ -49,7 +49,7 @@ impl Writer {
                 Socket::Unix(socket)
             }
         };
-        let tag = config.options.get("tag").cloned().unwrap_or_else(|| origin.id.chars().take(12).collect());
+        let tag = origin.tag();
         let facility = config.options.get("syslog-facility").and_then(|name| facility(name)).unwrap_or(3);
         Ok(Self { socket, facility, tag })
     }

@@ -114,10 +114,30 @@ fn lines_without_an_end_are_cut_at_their_largest_size() {
 }
 
 #[test]
+fn labels_variables_and_the_tag_are_written_beside_each_line() {
+    let options = [("labels", "colour, none"), ("env", "A"), ("tag", "{{.Name}}-{{.ID}}")];
+    let config = config("json-file", &options);
+    let labels = [("colour".to_owned(), "blue".to_owned()), ("other".to_owned(), "x".to_owned())].into();
+    let record = Named { id: &"ab".repeat(32), name: "box", image: "bb:1", image_id: "sha256:cd" };
+    let env = ["A=1".to_owned(), "B=2".to_owned()];
+    let attributes = config.attributes(&record, &labels, &env);
+    let folder = Folder::new();
+    let origin = Origin { attributes, ..Origin::default() };
+    Writer::open(&config, &folder.0, &origin).unwrap().write(Stream::Stdout, T0, b"x\n").unwrap();
+    let line = std::fs::read_to_string(folder.0.join("container-json.log")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let expected = serde_json::json!({"colour": "blue", "A": "1", "tag": "box-abababababab"});
+    assert_eq!((&line["attrs"], line["log"].as_str()), (&expected, Some("x\n")));
+    assert_eq!(read(&config, &folder, &Query::default())[0].text, b"x\n");
+}
+
+#[test]
 fn unknown_drivers_and_options_are_refused() {
     assert!(config("fluentd", &[]).check().is_err());
     assert!(config("json-file", &[("max-size", "big")]).check().is_err());
     assert!(config("json-file", &[("max-file", "0")]).check().is_err());
     assert!(config("none", &[("tag", "x")]).check().is_err());
+    assert!(config("json-file", &[("tag", "{{.Colour}}")]).check().is_err());
+    assert!(config("json-file", &[("tag", "{{.Name}}/{{.ID}}"), ("labels", "a,b")]).check().is_ok());
     assert!(config("k8s-file", &[("max-size", "10m"), ("max-file", "2")]).check().is_ok());
 }

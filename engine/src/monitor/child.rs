@@ -202,6 +202,14 @@ pub(super) fn reap_orphans(keep: &[i32]) {
     }
 }
 
+/// Thaws the container; whether it was frozen.
+pub(super) fn resume(plan: &Plan) -> bool {
+    let mut command = Command::new(&plan.runtime);
+    command.arg("--root").arg(&plan.runtime_root).args(["resume", &plan.id]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 /// Removes what the runtime keeps of a container that has ended: its state and its cgroup.
 pub(super) fn force_delete(plan: &Plan) {
     let mut command = Command::new(&plan.runtime);

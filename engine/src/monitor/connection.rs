@@ -20,6 +20,8 @@ pub(super) struct Connection {
     pub(super) stdin: bool,
     /// It cleans up after the end.
     pub(super) cleans_up: bool,
+    /// What it has frozen is thawed when it goes.
+    pub(super) freezes: bool,
     /// Its first frame was a `Hello` of a version we know.
     greeted: bool,
 }
@@ -42,6 +44,7 @@ impl Connection {
             stderr: false,
             stdin: false,
             cleans_up: false,
+            freezes: false,
             greeted: false,
         };
         connection.reply(&Reply::Hello { version: protocol::VERSION });
@@ -101,7 +104,13 @@ impl Connection {
                     Ok(Request::Hello { version: 0 }) => return Err(io::Error::other("version 0")),
                     Ok(Request::Hello { .. }) => self.greeted = true,
                     Ok(_) if !self.greeted => return Err(io::Error::other("no greeting")),
-                    Ok(request) => frames.push(Incoming::Request(request)),
+                    Ok(request) => {
+                        if let Request::Attach { stdin, .. } = request {
+                            // Its first input may be in the same read.
+                            self.stdin = stdin;
+                        }
+                        frames.push(Incoming::Request(request));
+                    }
                     // A request of a newer client: it is told, and the connection goes on.
                     Err(_) => self.reply(&Reply::Refused { message: "this monitor is older than the command".into() }),
                 },

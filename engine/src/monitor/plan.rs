@@ -44,6 +44,8 @@ pub struct Plan {
     pub stdin_once: bool,
     /// Where the log goes.
     pub log: LogConfig,
+    /// What is written beside each line of it.
+    pub log_attributes: std::collections::BTreeMap<String, String>,
     /// When to start again.
     pub restart: Policy,
     /// What to probe.
@@ -54,6 +56,10 @@ pub struct Plan {
     pub timeout: u64,
     /// Host ports to be held against other programs.
     pub ports: Vec<crate::network::PublishedPort>,
+    /// Host ports that the monitor itself leads to the container.
+    pub forwards: Vec<crate::network::publish::Forward>,
+    /// The folder of the networks' resolvers, `run/networks`; empty where containers have none.
+    pub networks: PathBuf,
     /// Restarts counted before this monitor was started.
     pub restart_count: u32,
     /// The command that gives back mounts, addresses and files after the end.

@@ -96,6 +96,11 @@ pub enum Request {
         /// Whether they are frozen now.
         paused: bool,
     },
+    /// This client is about to freeze the container for its own sake: should the connection end before it says `Paused` with
+    /// `false`, the monitor thaws.
+    ThawAfterMe,
+    /// The container was connected to a network or disconnected from one.
+    NetworksChanged,
     /// A new restart policy.
     Restart {
         /// The policy.

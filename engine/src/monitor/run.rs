@@ -4,9 +4,11 @@ mod probe;
 
 use super::child::{self, Child, StartError};
 use super::connection::{Connection, Incoming};
+use super::forward::{FORWARDS_MAX, Listeners};
 use super::oom::Oom;
 use super::plan::{PLAN_VERSION, Plan};
 use super::protocol::{Kind, Reply, Request, SOCKET};
+use super::resolvers::Resolvers;
 use crate::events::{self, Event};
 use crate::file::{self, Durable};
 use crate::health::{self, Health};
@@ -125,12 +127,20 @@ struct Monitor {
     stopping: bool,
     oom: Option<Oom>,
     ports: Option<crate::network::Reservation>,
+    /// A client has frozen the container for its own sake.
+    frozen: bool,
+    names: Resolvers,
     over: bool,
 }
 
 impl Monitor {
     fn new(plan: Plan, listener: UnixListener, launcher: UnixStream) -> Result<Self, MonitorError> {
-        let origin = Origin { id: plan.id.clone(), name: plan.name.clone(), image: plan.image.clone() };
+        let origin = Origin {
+            id: plan.id.clone(),
+            name: plan.name.clone(),
+            image: plan.image.clone(),
+            attributes: plan.log_attributes.clone(),
+        };
         let (log, error) = match Writer::open(&plan.log, &plan.data, &origin) {
             Ok(log) => (Some(log), String::new()),
             Err(error) => (None, format!("open the log ({}): {error}", plan.log.driver())),
@@ -169,6 +179,8 @@ impl Monitor {
             stopping: false,
             oom: None,
             ports: None,
+            frozen: false,
+            names: Resolvers::default(),
             over: false,
         })
     }
@@ -219,6 +231,11 @@ impl Monitor {
         if ready.oom {
             self.look_for_oom(true);
         }
+        if ready.names {
+            // One that this monitor had started is its child.
+            self.reap_what_probes_left();
+            self.names.ended();
+        }
         if ready.exited {
             self.exited();
         }
@@ -234,6 +251,19 @@ impl Monitor {
         let stdin_held = self.connections.iter().any(|connection| connection.stdin);
         self.connections.retain_mut(Connection::flush);
         self.after_client_left(stdin_held);
+        if self.frozen && !self.connections.iter().any(|connection| connection.freezes) {
+            self.frozen = false;
+            self.thaw();
+        }
+    }
+
+    /// Thaws what a client has frozen that died over it.
+    fn thaw(&mut self) {
+        if self.child.is_some() && child::resume(&self.plan) {
+            self.state.status = Status::Running;
+            self.save(Durable::No);
+            self.event("unpause", &[]);
+        }
     }
 
     fn poll(&self) -> Ready {
@@ -271,6 +301,9 @@ impl Monitor {
             list.push((probe.handle.as_fd(), PollFlags::POLLIN, What::Probe));
             list.push((probe.output.as_fd(), PollFlags::POLLIN, What::Probe));
         }
+        if self.child.is_some() {
+            list.extend(self.names.handles().map(|handle| (handle, PollFlags::POLLIN, What::Names)));
+        }
         let mut polled: Vec<PollFd<'_>> = list.iter().map(|(fd, flags, _)| PollFd::new(*fd, *flags)).collect();
         let mut ready = Ready::default();
         if poll(&mut polled, self.next_timer()).is_err() {
@@ -289,6 +322,7 @@ impl Monitor {
                 What::Exited => ready.exited = true,
                 What::Probe => ready.probe = true,
                 What::Oom => ready.oom = true,
+                What::Names => ready.names = true,
             }
         }
         ready
@@ -301,7 +335,8 @@ impl Monitor {
         }
         let probe = self.probe.as_ref().map_or(self.probe_at, |probe| Some(probe.deadline));
         let orphans = self.orphans_until.map(|_| Instant::now() + ORPHANS_EVERY);
-        let due = [self.restart_at, self.kill_at, self.timeout_at, probe, orphans].into_iter().flatten().min();
+        let names = self.child.as_ref().and(self.names.due);
+        let due = [self.restart_at, self.kill_at, self.timeout_at, probe, orphans, names].into_iter().flatten().min();
         match due {
             None => PollTimeout::NONE,
             Some(due) => {
@@ -347,8 +382,11 @@ impl Monitor {
 
     fn handle(&mut self, at: usize, frame: Incoming) {
         let request = match frame {
+            // Sent before it could know that this container takes no input.
+            Incoming::Stdin(_) if !self.connections[at].stdin => return,
             Incoming::Stdin(bytes) if bytes.is_empty() => {
-                self.stdin_closing = true;
+                // Another client may type on where stdin was not the first one's alone.
+                self.stdin_closing |= self.plan.stdin_once;
                 return self.feed();
             }
             Incoming::Stdin(bytes) => {
@@ -383,7 +421,20 @@ impl Monitor {
                 self.connections[at].reply(&Reply::Done);
             }
             Request::Stop { signal, timeout_ms } => self.stop(at, signal, timeout_ms),
+            Request::ThawAfterMe => {
+                self.frozen = true;
+                self.connections[at].freezes = true;
+                self.connections[at].reply(&Reply::Done);
+            }
+            Request::NetworksChanged => {
+                self.names.look_anew();
+                self.connections[at].reply(&Reply::Done);
+            }
             Request::Paused { paused } => {
+                if !paused && self.connections[at].freezes {
+                    self.connections[at].freezes = false;
+                    self.frozen = self.connections.iter().any(|connection| connection.freezes);
+                }
                 if self.child.is_some() {
                     self.state.status = if paused { Status::Paused } else { Status::Running };
                     self.save(Durable::No);
@@ -442,7 +493,7 @@ impl Monitor {
     fn start(&mut self) {
         // Held over restarts, given back with the monitor.
         if self.ports.is_none() {
-            match crate::network::reserve(&self.plan.ports) {
+            match self.hold_ports() {
                 Ok(held) => self.ports = Some(held),
                 Err(error) => return self.not_started(&StartError { code: 125, message: error.to_string() }),
             }
@@ -451,6 +502,19 @@ impl Monitor {
             Ok(child) => self.started(child),
             Err(error) => self.not_started(&error),
         }
+    }
+
+    /// Takes the host's ports: those that are led to the container here, and the others against other programs.
+    fn hold_ports(&self) -> Result<crate::network::Reservation, crate::network::Error> {
+        let listeners = Listeners::open(&self.plan.forwards)?;
+        let led = &self.plan.forwards[..self.plan.forwards.len().min(FORWARDS_MAX)];
+        let held = crate::network::reserve_but(&self.plan.ports, |address, port| {
+            let listen = std::net::SocketAddr::new(address, port.host_port);
+            led.iter().any(|forward| forward.listen == listen && forward.protocol == port.protocol)
+        })?;
+        let step = "start the thread that forwards ports".to_owned();
+        listeners.carry().map_err(|source| crate::network::Error::Io { step, source })?;
+        Ok(held)
     }
 
     fn started(&mut self, child: Child) {
@@ -470,6 +534,7 @@ impl Monitor {
         let pid = child.process.pid;
         self.child = Some(child);
         self.oom = Oom::watch(&self.plan.cgroup);
+        self.names.look(&self.plan);
         self.save(Durable::No);
         self.event("start", &[]);
         for connection in &mut self.connections {
@@ -586,6 +651,9 @@ impl Monitor {
             if until <= at {
                 self.orphans_until = None;
             }
+        }
+        if self.child.is_some() && self.names.due.is_some_and(|due| due <= at) {
+            self.names.look(&self.plan);
         }
         if due(&mut self.restart_at) {
             self.start();
@@ -768,6 +836,7 @@ struct Ready {
     exited: bool,
     probe: bool,
     oom: bool,
+    names: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -780,4 +849,5 @@ enum What {
     Exited,
     Probe,
     Oom,
+    Names,
 }

@@ -139,6 +139,19 @@ impl Leases {
         Ok(self.all()?.into_iter().filter(|(_, holder)| holder == container).map(|(address, _)| address).collect())
     }
 
+    /// Removes what a killed process of this container has written and not yet linked.
+    pub(crate) fn remove_drafts(&self, container: &str) -> io::Result<()> {
+        let Some(entries) = absent(fs::read_dir(&self.folder))? else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(&format!("-{container}"))) {
+                absent(fs::remove_file(entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns every lease: address and holder.
     pub(crate) fn all(&self) -> io::Result<Vec<(IpAddr, String)>> {
         let Some(entries) = absent(fs::read_dir(&self.folder))? else { return Ok(Vec::new()) };
@@ -217,6 +230,20 @@ mod tests {
         assert_eq!(take("d").expect("the gone one's").to_string(), "10.1.0.4");
         assert!(matches!(take("e"), Err(Refusal::Exhausted)));
         assert_eq!(leases.of("a").expect("readable").len(), 2);
+        fs::remove_dir_all(root).expect("removable");
+    }
+
+    #[test]
+    fn a_killed_takers_draft_goes_with_its_container_alone() {
+        let (root, leases) = room("drafts");
+        leases.take("a", subnet(), None, vec![], None).expect("free");
+        let draft = |id: &str| root.join("net/leases").join(format!(".7-0-{id}"));
+        for id in ["a", "b"] {
+            fs::write(draft(id), id).expect("writable");
+        }
+        leases.remove_drafts("a").expect("removable");
+        assert!(!draft("a").exists() && draft("b").exists());
+        assert_eq!(leases.of("a").expect("readable").len(), 1);
         fs::remove_dir_all(root).expect("removable");
     }
 

@@ -3,7 +3,7 @@
 
 pub use crate::host::firewall::table::Protocol;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One container port that the user wants published.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,6 +40,37 @@ impl PublishedPort {
             |address| vec![address],
         )
     }
+}
+
+/// A host port that a process leads to its container, since the kernel cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Forward {
+    /// The host's address and port.
+    pub listen: SocketAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The container's address and port.
+    pub target: SocketAddr,
+}
+
+/// Returns which of the published ports of a container with these addresses the kernel cannot lead to it: packets for `[::1]` leave
+/// the host by no bridge, and packets of IPv6 reach no container without an address of it.
+pub fn forwards(ports: &[PublishedPort], ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) -> Vec<Forward> {
+    let Some(target) = ipv6.map(IpAddr::V6).or_else(|| ipv4.map(IpAddr::V4)) else { return Vec::new() };
+    let mut forwards = Vec::new();
+    for port in ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+        for address in port.host_addresses().into_iter().filter(IpAddr::is_ipv6) {
+            // All addresses include that of loopback.
+            if ipv6.is_none() || address.is_loopback() || address.is_unspecified() {
+                forwards.push(Forward {
+                    listen: SocketAddr::new(address, port.host_port),
+                    protocol: port.protocol,
+                    target: SocketAddr::new(target, port.container_port),
+                });
+            }
+        }
+    }
+    forwards
 }
 
 /// A text after `-p` or `--expose` that means no port.
@@ -203,6 +234,25 @@ mod tests {
         for text in ["0", "65536", "9-8", "1.2.3:80:80", "+80", "80-", ":", "a:b:c:d"] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_lead_is_forwarded() {
+        let port = |host_ip: Option<&str>| PublishedPort {
+            host_ip: host_ip.map(|text| text.parse().expect("an address")),
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let ports = [port(None), port(Some("::1")), port(Some("fd00::1")), port(Some("127.0.0.1"))];
+        let led = |ipv6: Option<&str>| {
+            let ipv6 = ipv6.map(|text| text.parse().expect("an address"));
+            let list = forwards(&ports, Some(Ipv4Addr::new(10, 0, 0, 2)), ipv6);
+            list.iter().map(|forward| format!("{} {}", forward.listen, forward.target)).collect::<Vec<_>>()
+        };
+        assert_eq!(led(None), ["[::]:8080 10.0.0.2:80", "[::1]:8080 10.0.0.2:80", "[fd00::1]:8080 10.0.0.2:80"]);
+        assert_eq!(led(Some("fd91::2")), ["[::]:8080 [fd91::2]:80", "[::1]:8080 [fd91::2]:80"]);
+        assert!(forwards(&ports, None, None).is_empty());
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct MountWish {
 }
 
 /// Options that `-v SOURCE:TARGET:OPTIONS` takes besides `ro`, `rw` and `nocopy`.
-const BIND_OPTIONS: [&str; 24] = [
+const BIND_OPTIONS: [&str; 22] = [
     "z",
     "Z",
     "shared",
@@ -65,12 +65,13 @@ const BIND_OPTIONS: [&str; 24] = [
     "nosuid",
     "dev",
     "nodev",
-    "U",
-    "O",
     "idmap",
     "cached",
     "delegated",
 ];
+
+/// Why files are given to nobody.
+const CHOWN: &str = "U (files are given to the container's user) is not offered: give them by hand, or use idmap";
 
 /// Reads `-v [SOURCE:]TARGET[:OPTIONS]`. A source with a slash or a leading dot is a path of the host.
 pub fn parse_volume(text: &str) -> Result<MountWish, WishError> {
@@ -101,6 +102,13 @@ pub fn parse_volume(text: &str) -> Result<MountWish, WishError> {
             "consistent" | "cached" | "delegated" => {}
             known if BIND_OPTIONS.contains(&known) || known.starts_with("idmap=") => {
                 wish.options.push(known.to_owned());
+            }
+            "U" => return Err(WishError::new(text, CHOWN)),
+            "O" => {
+                return Err(WishError::new(
+                    text,
+                    "O (changes go to an overlay) is not offered: copy the directory, or use ro",
+                ));
             }
             _ => return Err(WishError::new(text, format!("unknown volume option {option:?}"))),
         }
@@ -157,7 +165,7 @@ pub fn parse_mount(text: &str) -> Result<MountWish, WishError> {
             "idmap" => wish.options.push(value.map_or_else(|| "idmap".to_owned(), |value| format!("idmap={value}"))),
             "U" | "chown" => {
                 if flag()? {
-                    wish.options.push("U".into());
+                    return Err(refuse(CHOWN.to_owned()));
                 }
             }
             _ => return Err(refuse(format!("unknown mount key {key:?}"))),
@@ -223,7 +231,7 @@ mod tests {
         assert_eq!((wish.kind, wish.create_source), (MountKind::Bind, true));
         assert_eq!(wish.options, ["rshared", "z"]);
         assert_eq!(parse_volume("/d").unwrap().source, "");
-        for bad in ["", "a:b", ":/x", "a:/x:sideways", "a:/", "a:b:c:d", "-x:/d"] {
+        for bad in ["", "/h:/d:O", "/h:/d:U", "a:b", ":/x", "a:/x:sideways", "a:/", "a:b:c:d", "-x:/d"] {
             assert!(parse_volume(bad).is_err(), "{bad}");
         }
     }

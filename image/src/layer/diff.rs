@@ -32,16 +32,21 @@ pub enum Form {
 
 /// Writes everything below `root` and returns the stream.
 pub fn write<W: Write>(root: &Path, form: Form, out: W) -> io::Result<W> {
+    write_from(root, form, 0, out)
+}
+
+/// The same where user and group 0 are the host's number `first`: owners are written as they are seen from there.
+pub fn write_from<W: Write>(root: &Path, form: Form, first: u32, out: W) -> io::Result<W> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(root, flags, Mode::empty())?;
-    let mut walk = Walk { writer: Writer::new(out), form, links: HashMap::new() };
+    let mut walk = Walk { writer: Writer::new(out), form, first, links: HashMap::new() };
     walk.directory(&folder, &mut Vec::new(), 0)?;
     walk.writer.finish()
 }
 
 /// Writes one entry of an open directory, and everything below it, under the name `path`; returns the stream.
 pub fn write_entry<W: Write>(folder: &OwnedFd, name: &OsStr, path: &[u8], out: W) -> io::Result<W> {
-    let mut walk = Walk { writer: Writer::new(out), form: Form::Whole, links: HashMap::new() };
+    let mut walk = Walk { writer: Writer::new(out), form: Form::Whole, first: 0, links: HashMap::new() };
     walk.entry(folder, name, &mut path.to_vec(), 0)?;
     walk.writer.finish()
 }
@@ -49,6 +54,8 @@ pub fn write_entry<W: Write>(folder: &OwnedFd, name: &OsStr, path: &[u8], out: W
 struct Walk<W> {
     writer: Writer<W>,
     form: Form,
+    /// The number that is written as 0.
+    first: u32,
     /// Under which path a file with several names was written, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -97,6 +104,7 @@ impl<W: Write> Walk<W> {
             return self.writer.entry(&plain(hidden));
         }
         let mut entry = described(path, &stat);
+        (entry.uid, entry.gid) = (entry.uid.saturating_sub(self.first), entry.gid.saturating_sub(self.first));
         let (xattrs, opaque) = self.attributes(folder, name)?;
         entry.xattrs = xattrs;
         if kind != FileType::Directory && stat.st_nlink > 1 {

@@ -5,6 +5,7 @@ use integration::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::time::Duration;
 
 /// The monitor of a container: the process whose command line names its run folder.
 fn monitor(place: &Place, id: &str) -> i32 {
@@ -77,17 +78,23 @@ fn a_stopped_monitor_keeps_nobody_waiting() {
     assert_eq!(place.state("box", "Status"), "running");
 }
 
+/// A count that a soak sets higher than CI.
+fn count(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 #[test]
-fn twenty_runs_at_once_and_twenty_removals() {
+fn many_runs_at_once_and_many_removals() {
     let place = Place::new("parallel");
+    let many = count("SHOAL_AT_ONCE", 20);
     let all = |line: &str| {
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..20)
+            let threads: Vec<_> = (0..many)
                 .map(|n| {
                     scope.spawn({
                         let line = line.replace('N', &n.to_string());
                         let place = &place;
-                        move || place.ok(&line)
+                        move || place.cmd(&line).deadline(Duration::from_secs(1200)).ok().trim_end().to_owned()
                     })
                 })
                 .collect();
@@ -95,15 +102,115 @@ fn twenty_runs_at_once_and_twenty_removals() {
         })
     };
     let ids = all("run -d --name boxN BB sleep 1000");
-    assert_eq!(place.ok("ps -q").lines().count(), 20);
-    let mut addresses: Vec<String> =
-        ids.iter().map(|id| place.ok(&format!("inspect -f '{{{{.NetworkSettings.IPAddress}}}}' {id}"))).collect();
-    addresses.sort();
-    addresses.dedup();
-    assert_eq!(addresses.len(), 20, "{addresses:?}");
+    assert_eq!(place.ok("ps -q").lines().count(), many);
+    let addresses = place.ok(&format!("inspect -f '{{{{.NetworkSettings.IPAddress}}}}' {}", ids.join(" ")));
+    let addresses: std::collections::BTreeSet<&str> = addresses.lines().collect();
+    assert_eq!(addresses.len(), many, "{addresses:?}");
     let _ = all("rm -f boxN");
     assert_eq!(place.ok("ps -aq"), "");
     assert!(integration::scratch::mounts_below(&place.host.root().join("run/containers")).is_empty());
+    assert!(!place.host.cmd("ip").args(["-o", "link"]).ok().contains("veth"));
+}
+
+#[test]
+fn a_flood_of_output_is_bounded_by_rotation_and_slows_no_other() {
+    let place = Place::new("flood");
+    let megabytes = count("SHOAL_LOG_MB", 100);
+    let _ = place.ok("run -d --name other BB sh -c 'while :; do echo tick; sleep 0.05; done'");
+    let line = format!(
+        "run -d --name flood --log-opt max-size=5m --log-opt max-file=2 BB sh -c 'yes 0123456789012345678901234567890123456789 | head -c {megabytes}000000; echo over'"
+    );
+    let id = place.ok(&line);
+    let folder = place.host.root().join("data/containers").join(&id);
+    let bytes = || -> u64 {
+        let files = fs::read_dir(&folder).expect("there").flatten();
+        let logs = files.filter(|entry| entry.file_name().to_string_lossy().contains("json.log"));
+        logs.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+    };
+    let mut ticks = place.ok("logs other").lines().count();
+    let mut most = 0;
+    eventually("it is over", Duration::from_secs(600), || {
+        most = most.max(bytes());
+        let begun = std::time::Instant::now();
+        eventually("the other goes on", PATIENCE, || (place.ok("logs other").lines().count() > ticks).then_some(()));
+        assert!(begun.elapsed() < PATIENCE);
+        ticks = place.ok("logs other").lines().count();
+        (place.state("flood", "Status") == "exited").then_some(())
+    });
+    assert!(most <= 11 << 20, "{most} bytes of log");
+    assert_eq!(place.ok("logs --tail 1 flood"), "over");
+}
+
+/// Changes what is written down of a container's state, as a clock or a boot that changed would leave it.
+fn rewrite(place: &Place, id: &str, change: impl Fn(&mut serde_json::Value)) {
+    let path = place.host.root().join("data/containers").join(id).join("state.json");
+    let mut state = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    change(&mut state);
+    fs::write(&path, state.to_string()).expect("ours");
+}
+
+#[test]
+fn a_clock_that_was_set_confuses_nobody() {
+    let place = Place::new("clock");
+    let id = place.ok("run -d --name box --restart always BB sh -c 'sleep 1; exit 3'");
+    let year = 365 * 86_400 * 1_000_000_000_u64;
+    // It was started, by the clock of then, a year from now; and, by another, in 1970.
+    for started in [|now: u64, year: u64| now + year, |_: u64, _: u64| 1_000_000_000] {
+        rewrite(&place, &id, |state| {
+            state["started"] = started(state["started"].as_u64().expect("a time"), year).into()
+        });
+        let status = place.ok("ps -a --filter name=box --format '{{.Status}}'");
+        assert!(status.starts_with("Up ") || status.starts_with("Restarting"), "{status}");
+    }
+    // What counts time counts it by another clock: it is started again and again, and stops when it shall.
+    eventually("it is started again", PATIENCE, || (place.state("box", "RestartCount") != "0").then_some(()));
+    let begun = std::time::Instant::now();
+    let _ = place.ok("stop -t 2 box");
+    assert!(begun.elapsed() < PATIENCE);
+    assert!(place.ok("logs --since 1h box").is_empty());
+}
+
+#[test]
+fn a_host_that_was_restarted_is_recognised_and_boot_starts_what_should_run() {
+    let place = Place::new("reboot");
+    let run = |name: &str, more: &str| place.ok(&format!("run -d --name {name} {more} BB sleep 1000"));
+    let ids = [
+        run("always", "--restart always -p 8080:80"),
+        run("stopped", "--restart unless-stopped"),
+        run("kept", "--restart unless-stopped"),
+        run("never", "-v data:/data"),
+    ];
+    let _ = place.ok("stop -t 0 stopped");
+    // The power is cut: every process, everything below run, the links and the packet filter are gone; the disk is as it was.
+    for id in &ids {
+        let state = place.inspect(id);
+        if state["State"]["Running"] == true {
+            kill(Pid::from_raw(monitor(&place, id)), Signal::SIGKILL).expect("a process of ours");
+            let pid = state["State"]["Pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a number");
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a process of ours");
+        }
+        rewrite(&place, id, |state| state["boot_id"] = "another".into());
+    }
+    for mount in integration::scratch::mounts_below(&place.host.root().join("run")).iter().rev() {
+        nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH).expect("ours");
+    }
+    fs::remove_dir_all(place.host.root().join("run")).expect("ours");
+    let bridge = place.ok("network inspect -f '{{.Bridge}}' bridge");
+    let _ = place.host.cmd("ip").args(["link", "del", &bridge]).ok();
+    let _ = place.host.cmd("nft").args(["delete", "table", "inet", "shoal"]).ok();
+    for name in ["always", "kept", "never"] {
+        assert_eq!(place.state(name, "Status"), "exited", "{name}");
+        assert_eq!(place.state(name, "ExitCode"), "255", "{name}");
+    }
+    assert!(place.state("always", "Error").contains("restarted"), "{}", place.state("always", "Error"));
+    let _ = place.ok("boot");
+    for (name, status) in [("always", "running"), ("kept", "running"), ("stopped", "exited"), ("never", "exited")] {
+        assert_eq!(place.state(name, "Status"), status, "{name}");
+    }
+    assert_eq!(place.ok("port always"), "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080");
+    let _ = place.ok("start never");
+    let _ = place.ok("rm -f always kept stopped never");
+    assert!(!place.host.cmd("ip").args(["-o", "link"]).ok().contains("veth"));
 }
 
 #[test]

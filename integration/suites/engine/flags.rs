@@ -132,3 +132,74 @@ fn an_attached_client_takes_the_streams_and_signals_it_asked_for() {
     let _ = client.wait();
     assert_eq!(place.state("box", "Status"), "running", "the signal ended the client alone");
 }
+
+#[test]
+fn rates_of_devices_reach_the_cgroup_and_a_weight_is_set_or_refused() {
+    let place = Place::new("blkio");
+    let device = std::fs::read_dir("/sys/block").expect("sysfs is mounted").flatten();
+    let device = device
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .find(|name| std::path::Path::new("/dev").join(name).exists());
+    let device = device.expect("this host has a block device");
+    let number = std::fs::read_to_string(format!("/sys/block/{device}/dev")).expect("its numbers").trim().to_owned();
+    let _ = place.ok(&format!(
+        "run -d --name box --device-read-bps /dev/{device}:1mb --device-write-bps /dev/{device}:2mb --device-read-iops /dev/{device}:100 --device-write-iops /dev/{device}:200 BB sleep 1000"
+    ));
+    for (v1, v2, rate) in [
+        ("blkio.throttle.read_bps_device", "rbps=", "1048576"),
+        ("blkio.throttle.write_bps_device", "wbps=", "2097152"),
+        ("blkio.throttle.read_iops_device", "riops=", "100"),
+        ("blkio.throttle.write_iops_device", "wiops=", "200"),
+    ] {
+        let text = place.knob("box", ("blkio", v1), "io.max");
+        let set = text.contains(&format!("{number} {rate}")) || text.contains(&format!("{v2}{rate}"));
+        assert!(text.contains(&number) && set, "{v1}: {text}");
+    }
+    place.refused("run --rm --device-read-bps /dev/null:1mb BB true", 125, "not a block device");
+    let weighed = place.run("run -d --name heavy --blkio-weight 300 BB sleep 1000");
+    if weighed.status.success() {
+        let files = [("blkio", "blkio.bfq.weight"), ("blkio", "blkio.weight")];
+        let set = files.into_iter().any(|v1| {
+            std::panic::catch_unwind(|| place.knob("heavy", v1, "io.bfq.weight")).is_ok_and(|text| text.contains("300"))
+        });
+        assert!(set, "the weight is nowhere");
+    } else {
+        assert!(weighed.stderr.contains("weight"), "{}", weighed.stderr);
+    }
+    place.refused("run --rm --blkio-weight 5000 BB true", 125, "weight");
+}
+
+#[test]
+fn keys_of_the_users_own_leave_a_terminal_and_the_usual_ones_are_typed() {
+    use std::io::Write;
+    let place = Place::new("keys");
+    let script = place.file(
+        "client.sh",
+        &format!(
+            "#!/bin/sh\nexec {} run -it --name box --detach-keys ctrl-a,x {} sh -c 'stty raw -echo; echo ready; exec cat > /typed'\n",
+            integration::binaries::shoal().display(),
+            crate::case::IMAGE
+        ),
+    );
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let mut client = place
+        .host
+        .cmd("socat")
+        .arg("-")
+        .arg(format!("EXEC:{},pty,setsid,ctty,raw,echo=0", script.display()))
+        .command()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("socat is installed");
+    eventually("it listens", PATIENCE, || place.run("logs box").stdout.contains("ready").then_some(()));
+    let mut keyboard = client.stdin.take().expect("piped");
+    keyboard.write_all(b"a\x10\x11b").expect("typed");
+    eventually("the usual keys arrive inside", PATIENCE, || {
+        (place.run("exec box cat /typed").stdout == "a\x10\x11b").then_some(())
+    });
+    keyboard.write_all(b"\x01x").expect("typed");
+    eventually("the client has left", PATIENCE, || client.try_wait().expect("a child of ours"));
+    assert_eq!(place.state("box", "Status"), "running");
+    assert_eq!(place.ok("exec box cat /typed"), "a\u{10}\u{11}b", "the keys themselves stay outside");
+}

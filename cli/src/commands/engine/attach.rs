@@ -53,7 +53,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let detach_keys = engine::detach_keys(&args.detach_keys).map_err(explain)?;
     let launch = engine.attach(container.id(), engine::own_streams(stdin, wish.tty)).map_err(explain)?;
     let options = AttachOptions { stdin, tty: wish.tty, signals: args.sig_proxy, detach_keys };
-    finish_foreign(launch, &options)
+    finish_foreign(&engine, launch, &options)
 }
 
 pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<ExitCode, Error> {
@@ -96,9 +96,19 @@ pub(crate) fn finish(engine: &Engine, mut launch: Launch, options: &AttachOption
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)))
 }
 
-fn finish_foreign(mut launch: Launch, options: &AttachOptions) -> Result<ExitCode, Error> {
-    Ok(match engine::proxy(&mut launch.client, options)? {
-        AttachEnd::Exited { code, .. } => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)),
-        AttachEnd::Detached | AttachEnd::Lost => ExitCode::SUCCESS,
-    })
+fn finish_foreign(engine: &Engine, mut launch: Launch, options: &AttachOptions) -> Result<ExitCode, Error> {
+    let code = match engine::proxy(&mut launch.client, options)? {
+        AttachEnd::Exited { code, .. } => code,
+        AttachEnd::Detached => 0,
+        AttachEnd::Lost => match engine.load(launch.container.id()) {
+            Ok(container) if container.state.status.is_active() => {
+                let name = container.name();
+                return Err(Error::new(format!("the monitor of {name} closed the connection; the container goes on")));
+            }
+            Ok(container) => container.state.exit_code,
+            // Removed in between.
+            Err(_) => 0,
+        },
+    };
+    Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)))
 }

@@ -58,7 +58,8 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<ExitCode, Error> {
     for entry in args.env {
         match entry.contains('=') {
             true => env.push(entry),
-            false => env.extend(std::env::var(&entry).ok().map(|value| format!("{entry}={value}"))),
+            // Not set here: not set there.
+            false => env.push(std::env::var(&entry).map_or(entry.clone(), |value| format!("{entry}={value}"))),
         }
     }
     let wish = ExecWish {

@@ -310,8 +310,8 @@ impl Flags {
         for entry in self.env {
             match entry.contains('=') {
                 true => env.push(entry),
-                // Not set here: not set there.
-                false => env.extend(std::env::var(&entry).ok().map(|value| format!("{entry}={value}"))),
+                // Not set here: not set there, whatever the image says.
+                false => env.push(std::env::var(&entry).map_or(entry.clone(), |value| format!("{entry}={value}"))),
             }
         }
         let mut labels = BTreeMap::new();
@@ -378,6 +378,7 @@ impl Flags {
             stop_timeout: self.stop_timeout,
             timeout: self.timeout.unwrap_or(0),
             networks: self.network,
+            endpoints: BTreeMap::new(),
             network_aliases: self.network_alias,
             publish: self.publish,
             publish_all: self.publish_all,

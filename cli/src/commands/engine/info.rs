@@ -72,7 +72,8 @@ pub(crate) fn info(global: &Global, args: &InfoArgs) -> Result<ExitCode, Error> 
         "RunRoot": roots.run,
         "Name": read("/proc/sys/kernel/hostname"),
         "ServerVersion": env!("CARGO_PKG_VERSION"),
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "SecurityOptions": security_options(),
+        "Warnings": warnings(),
     });
     show(&value, args.format.as_deref(), || {
         let text = |key: &str| value[key].as_str().map_or_else(|| value[key].to_string(), str::to_owned);
@@ -98,8 +99,32 @@ pub(crate) fn info(global: &Global, args: &InfoArgs) -> Result<ExitCode, Error> 
             text("Name"),
             text("DockerRootDir"),
             text("RunRoot"),
-        )
+        ) + &format!("Security Options:\n {}\n", security_options().join("\n "))
+            + &warnings().iter().map(|line| format!("WARNING: {line}\n")).collect::<String>()
     })
+}
+
+/// What confines containers by default.
+fn security_options() -> Vec<String> {
+    let mut options = vec!["name=seccomp,profile=builtin".to_owned()];
+    options.extend(engine::lsm::apparmor_default().map(|profile| format!("name=apparmor,profile={profile}")));
+    options
+}
+
+/// What the host could confine containers by, and does not.
+fn warnings() -> Vec<&'static str> {
+    let mut warnings = Vec::new();
+    if engine::lsm::has_apparmor() && engine::lsm::apparmor_default().is_none() {
+        warnings.push(
+            "no AppArmor profile for containers is loaded (shoal-default, docker-default): they run unconfined by it",
+        );
+    }
+    if engine::lsm::has_selinux() {
+        warnings.push(
+            "containers run with the SELinux label of who starts them unless --security-opt label=type:T gives another",
+        );
+    }
+    warnings
 }
 
 fn show(value: &Value, format: Option<&str>, text: impl FnOnce() -> String) -> Result<ExitCode, Error> {

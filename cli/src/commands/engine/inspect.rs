@@ -4,7 +4,7 @@ use super::{explain, open};
 use crate::commands::Global;
 use crate::error::Error;
 use crate::output::template::Template;
-use engine::wish::MountKind;
+use engine::wish::{MountKind, MountWish};
 use engine::{Container, Engine, EngineError};
 use serde_json::{Map, Value, json};
 use std::process::ExitCode;
@@ -87,6 +87,56 @@ fn one(engine: &Engine, name: &str, args: &Args) -> Result<Value, Error> {
     Err(Error::new(format!("no such object: {name}")))
 }
 
+/// `SOURCE:TARGET[:OPTIONS]`, as `-v` takes it.
+fn bind(mount: &MountWish) -> String {
+    let mut options = mount.options.clone();
+    if mount.read_only {
+        options.insert(0, "ro".to_owned());
+    }
+    let options = if options.is_empty() { String::new() } else { format!(":{}", options.join(",")) };
+    format!("{}:{}{options}", mount.source, mount.target)
+}
+
+/// One mount as `--mount` would ask for it.
+fn asked(mount: &MountWish) -> Value {
+    let kind = match mount.kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+    };
+    json!({"Type": kind, "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only})
+}
+
+/// How mounts made later on one side reach the other.
+fn propagation(mount: &MountWish) -> &str {
+    let known = ["shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable"];
+    mount.options.iter().map(String::as_str).find(|option| known.contains(option)).unwrap_or("rprivate")
+}
+
+/// What `-p` asked for, by the container's port.
+fn bindings(publish: &[String]) -> Value {
+    let mut bindings = Map::new();
+    for port in publish.iter().filter_map(|text| engine::network::publish::parse(text).ok()).flatten() {
+        let host = json!({
+            "HostIp": port.host_ip.map(|address| address.to_string()).unwrap_or_default(),
+            "HostPort": port.host_ports.map(|(low, high)| if low == high { low.to_string() } else { format!("{low}-{high}") }).unwrap_or_default(),
+        });
+        let key = format!("{}/{}", port.container_port, port.protocol);
+        if let Value::Array(known) = bindings.entry(key).or_insert_with(|| json!([])) {
+            known.push(host);
+        }
+    }
+    bindings.into()
+}
+
+/// docker's `Healthcheck`, times in ns.
+fn check(check: &engine::health::Check) -> Value {
+    json!({
+        "Test": check.test, "Interval": check.interval, "Timeout": check.timeout, "StartPeriod": check.start_period,
+        "StartInterval": check.start_interval, "Retries": check.retries,
+    })
+}
+
 /// docker's document.
 pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Value {
     let (record, state) = (&container.record, &container.state);
@@ -160,7 +210,7 @@ pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Va
             };
             let mut value = json!({
                 "Type": kind, "Source": source, "Destination": mount.target, "Mode": mount.options.join(","),
-                "RW": !mount.read_only, "Propagation": if mount.kind == MountKind::Bind { "rprivate" } else { "" },
+                "RW": !mount.read_only, "Propagation": if mount.kind == MountKind::Bind { propagation(mount) } else { "" },
             });
             if mount.kind == MountKind::Volume {
                 value["Name"] = mount.source.clone().into();
@@ -189,25 +239,28 @@ pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Va
             "Pid": if status.is_active() && status != Status::Restarting { state.process.pid } else { 0 },
             "ExitCode": state.exit_code,
             "Error": state.error,
+            "Health": null,
             "StartedAt": time(state.started),
             "FinishedAt": time(state.finished),
         },
         "Image": record.image_id,
-        "ResolvConfPath": container.run.join("resolv.conf"),
-        "HostnamePath": container.run.join("hostname"),
-        "HostsPath": container.run.join("hosts"),
+        "ResolvConfPath": container.data.join("resolv.conf"),
+        "HostnamePath": container.data.join("hostname"),
+        "HostsPath": container.data.join("hosts"),
         "LogPath": wish.log.file(&container.data),
         "Name": format!("/{}", record.name),
         "RestartCount": state.restart_count,
         "Driver": "overlay2",
         "Platform": "linux",
-        "AppArmorProfile": "",
+        "AppArmorProfile": wish.security_opt.iter().find_map(|text| text.strip_prefix("apparmor=")).unwrap_or_default(),
         "ExecIDs": null,
         "HostConfig": {
-            "Binds": wish.mounts.iter().filter(|mount| mount.kind == MountKind::Bind).map(|mount| format!("{}:{}{}", mount.source, mount.target, if mount.read_only { ":ro" } else { "" })).collect::<Vec<_>>(),
+            "Binds": wish.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs && !mount.anonymous).map(bind).collect::<Vec<_>>(),
+            "Mounts": wish.mounts.iter().map(asked).collect::<Vec<_>>(),
+            "Links": wish.links,
             "LogConfig": {"Type": wish.log.driver(), "Config": wish.log.options},
             "NetworkMode": wish.networks.first().map_or("bridge", String::as_str),
-            "PortBindings": {},
+            "PortBindings": bindings(&wish.publish),
             "RestartPolicy": {"Name": wish.restart.name(), "MaximumRetryCount": match wish.restart { engine::restart::Policy::OnFailure { max } => max, _ => 0 }},
             "AutoRemove": wish.remove,
             "VolumesFrom": wish.volumes_from,
@@ -248,6 +301,7 @@ pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Va
             "Labels": record.labels(),
             "StopSignal": stop_signal,
             "StopTimeout": wish.stop_timeout,
+            "Healthcheck": wish.health.as_ref().or(record.defaults.health.as_ref()).map(check),
             "ExposedPorts": ports.keys().map(|key| (key.clone(), json!({}))).collect::<Map<String, Value>>(),
         },
         "NetworkSettings": {

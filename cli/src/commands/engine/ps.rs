@@ -106,7 +106,7 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
     // Only what runs is connected to anything.
     let active = container.state.status.is_active();
     let attachments = if active { engine.attachments(container) } else { Vec::new() };
-    let labels: Vec<String> = record.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels = record.labels();
     let mounts: Vec<String> = record
         .wish
         .mounts
@@ -131,8 +131,8 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
         "State": container.state.status.as_str(),
         "Ports": ports(engine, container),
         "Names": record.name,
-        "Labels": labels.join(","),
-        "Label": record.labels(),
+        "Labels": crate::output::labels(&labels),
+        "Label": labels,
         "Mounts": mounts.join(","),
         "LocalVolumes": volumes.to_string(),
         "Networks": if networks.is_empty() { "bridge".to_owned() } else { networks.join(",") },

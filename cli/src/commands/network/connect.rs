@@ -38,7 +38,7 @@ pub(crate) struct Disconnect {
 }
 
 pub(super) fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode, Error> {
-    let wanted = engine::Connect { ip: args.ip, ip6: args.ip6, aliases: args.alias.clone() };
+    let wanted = engine::wish::Endpoint { ip: args.ip, ip6: args.ip6, aliases: args.alias.clone() };
     warn(&engine.network_connect(&args.network, &args.container, &wanted)?);
     Ok(ExitCode::SUCCESS)
 }

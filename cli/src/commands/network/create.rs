@@ -3,7 +3,8 @@
 use super::pair;
 use crate::error::Error;
 use clap::Args;
-use engine::network::{self, Driver, Networks};
+use engine::Engine;
+use engine::network::{self, Driver};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -50,7 +51,7 @@ fn driver(text: &str) -> Result<Driver, String> {
 }
 
 /// Makes the network and prints its id.
-pub(super) fn run(networks: &Networks, args: &Create) -> Result<ExitCode, Error> {
+pub(super) fn run(engine: &Engine, args: &Create) -> Result<ExitCode, Error> {
     let net = |text: &String| {
         text.parse().map_err(|_| Error::new(format!("invalid CIDR address: {text}")).hint("write it as 10.1.0.0/16"))
     };
@@ -63,7 +64,7 @@ pub(super) fn run(networks: &Networks, args: &Create) -> Result<ExitCode, Error>
             Ok((name.clone(), parsed))
         })
         .collect::<Result<_, Error>>()?;
-    let network = networks.create(&network::Create {
+    let network = engine.networks().create(&network::Create {
         name: args.name.clone(),
         driver: args.driver,
         subnets: args.subnet.iter().map(net).collect::<Result<_, _>>()?,
@@ -75,6 +76,7 @@ pub(super) fn run(networks: &Networks, args: &Create) -> Result<ExitCode, Error>
         labels: args.label.iter().cloned().collect(),
         options: args.opt.iter().cloned().collect(),
     })?;
+    engine.network_event(&network, "create", None);
     println!("{}", network.id);
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use super::labels_match;
 use crate::error::Error;
-use crate::output::{Column, Format};
+use crate::output::{Column, Format, labels};
 use clap::Args;
 use engine::network::{DEFAULT, Networks};
 use serde_json::{Value, json};
@@ -99,8 +99,6 @@ pub(super) fn run(networks: &Networks, args: &Ls) -> Result<ExitCode, Error> {
         rows.iter().for_each(|row| println!("{}", short(&row.id)));
         return Ok(ExitCode::SUCCESS);
     }
-    let labels =
-        |row: &Row| row.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -112,7 +110,7 @@ pub(super) fn run(networks: &Networks, args: &Ls) -> Result<ExitCode, Error> {
                 "CreatedAt": engine::time::rfc3339(row.created),
                 "IPv6": row.ipv6.to_string(),
                 "Internal": row.internal.to_string(),
-                "Labels": labels(row),
+                "Labels": labels(&row.labels),
                 "Label": row.labels,
             })
         })

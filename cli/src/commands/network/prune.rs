@@ -90,6 +90,7 @@ pub(super) fn remove_unused(engine: &Engine, filters: &[Filter]) -> Result<(), E
     for network in networks.list()? {
         let wanted = filters.iter().all(|filter| filter.fits(&network.labels, network.created));
         if wanted && !used.contains(&network.name) && networks.remove(&network.name).is_ok() {
+            engine.network_event(&network, "destroy", None);
             removed.push(network.name);
         }
     }

@@ -3,7 +3,7 @@
 use super::prune::{Filter, agreed};
 use super::{each, labels_match, pair, print_documents};
 use crate::error::Error;
-use crate::output::{Column, Format};
+use crate::output::{Column, Format, labels};
 use clap::{Args, Subcommand};
 use engine::Engine;
 use engine::volume::{self, Volume, Volumes};
@@ -95,17 +95,21 @@ pub(super) fn run(engine: &Engine, command: VolumeCommand) -> Result<ExitCode, E
         VolumeCommand::Create(args) => {
             let (options, labels) = (args.opt.into_iter().collect(), args.label.into_iter().collect());
             let volume = volumes.create(args.name.as_deref().unwrap_or_default(), &options, &labels)?;
+            happened(engine, "create", &volume.name);
             println!("{}", volume.name);
             Ok(ExitCode::SUCCESS)
         }
         VolumeCommand::Ls(args) => list(&volumes, &args),
         VolumeCommand::Inspect(args) => inspect(&volumes, &args),
         VolumeCommand::Rm(args) => each(&args.volumes, |name| match volumes.remove(name) {
-            Ok(_) => Ok(Some(name.to_owned())),
+            Ok(volume) => {
+                happened(engine, "destroy", &volume.name);
+                Ok(Some(name.to_owned()))
+            }
             Err(volume::Error::NotFound { .. }) if args.force => Ok(None),
             Err(error) => Err(error.into()),
         }),
-        VolumeCommand::Prune(args) => prune(&volumes, &args),
+        VolumeCommand::Prune(args) => prune(engine, &args),
     }
 }
 
@@ -133,9 +137,6 @@ fn list(volumes: &Volumes, args: &Ls) -> Result<ExitCode, Error> {
         found.iter().for_each(|volume| println!("{}", volume.name));
         return Ok(ExitCode::SUCCESS);
     }
-    let labels = |volume: &Volume| {
-        volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
-    };
     let rows: Vec<Value> = found
         .iter()
         .map(|volume| {
@@ -144,7 +145,7 @@ fn list(volumes: &Volumes, args: &Ls) -> Result<ExitCode, Error> {
                 "Name": volume.name,
                 "Scope": "local",
                 "Mountpoint": volumes.path(volume),
-                "Labels": labels(volume),
+                "Labels": labels(&volume.labels),
                 "Label": volume.labels,
             })
         })
@@ -186,22 +187,28 @@ fn document(volumes: &Volumes, volume: &Volume) -> Value {
     })
 }
 
-fn prune(volumes: &Volumes, args: &Prune) -> Result<ExitCode, Error> {
+/// Writes an event of a volume down.
+fn happened(engine: &Engine, action: &str, name: &str) {
+    engine.happened("volume", action, name, [("driver".to_owned(), "local".to_owned())].into());
+}
+
+fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode, Error> {
     let filters = args.filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let what = if args.all { "all local volumes" } else { "anonymous local volumes" };
     if !agreed(&format!("{what} not used by at least one container"), args.force)? {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("Total reclaimed space: {}", size(remove_unused(volumes, args.all, &filters)?));
+    println!("Total reclaimed space: {}", size(remove_unused(engine, args.all, &filters)?));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Removes volumes that no container uses, those with a name too when `all`; prints docker's list, returns the bytes.
-pub(super) fn remove_unused(volumes: &Volumes, all: bool, filters: &[Filter]) -> Result<u64, Error> {
+pub(super) fn remove_unused(engine: &Engine, all: bool, filters: &[Filter]) -> Result<u64, Error> {
     let wanted = |volume: &Volume| {
         (all || volume.is_anonymous()) && filters.iter().all(|filter| filter.fits(&volume.labels, volume.created))
     };
-    let (names, bytes) = volumes.prune(wanted)?;
+    let (names, bytes) = engine.volumes().prune(wanted)?;
+    names.iter().for_each(|name| happened(engine, "destroy", name));
     if !names.is_empty() {
         println!("Deleted Volumes:\n{}\n", names.join("\n"));
     }

@@ -6,12 +6,12 @@
 use super::encode::{Batch, Element, Hook, IPV4, IPV6, Kind, R1, R2, R32, Rule, Type, Verdict, ct, ifname, meta, part};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The table's name; the family is inet.
 pub(crate) const TABLE: &str = "shoal";
 /// A chain without rules whose name says which generation of rules the table holds: a newer shoal replaces older rules.
-pub(crate) const GENERATION: &str = "generation-1";
+pub(crate) const GENERATION: &str = "generation-2";
 
 /// A transport protocol that can be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -194,6 +194,15 @@ fn rules(batch: &mut Batch<'_>) {
     // A port published on 127.0.0.1 answers only this host: its packets come through `output`, never through here.
     batch
         .rule("prerouting", &Rule::new().loopback4(DESTINATION4).verdict(Verdict::Return))
+        // Of IPv6 there is no route_localnet: the monitor itself leads what is for [::1] to the container.
+        .rule(
+            "output",
+            &Rule::new()
+                .family(IPV6)
+                .network_header(DESTINATION6.0, DESTINATION6.1, R1)
+                .equals(R1, &Ipv6Addr::LOCALHOST.octets())
+                .verdict(Verdict::Return),
+        )
         .rule("prerouting", &Rule::new().destined_here().verdict(Verdict::Jump("publish")))
         .rule("output", &Rule::new().destined_here().verdict(Verdict::Jump("publish")));
 
