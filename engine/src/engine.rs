@@ -37,7 +37,7 @@ use crate::record::{Record, State, Status};
 use crate::roots::Roots;
 use crate::time::now;
 use nix::fcntl::{Flock, FlockArg};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -182,6 +182,11 @@ impl Engine {
 
     /// Reads a container by its full id; its state is what is true now.
     pub fn load(&self, id: &str) -> Result<Container, EngineError> {
+        self.load_as(id, true)
+    }
+
+    /// The same; `has_run` is whether there may be a run folder, without which no monitor lives.
+    fn load_as(&self, id: &str, has_run: bool) -> Result<Container, EngineError> {
         let data = self.roots.container_data(id);
         let record: Record = match file::load(&data.join("record.json")) {
             Ok(record) => record,
@@ -197,7 +202,9 @@ impl Engine {
         };
         let run = self.roots.container_run(id);
         // Monitors of older versions hold no lock and are known by their number.
-        let monitored = lock::held(&run)
+        let monitored = has_run
+            .then(|| lock::held(&run))
+            .flatten()
             .unwrap_or_else(|| state.status.is_active() && state.boot_id == self.boot_id && state.monitor.alive());
         let state = state.truthful(&self.boot_id, monitored);
         Ok(Container { record, state, data, run, monitored })
@@ -229,7 +236,15 @@ impl Engine {
             0..=LOADED_ALONE => 1,
             _ => std::thread::available_parallelism().map_or(1, usize::from).min(LOADERS_MAX),
         };
-        let part = |ids: &[String]| ids.iter().map(|id| (id.clone(), self.load(id))).collect::<Vec<_>>();
+        // Asked once: most containers of a long list do not run.
+        let running: HashSet<String> = fs::read_dir(self.roots.run.join("containers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        let load = |id: &String| (id.clone(), self.load_as(id, running.contains(id)));
+        let part = |ids: &[String]| ids.iter().map(load).collect::<Vec<_>>();
         let loaded: Vec<_> = if threads == 1 {
             part(&ids)
         } else {
@@ -265,7 +280,8 @@ impl Engine {
     pub fn happened(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
         let (kind, action, id) = (kind.to_owned(), action.to_owned(), id.to_owned());
         let event = Event { version: events::VERSION, time: now(), kind, action, id, attributes };
-        // A lost event stops nothing.
+        // A lost event stops nothing. The folder may be as young as the first network.
+        fs::create_dir_all(&self.roots.run).ok();
         events::append(&events::file(&self.roots.run), &event).ok();
     }
 

@@ -102,9 +102,18 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
 pub fn read(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     use std::io::Read;
     // Most documents come with one read: `ps` reads thousands.
-    let mut bytes = Vec::with_capacity(FIRST_READ_BYTES);
-    let file = fs::File::open(path).map_err(FileError::io("open", path))?;
-    file.take(max + 1).read_to_end(&mut bytes).map_err(FileError::io("read", path))?;
+    let mut first = [0; FIRST_READ_BYTES];
+    let mut file = fs::File::open(path).map_err(FileError::io("open", path))?;
+    let count = loop {
+        match file.read(&mut first) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other.map_err(FileError::io("read", path))?,
+        }
+    };
+    let mut bytes = first[..count].to_vec();
+    if count == FIRST_READ_BYTES {
+        file.take(max + 1 - count as u64).read_to_end(&mut bytes).map_err(FileError::io("read", path))?;
+    }
     if bytes.len() as u64 > max {
         return Err(FileError::io("read", path)(io::Error::other("larger than any file of its kind")));
     }

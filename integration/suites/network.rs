@@ -437,3 +437,37 @@ fn a_resolver_that_is_killed_comes_back_by_itself() {
         host.shoal(["exec", "two", "nslookup", "one"]).run().stdout.contains(&address).then_some(())
     });
 }
+
+#[test]
+fn ipv6_of_the_host_leads_to_containers_without_it_and_loopback_to_all() {
+    use std::net::Ipv6Addr;
+    let host = host("forward");
+    let plain = run(&host, &["--name", "plain", "-p", "8080:80", "-p", "5353:53/udp", "-p", "[::1]:8081:80"]);
+    plain.serve_tcp(80, "plain");
+    plain.serve_udp(53, "plain");
+    let netns = host.netns_path();
+    for port in [8080, 8081] {
+        let said = ask(&netns, Ipv6Addr::LOCALHOST, port).unwrap_or_else(|| panic!("[::1]:{port} does not answer"));
+        assert!(said.starts_with("plain "), "{said}");
+    }
+    let answer = at(&netns, || {
+        let socket = UdpSocket::bind("[::1]:0").ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        socket.send_to(b"?", (Ipv6Addr::LOCALHOST, 5353)).ok()?;
+        let mut buffer = [0; 64];
+        let (length, from) = socket.recv_from(&mut buffer).ok()?;
+        Some((String::from_utf8_lossy(&buffer[..length]).into_owned(), from.port()))
+    });
+    let (said, port) = answer.expect("a datagram comes back");
+    assert!(said.starts_with("plain ") && port == 5353, "{said} from {port}");
+    let _ = host.cmd("ip").args(["-6", "addr", "add", "fd99::1/64", "dev", "lo"]).ok();
+    assert!(ask(&netns, "fd99::1".parse::<Ipv6Addr>().expect("an address"), 8080).is_some());
+    // Other programs find them taken, and a container that has IPv6 is led to by the kernel, but for loopback.
+    assert!(at(&netns, || TcpListener::bind((Ipv6Addr::LOCALHOST, 8081)).is_err()));
+    let _ =
+        host.shoal(["network", "create", "--ipv6", "--subnet", "10.94.0.0/24", "--subnet", "fd94::/64", "six"]).ok();
+    let six = run(&host, &["--name", "six", "--network", "six", "-p", "8090:80"]);
+    six.serve_tcp(80, "six");
+    assert!(ask(&netns, Ipv6Addr::LOCALHOST, 8090).is_some_and(|said| said.starts_with("six ")));
+    assert!(ask(&netns, "fd99::1".parse::<Ipv6Addr>().expect("an address"), 8090).is_some());
+}

@@ -3,7 +3,7 @@
 use super::{Container, Engine};
 use crate::error::EngineError;
 use crate::monitor::protocol::{Client, Request};
-use crate::network::{Attach, Attachment, Mode};
+use crate::network::{Attach, Attachment, Mode, Networks};
 use crate::wish::Endpoint;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,10 +47,13 @@ impl Engine {
                     aliases: wanted.aliases.clone(),
                     dns: locked.container.record.wish.dns.iter().filter_map(|text| text.parse().ok()).collect(),
                     default_route: leads_out,
-                    ports: if leads_out { self.ports(&locked.container)? } else { Vec::new() },
                     ..Attach::default()
                 },
             )?;
+            if leads_out && let Err(error) = self.publish_on(&networks, &locked.container, &mut attachment) {
+                networks.disconnect(&attachment, &namespace(&locked.container))?;
+                return Err(error);
+            }
             warnings.append(&mut attachment.warnings);
             attachments.push(attachment);
             self.save_attachments(&locked.container, &attachments)?;
@@ -87,7 +90,7 @@ impl Engine {
         if led_out && let Some(at) = self.way_out(&kept)? {
             // As at a start without the network that is gone.
             networks.lead_out(&kept[at], &namespace(&locked.container))?;
-            kept[at].ports = networks.publish(&kept[at], &self.ports(&locked.container)?)?;
+            self.publish_on(&networks, &locked.container, &mut kept[at])?;
             self.save_attachments(&locked.container, &kept)?;
         }
         names.retain(|name| *name != network.name);
@@ -101,6 +104,17 @@ impl Engine {
         tell(&locked.container);
         self.network_event(&network, "disconnect", Some(locked.container.id()));
         Ok(())
+    }
+
+    /// Publishes a running container's ports on an attachment. The monitor has held them since the start.
+    fn publish_on(
+        &self,
+        networks: &Networks,
+        container: &Container,
+        attachment: &mut Attachment,
+    ) -> Result<(), EngineError> {
+        attachment.ports = networks.publish(attachment, &self.ports(container)?)?;
+        Ok(networks.rename(attachment, container.name())?)
     }
 
     /// Which attachment leads out and has the published ports.

@@ -36,8 +36,11 @@ impl Engine {
         let mut answered = None;
         if container.monitored && container.state.status.is_active() {
             // The lock is not held meanwhile: who wants it to stop sooner can say so.
-            answered = Some(self.asked(&container, signal, timeout)?);
-            self.settle(&container);
+            let heard = self.asked(&container, signal, timeout)?;
+            if heard.is_some() {
+                self.settle(&container);
+            }
+            answered = Some(heard.is_some());
         }
         let locked = match self.lock(container.id()) {
             // Removed by somebody who waited for the same.
@@ -68,7 +71,9 @@ impl Engine {
         signal: Option<i32>,
         timeout_ms: Option<u64>,
     ) -> Result<(), EngineError> {
-        if self.asked(container, signal, timeout_ms)? {
+        // The connection is held until the monitor is gone: as long as it is, what follows the end is ours.
+        let heard = self.asked(container, signal, timeout_ms)?;
+        if heard.is_some() {
             self.settle(container);
         }
         self.without_monitor(container)
@@ -82,9 +87,15 @@ impl Engine {
         Some(client)
     }
 
-    /// Says stop to the monitor and waits for the last word; `false` when there is none to be had.
-    fn asked(&self, container: &Container, signal: Option<i32>, timeout_ms: Option<u64>) -> Result<bool, EngineError> {
-        let Some(mut client) = reach(container) else { return Ok(false) };
+    /// Says stop to the monitor and waits for the last word; returns the connection on which it came, `None` when there is none to
+    /// be had.
+    fn asked(
+        &self,
+        container: &Container,
+        signal: Option<i32>,
+        timeout_ms: Option<u64>,
+    ) -> Result<Option<Client>, EngineError> {
+        let Some(mut client) = reach(container) else { return Ok(None) };
         let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
         let asked =
             client.send(&Request::CleanupIsMine).and_then(|()| client.send(&Request::Stop { signal, timeout_ms }));
@@ -102,7 +113,9 @@ impl Engine {
         let mut stopped = None;
         loop {
             match client.reply_within(ANSWER_LOOK).map_err(speak())? {
-                Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) | Word::Gone => return Ok(true),
+                Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) | Word::Gone => {
+                    return Ok(Some(client));
+                }
                 Word::Said(_) => {}
                 Word::Silent => {
                     let at = Instant::now();
@@ -111,7 +124,7 @@ impl Engine {
                         stopped = None;
                     }
                     if since.is_some_and(|since| at >= since + STOPPED) || deadline.is_some_and(|due| at >= due) {
-                        return Ok(false);
+                        return Ok(None);
                     }
                 }
             }

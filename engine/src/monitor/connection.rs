@@ -126,3 +126,31 @@ impl Connection {
         Ok(frames)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_in_the_same_read_as_its_attachment_is_taken() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection::new(ours).unwrap();
+        let mut bytes = Vec::new();
+        protocol::put_control(&mut bytes, &Request::Hello { version: protocol::VERSION });
+        protocol::put_control(&mut bytes, &Request::Attach { stdin: true, stdout: true, stderr: false });
+        protocol::put(&mut bytes, Kind::Stdin, b"early");
+        theirs.write_all(&bytes).unwrap();
+        let frames = connection.fill().unwrap();
+        assert!(
+            matches!(&frames[..], [Incoming::Request(Request::Attach { .. }), Incoming::Stdin(text)] if text == b"early")
+        );
+        // Who has not attached has no input to give.
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection::new(ours).unwrap();
+        let mut bytes = Vec::new();
+        protocol::put_control(&mut bytes, &Request::Hello { version: protocol::VERSION });
+        protocol::put(&mut bytes, Kind::Stdin, b"x");
+        theirs.write_all(&bytes).unwrap();
+        assert!(connection.fill().is_err());
+    }
+}

@@ -372,9 +372,13 @@ impl Monitor {
         self.after_client_left(stdin_held);
     }
 
-    /// Stdin of an attached `run -i` ends with its client.
+    /// Stdin of an attached `run -i` ends with its client. A terminal stays: the user may have left it to come back.
     fn after_client_left(&mut self, stdin_held: bool) {
-        if stdin_held && self.plan.stdin_once && !self.connections.iter().any(|connection| connection.stdin) {
+        if stdin_held
+            && self.plan.stdin_once
+            && !self.plan.tty
+            && !self.connections.iter().any(|connection| connection.stdin)
+        {
             self.stdin_closing = true;
             self.feed();
         }

@@ -118,7 +118,7 @@ fn a_flood_of_output_is_bounded_by_rotation_and_slows_no_other() {
     let megabytes = count("SHOAL_LOG_MB", 100);
     let _ = place.ok("run -d --name other BB sh -c 'while :; do echo tick; sleep 0.05; done'");
     let line = format!(
-        "run -d --name flood --log-opt max-size=5m --log-opt max-file=2 BB sh -c 'yes 0123456789012345678901234567890123456789 | head -c {megabytes}000000; echo over'"
+        "run -d --name flood --log-opt max-size=5m --log-opt max-file=2 BB sh -c 'yes 0123456789012345678901234567890123456789 | head -c {megabytes}000000; echo; echo over'"
     );
     let id = place.ok(&line);
     let folder = place.host.root().join("data/containers").join(&id);
@@ -163,7 +163,7 @@ fn a_clock_that_was_set_confuses_nobody() {
         assert!(status.starts_with("Up ") || status.starts_with("Restarting"), "{status}");
     }
     // What counts time counts it by another clock: it is started again and again, and stops when it shall.
-    eventually("it is started again", PATIENCE, || (place.state("box", "RestartCount") != "0").then_some(()));
+    eventually("it is started again", PATIENCE, || (place.inspect("box")["RestartCount"] != 0).then_some(()));
     let begun = std::time::Instant::now();
     let _ = place.ok("stop -t 2 box");
     assert!(begun.elapsed() < PATIENCE);
