@@ -52,6 +52,11 @@ impl Error {
         self
     }
 
+    /// Whether somebody else changed what was to be changed (exit code 5).
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.code == 5
+    }
+
     /// Prints the error on stderr and returns its exit code.
     pub(crate) fn report(&self) -> ExitCode {
         eprintln!("shoal: {}", self.message);

@@ -209,6 +209,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What the write was decided on has changed since.
+    #[error("write {key}: somebody changed it meanwhile; look again and repeat")]
+    Changed {
+        /// Which row.
+        key: String,
+    },
     /// The node is not known or not a member.
     #[error("node {node}: {reason}")]
     Node {
@@ -266,6 +272,7 @@ pub struct Mesh {
 /// What the handle asks of the task.
 pub(crate) enum Command {
     Put(Key, Option<Body>, Option<Actor>, oneshot::Sender<Result<Written, Error>>),
+    PutIf(Key, Body, Option<Actor>, Check, oneshot::Sender<Result<Written, Error>>),
     Get(Key, oneshot::Sender<Option<Row>>),
     Rows(Table, String, bool, oneshot::Sender<Vec<Row>>),
     Watch(Table, oneshot::Sender<mpsc::Receiver<Change>>),
@@ -287,6 +294,9 @@ pub(crate) enum Command {
     Restore(Vec<u8>, Actor, oneshot::Sender<Result<usize, Error>>),
     Stop(oneshot::Sender<()>),
 }
+
+/// Says whether what a writer decided on still stands, from rows that it looks up.
+pub(crate) type Check = Box<dyn FnOnce(&dyn Fn(&Key) -> Option<Row>) -> bool + Send>;
 
 /// How a protocol is answered.
 pub(crate) enum Serve {
@@ -347,6 +357,22 @@ impl Mesh {
     pub async fn put_as(&self, actor: Actor, key: Key, body: impl Into<Body>) -> Result<Written, Error> {
         let body = body.into();
         self.ask(|answer| Command::Put(key, Some(body), Some(actor), answer)).await?
+    }
+
+    /// As [`Mesh::put`], unless `check` says that what the writer decided on no longer stands. Nothing is written between the
+    /// check, which may look rows up, and this write; `check` must be short. With an actor it leaves an audit row.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when `check` says no; else as [`Mesh::put`].
+    pub async fn put_if(
+        &self,
+        actor: Option<Actor>,
+        key: Key,
+        body: impl Into<Body>,
+        check: impl FnOnce(&dyn Fn(&Key) -> Option<Row>) -> bool + Send + 'static,
+    ) -> Result<Written, Error> {
+        let body = body.into();
+        self.ask(|answer| Command::PutIf(key, body, actor, Box::new(check), answer)).await?
     }
 
     /// Deletes a row, which leaves a tombstone. Deleting what is not there is [`Error::Refused`].

@@ -12,13 +12,14 @@ pub mod start;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt as _;
 use libp2p::core::transport::ListenerId;
 use libp2p::identity::{PublicKey, ed25519};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, TransportError};
 use tokio::sync::{mpsc, oneshot, watch as latest};
 
@@ -31,7 +32,7 @@ use crate::node::{Input, Node, Now, Output};
 use crate::table::{Class, Row, Sum, Table};
 use crate::wire::Message;
 use behaviour::{Behaviour, BehaviourEvent};
-use doors::Admitted;
+use doors::{Admitted, Door};
 
 /// Things that may wait for the task from its own helpers; readers of peers wait when it is full.
 pub const EVENTS_MAX: usize = 2_048;
@@ -120,6 +121,11 @@ pub(crate) struct Task {
     pub(crate) clock: Clock,
     pub(crate) peers: BTreeMap<NodeId, PeerId>,
     pub(crate) lanes: lanes::Lanes,
+    /// The doors of the lanes, to send out who holds streams of a connection that ended.
+    pub(crate) doors: Vec<Arc<Door>>,
+    /// The connections of each peer that were not hung up: one that is closing may take its time, and its peer may be back by
+    /// another meanwhile.
+    pub(crate) connections: BTreeMap<NodeId, BTreeSet<ConnectionId>>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) admitted: Admitted,
     /// The sum of the certificates that `admitted` was last told about.
@@ -347,10 +353,10 @@ impl Task {
                 Output::Send(to, message) => self.send(to, &message),
                 Output::Dial(peer, addresses) => self.dial(peer, &addresses),
                 Output::Hangup(peer, _) => {
-                    if let Some(peer) = self.peers.get(&peer) {
-                        let _ = self.swarm.disconnect_peer_id(*peer);
+                    for connection in self.connections.remove(&peer).unwrap_or_default() {
+                        let _ = self.swarm.close_connection(connection);
                     }
-                    self.lanes.close(peer);
+                    self.parted(peer);
                 }
                 Output::Store(batch, rows) => self.keep(batch, rows),
                 Output::Epoch(epoch) => self.keep_epoch(epoch),
@@ -404,11 +410,15 @@ impl Task {
         let Some(peer) = self.peer_id(node) else { return };
         let addresses: Vec<String> = addresses.to_vec();
         let events = self.events.clone();
+        // One that is only closing is no connection.
+        let condition = match self.connections.contains_key(&node) {
+            true => PeerCondition::DisconnectedAndNotDialing,
+            false => PeerCondition::NotDialing,
+        };
         // Names are resolved outside the task; numbers need no waiting.
         tokio::spawn(async move {
             let addresses = address::resolve(&addresses).await;
-            let options =
-                DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses);
+            let options = DialOpts::peer_id(peer).condition(condition).addresses(addresses);
             let _ = events.send(Event::Dial(options.build())).await;
         });
     }
@@ -471,20 +481,25 @@ impl Task {
     pub(crate) fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         let now = self.clock.now();
         match event {
-            SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
                 let Some((node, _)) = node_of(&peer_id) else {
                     let _ = self.swarm.disconnect_peer_id(peer_id);
                     return;
                 };
-                if num_established.get() == 1 && self.expelled.is_none() {
+                let connections = self.connections.entry(node).or_default();
+                connections.insert(connection_id);
+                if connections.len() == 1 && self.expelled.is_none() {
                     self.peers.insert(node, peer_id);
                     self.node.handle(now, Input::Connected(node));
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
-                if let Some((node, _)) = node_of(&peer_id) {
-                    self.lanes.close(node);
-                    self.peers.remove(&node);
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                let Some((node, _)) = node_of(&peer_id) else { return };
+                // One that was hung up ended then, however long its last bytes took.
+                let Some(connections) = self.connections.get_mut(&node) else { return };
+                if connections.remove(&connection_id) && connections.is_empty() {
+                    self.connections.remove(&node);
+                    self.parted(node);
                     self.node.handle(now, Input::Disconnected(node));
                 }
             }
@@ -511,6 +526,15 @@ impl Task {
             }
             SwarmEvent::Behaviour(event) => self.behaviour_event(event),
             _ => {}
+        }
+    }
+
+    /// The last connection of a peer is gone: nothing of it is read or sent any more.
+    fn parted(&mut self, node: NodeId) {
+        self.lanes.close(node);
+        self.peers.remove(&node);
+        for door in &self.doors {
+            door.clear(node);
         }
     }
 

@@ -207,6 +207,8 @@ struct Watch {
     missing_since: BTreeMap<Slot, Ms>,
     /// When something of the service changed last.
     progress_at: Ms,
+    /// When its own row changed last.
+    changed_at: Ms,
     /// When to look again.
     wake: Option<Ms>,
     /// Why the last slot could not be placed.
@@ -483,7 +485,8 @@ impl Core {
         match accepted {
             Ok(service) => {
                 self.unclear.remove(&name);
-                self.watches.entry(name.clone()).or_default().progress_at = self.now;
+                let watch = self.watches.entry(name.clone()).or_default();
+                (watch.progress_at, watch.changed_at) = (self.now, self.now);
                 self.services.insert(name.clone(), Known { row, service });
                 self.dirty.insert(name);
                 self.own_dirty = true;

@@ -37,6 +37,9 @@ pub struct ServiceRow {
     /// What was wanted before the last change, for the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Box<ServiceSpec>>,
+    /// Whether the last change was the way back to the spec before: whoever begins its update names it so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolled_back: bool,
     /// When it was made, in ms since 1970 at the node that took the request.
     pub created_ms: Ms,
     /// When it was changed last.

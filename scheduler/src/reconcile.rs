@@ -121,6 +121,7 @@ mod tests {
             generation: 1,
             spec,
             previous: None,
+            rolled_back: false,
             created_ms: 0,
             updated_ms: 0,
             extra: BTreeMap::new(),

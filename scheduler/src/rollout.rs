@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub monitored: bool,
     /// Whether there is a spec to go back to.
     pub can_roll_back: bool,
+    /// Whether the service's last change was a way back.
+    pub rolled_back: bool,
 }
 
 /// Returns the update settings in force: those of the way back while it lasts.
@@ -68,7 +70,8 @@ pub fn step(facts: &Facts<'_>) -> Step {
     }
     if !running {
         // Outdated instances without an update under way (a row that lost to a concurrent one): begin one.
-        return Step { state: Some((RolloutState::Updating, String::new())), ..Step::default() };
+        let state = if facts.rolled_back { RolloutState::RollbackStarted } else { RolloutState::Updating };
+        return Step { state: Some((state, String::new())), ..Step::default() };
     }
     if let Some(step) = failure(facts, state) {
         return step;
@@ -109,6 +112,7 @@ pub fn rolled_back(row: &ServiceRow, now: Ms) -> ServiceRow {
             next.spec.mode = mode;
         }
     }
+    next.rolled_back = true;
     next.generation += 1;
     next.updated_ms = now;
     next
@@ -164,6 +168,7 @@ mod tests {
         rows: Vec<InstanceRow>,
         state: RolloutState,
         failed: usize,
+        rolled_back: bool,
     }
 
     impl Case {
@@ -178,7 +183,7 @@ mod tests {
                 }
                 rows.push(instance);
             }
-            Self { service, rows, state: RolloutState::Updating, failed: 0 }
+            Self { service, rows, state: RolloutState::Updating, failed: 0, rolled_back: false }
         }
 
         fn step(&self) -> Step {
@@ -212,6 +217,7 @@ mod tests {
                 delay_over: true,
                 monitored: true,
                 can_roll_back: true,
+                rolled_back: self.rolled_back,
             })
         }
     }
@@ -250,6 +256,8 @@ mod tests {
         let mut case = Case::new(1, 2);
         case.state = RolloutState::RollbackCompleted;
         assert_eq!(case.step().state, Some((RolloutState::Updating, String::new())));
+        case.rolled_back = true;
+        assert_eq!(case.step().state, Some((RolloutState::RollbackStarted, String::new())));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::overlay::{
     spread,
 };
 use ipnet::{IpNet, Ipv4Net};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,6 +22,8 @@ use std::net::{IpAddr, Ipv4Addr};
 #[derive(Debug, Default)]
 pub struct Overlay {
     applied: Option<Wanted>,
+    /// Whether this kernel has no zones of connections, as far as was seen.
+    unzoned: bool,
 }
 
 impl Overlay {
@@ -43,7 +45,13 @@ impl Overlay {
         for peer in wanted.peers.difference(&known) {
             add_peer(&mut socket, &wanted.local, device, peer)?;
         }
-        firewall(before.as_ref(), wanted)?;
+        let changed = firewall(before.as_ref(), wanted, !self.unzoned);
+        if changed.is_err() && before.is_none() && !self.unzoned {
+            firewall(None, wanted, false)?;
+            self.unzoned = true;
+        } else {
+            changed?;
+        }
         match &before {
             Some(before) => {
                 for peer in before.peers.difference(&wanted.peers) {
@@ -195,14 +203,15 @@ fn key(port: u16, protocol: Protocol) -> Vec<u8> {
     [part(&[protocol.number()]), part(&port.to_be_bytes())].concat()
 }
 
-/// Changes the table from one state to the other in one transaction; from nothing known, replaces it whole.
-fn firewall(before: Option<&Wanted>, wanted: &Wanted) -> Result<(), Error> {
+/// Changes the table from one state to the other in one transaction; from nothing known, replaces it whole, with zones or
+/// without.
+fn firewall(before: Option<&Wanted>, wanted: &Wanted, zones: bool) -> Result<(), Error> {
     let mut batch = Batch::new(TABLE);
     match before {
         None => {
             // Made so that it can be removed, removed with all an earlier process left, made anew: no packet sees a gap.
             batch.table(false).table_remove().table(true);
-            frame(&mut batch, &wanted.local);
+            frame(&mut batch, &wanted.local, zones);
             peers(&mut batch, &wanted.peers);
             for ((port, protocol), backends) in &wanted.ports {
                 open_port(&mut batch, *port, *protocol, backends);
@@ -231,7 +240,7 @@ fn firewall(before: Option<&Wanted>, wanted: &Wanted) -> Result<(), Error> {
     commit(batch, "change the ports of table inet shoal-mesh")
 }
 
-fn frame(batch: &mut Batch<'_>, local: &Local) {
+fn frame(batch: &mut Batch<'_>, local: &Local, zones: bool) {
     let hook = |kind, number, priority| Some(Hook { kind, number, priority });
     batch
         .set("ingress", Type::concat(&[Type::PROTOCOL, Type::PORT]), Kind::VerdictMap)
@@ -243,6 +252,14 @@ fn frame(batch: &mut Batch<'_>, local: &Local) {
     let (device, bridge) = (ifname(DEVICE), ifname(&local.bridge));
     let from = |name: &[u8]| Rule::new().meta(meta::IIFNAME, R1).equals(R1, name);
     const NEW: u32 = 8;
+    if zones {
+        // A client may use one port of its own towards two nodes. Both may choose one container, and there the two would be
+        // one connection: the later would be answered with the earlier's numbers, or not at all. Each peer's are apart here
+        // (the zone is the low half of the peer's mark); the kernel gives the later another source port towards the container.
+        batch
+            .chain("zone", hook("filter", 0, -300))
+            .rule("zone", &from(&device).link_header(6, 6, R1).map("peers", R1, R1).ct_zone_of_origin(R1));
+    }
     batch
         .rule(
             "mark",
@@ -332,19 +349,21 @@ fn close_port(batch: &mut Batch<'_>, port: u16, protocol: Protocol) {
     batch.remove("ingress", &[element]).chain_flush(&name).chain_remove(&name).set_remove(&name);
 }
 
-/// UDP flows stick to their backend for minutes: those of backends that went must be forgotten. TCP drains by itself.
+/// UDP flows stick to where they went first for as long as they last: those of a changed port that lead elsewhere than to a
+/// backend of today must be forgotten, also those that found none and went to this host itself. TCP drains by itself.
 fn forget_gone(before: Option<&Wanted>, wanted: &Wanted) -> Result<(), Error> {
-    let udp = |wanted: &Wanted| -> BTreeSet<Ipv4Addr> {
-        wanted
-            .ports
-            .iter()
-            .filter(|((_, protocol), _)| *protocol == Protocol::Udp)
-            .flat_map(|(_, backends)| backends.iter().map(|backend| backend.address))
-            .collect()
+    let of = |wanted: &Wanted, port: u16| -> BTreeSet<Ipv4Addr> {
+        let backends = wanted.ports.get(&(port, Protocol::Udp)).into_iter().flatten();
+        backends.map(|backend| backend.address).collect()
     };
-    let gone: Vec<Ipv4Addr> = before.map(&udp).unwrap_or_default().difference(&udp(wanted)).copied().collect();
-    if gone.is_empty() {
+    let ports = wanted.ports.keys().chain(before.into_iter().flat_map(|before| before.ports.keys()));
+    let changed: BTreeMap<u16, BTreeSet<Ipv4Addr>> = ports
+        .filter(|(_, protocol)| *protocol == Protocol::Udp)
+        .map(|(port, _)| (*port, of(wanted, *port)))
+        .filter(|(port, backends)| before.is_none_or(|before| of(before, *port) != *backends))
+        .collect();
+    if changed.is_empty() {
         return Ok(());
     }
-    conntrack::forget_udp_to(&gone).map(|_| ()).step(|| "delete conntrack entries of gone backends".to_owned())
+    conntrack::forget_udp_beside(&changed).map(|_| ()).step(|| "delete conntrack entries of gone backends".to_owned())
 }

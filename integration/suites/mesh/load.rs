@@ -206,6 +206,55 @@ fn updates_drains_and_restarts_lose_no_request() {
     }
 }
 
+/// A client may use one port of its own towards several nodes at once; the container they choose must not take one connection
+/// for the other, neither while the first stands nor in the minute after its end.
+#[test]
+fn one_port_of_a_client_towards_several_nodes_is_as_many_connections() {
+    let mesh = Mesh::new();
+    mesh.serve("web", PORT, 1);
+    for node in &mesh.nodes {
+        let _ = mesh.answers(node, PORT);
+    }
+    let nodes: Vec<Ipv4Addr> = mesh.nodes.iter().map(|node| node.address).collect();
+    let client = mesh.client_address;
+    let asked = crate::rig::at(&mesh.client.netns_path(), move || {
+        let mut failed = Vec::new();
+        for own in 40_000..40_020 {
+            for keep in [true, false] {
+                let mut standing = Vec::new();
+                for node in &nodes {
+                    let began = Instant::now();
+                    let answer = connect_from((client, own + u16::from(keep) * 100), *node).and_then(|stream| {
+                        let mut stream = Some(stream);
+                        let answer = request(&mut stream, *node, keep)?;
+                        standing.push(stream);
+                        Ok(answer)
+                    });
+                    if let Err(error) = answer {
+                        failed.push(format!("{own} to {node}, keep {keep}, {:?}: {error}", began.elapsed()));
+                    }
+                }
+            }
+        }
+        failed
+    });
+    assert!(asked.is_empty(), "{} of 120 failed: {asked:#?}", asked.len());
+}
+
+/// Connects from a port of one's own choice.
+fn connect_from(own: (Ipv4Addr, u16), node: Ipv4Addr) -> std::io::Result<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
+    use std::os::fd::AsRawFd;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    let limit = nix::sys::time::TimeVal::new(1, 0);
+    setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(own.0, own.1)))?;
+    connect(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(node, PORT)))?;
+    Ok(TcpStream::from(socket))
+}
+
 #[test]
 fn killed_nodes_are_replaced_under_load() {
     let mesh = Mesh::new();

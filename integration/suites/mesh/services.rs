@@ -101,7 +101,6 @@ fn services_go_where_they_may_and_where_there_is_room() {
 }
 
 #[test]
-#[ignore = "the state after `service rollback` is once in some runs `completed`: docs/gaps.md; with --ignored"]
 fn failures_are_seen_slowed_down_and_gone_back_from() {
     let mesh = Mesh::new();
     let first = &mesh.nodes[0];

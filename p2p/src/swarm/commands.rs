@@ -31,6 +31,13 @@ impl Task {
     pub(crate) fn command(&mut self, command: Command) {
         match command {
             Command::Put(key, body, actor, answer) => self.put(key, body, actor.as_ref(), answer),
+            Command::PutIf(key, body, actor, check, answer) => {
+                if check(&|key| self.node.get(key)) {
+                    self.put(key, Some(body), actor.as_ref(), answer);
+                } else {
+                    drop(answer.send(Err(Error::Changed { key: key.to_string() })));
+                }
+            }
             Command::Get(key, answer) => drop(answer.send(self.node.get(&key))),
             Command::Rows(table, prefix, include_down, answer) => {
                 drop(answer.send(self.node.rows(table, &prefix, include_down)));

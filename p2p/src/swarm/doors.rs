@@ -1,8 +1,11 @@
 //! Who may hold streams open towards this node, and how many. In: who comes. Out: a pass, or none. Members and strangers
-//! have bounds of their own, so that no number of strangers keeps a member out; nobody waits at a door.
+//! have bounds of their own, so that no number of strangers keeps a member out; nobody waits at a door. A stream whose connection this
+//! node closed itself is told nothing by the multiplexer: its holder is sent out from here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, RwLock};
+
+use tokio::sync::Notify;
 
 use crate::id::NodeId;
 use crate::membership::Role;
@@ -33,8 +36,31 @@ pub(crate) struct Door {
 
 #[derive(Debug, Default)]
 struct Inside {
-    members: BTreeMap<NodeId, usize>,
+    /// Whoever holds streams, the oldest first.
+    seats: BTreeMap<NodeId, Vec<Seat>>,
     strangers: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Seat {
+    number: u64,
+    stranger: bool,
+    leave: Arc<Notify>,
+}
+
+impl Inside {
+    fn remove(&mut self, node: NodeId, gone: impl Fn(&Seat) -> bool) {
+        let Some(seats) = self.seats.get_mut(&node) else { return };
+        for seat in seats.extract_if(.., |seat| gone(seat)) {
+            self.strangers -= usize::from(seat.stranger);
+            // Kept for whoever is not waiting just now.
+            seat.leave.notify_one();
+        }
+        if seats.is_empty() {
+            self.seats.remove(&node);
+        }
+    }
 }
 
 /// The right to hold one stream; given back when dropped.
@@ -42,7 +68,9 @@ struct Inside {
 pub(crate) struct Pass {
     door: Arc<Door>,
     node: NodeId,
+    number: u64,
     stranger: bool,
+    leave: Arc<Notify>,
 }
 
 impl Door {
@@ -58,6 +86,16 @@ impl Door {
 
     /// Lets a node in, or says that it has to go.
     pub(crate) fn enter(self: &Arc<Self>, node: NodeId) -> Option<Pass> {
+        self.seat(node, false)
+    }
+
+    /// Lets a node in; of a member's streams the oldest has to leave when there are too many: it is of a connection that is
+    /// gone without a word, and the newest is the one in use.
+    pub(crate) fn enter_newest(self: &Arc<Self>, node: NodeId) -> Option<Pass> {
+        self.seat(node, true)
+    }
+
+    fn seat(self: &Arc<Self>, node: NodeId, replace: bool) -> Option<Pass> {
         let stranger = !self.knows(node);
         let mut inside = self.inside.lock().expect("nobody panics while holding it");
         if stranger {
@@ -66,13 +104,22 @@ impl Door {
             }
             inside.strangers += 1;
         } else {
-            let held = inside.members.entry(node).or_default();
-            if *held >= self.per_member {
-                return None;
+            let own = inside.seats.get(&node).into_iter().flatten().filter(|seat| !seat.stranger);
+            let (held, oldest) = own.fold((0, None), |(held, oldest), seat| (held + 1, oldest.or(Some(seat.number))));
+            if held >= self.per_member {
+                let oldest = oldest.filter(|_| replace)?;
+                inside.remove(node, |seat| seat.number == oldest);
             }
-            *held += 1;
         }
-        Some(Pass { door: Arc::clone(self), node, stranger })
+        inside.next += 1;
+        let (number, leave) = (inside.next, Arc::new(Notify::new()));
+        inside.seats.entry(node).or_default().push(Seat { number, stranger, leave: Arc::clone(&leave) });
+        Some(Pass { door: Arc::clone(self), node, number, stranger, leave })
+    }
+
+    /// Sends out whoever holds streams of a node's former connections: they may never hear of their end.
+    pub(crate) fn clear(&self, node: NodeId) {
+        self.inside.lock().expect("nobody panics while holding it").remove(node, |_| true);
     }
 }
 
@@ -81,24 +128,26 @@ impl Pass {
     pub(crate) fn look_again(&mut self) {
         if self.stranger && self.door.knows(self.node) {
             let mut inside = self.door.inside.lock().expect("nobody panics while holding it");
-            inside.strangers -= 1;
-            *inside.members.entry(self.node).or_default() += 1;
+            let mut seats = inside.seats.get_mut(&self.node).into_iter().flatten();
+            if let Some(seat) = seats.find(|seat| seat.number == self.number) {
+                seat.stranger = false;
+                inside.strangers -= 1;
+            }
             self.stranger = false;
         }
+    }
+
+    /// Resolves when its holder has to leave.
+    pub(crate) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
+        let leave = Arc::clone(&self.leave);
+        async move { leave.notified().await }
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut inside = self.door.inside.lock().expect("nobody panics while holding it");
-        if self.stranger {
-            inside.strangers -= 1;
-        } else if let Some(held) = inside.members.get_mut(&self.node) {
-            *held -= 1;
-            if *held == 0 {
-                inside.members.remove(&self.node);
-            }
-        }
+        inside.remove(self.node, |seat| seat.number == self.number);
     }
 }
 
@@ -122,6 +171,28 @@ mod tests {
         assert!(door.enter(NodeId(9)).is_some());
         drop((held, strangers));
         assert_eq!(door.inside.lock().unwrap().strangers, 0);
-        assert!(door.inside.lock().unwrap().members.is_empty());
+        assert!(door.inside.lock().unwrap().seats.is_empty());
+    }
+
+    #[tokio::test]
+    async fn streams_that_never_heard_of_their_end_keep_nobody_out() {
+        let standing = Admitted::default();
+        standing.write().unwrap().certified.insert(NodeId(1));
+        let door = Door::new(Arc::clone(&standing), 2);
+        let held = [door.enter_newest(NodeId(1)).unwrap(), door.enter_newest(NodeId(1)).unwrap()];
+        let third = door.enter_newest(NodeId(1)).expect("the newest is let in");
+        held[0].left().await;
+        drop(held);
+        assert_eq!(door.inside.lock().unwrap().seats[&NodeId(1)].len(), 1);
+        // Strangers that were hung up on leave room for other strangers.
+        let strangers: Vec<Pass> = (10..10 + STRANGERS_MAX as u64).filter_map(|n| door.enter(NodeId(n))).collect();
+        assert!(door.enter(NodeId(9)).is_none());
+        door.clear(NodeId(10));
+        strangers[0].left().await;
+        assert!(door.enter(NodeId(9)).is_some());
+        door.clear(NodeId(1));
+        third.left().await;
+        drop((strangers, third));
+        assert_eq!(door.inside.lock().unwrap().strangers, 0);
     }
 }

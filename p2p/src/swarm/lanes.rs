@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::doors::{Admitted, Door, Pass};
 use super::{Event, node_of};
@@ -21,12 +22,19 @@ pub const QUEUE_BYTES_MAX: usize = crate::sync::ANSWER_MAX + 8 * FRAME_MAX;
 /// Streams one member may hold open towards us in one lane: its own one, and those of connections that are just dying.
 const INBOUND_MAX: usize = 4;
 
+/// How long to wait before a lane's stream is opened again, each time: what waits in it is the hello, which is said once.
+const OPEN_AGAIN: [Duration; 4] = [Duration::from_millis(10); 4];
+/// How long what waits for a peer may still go out after its connection was hung up.
+const LINGER: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 struct Outlet {
     number: u64,
     queue: mpsc::Sender<Vec<u8>>,
     /// Bytes that wait in it.
     waiting: Arc<AtomicUsize>,
+    /// Dropped with it: its writer may be waiting for a peer that never reads again, and nothing else tells it.
+    _gone: oneshot::Sender<()>,
 }
 
 /// The outgoing streams.
@@ -60,16 +68,26 @@ impl Lanes {
             *next += 1;
             let (queue, frames) = mpsc::channel(QUEUE_MAX);
             let waiting = Arc::new(AtomicUsize::new(0));
-            let outlet = Outlet { number: *next, queue, waiting: Arc::clone(&waiting) };
-            tokio::spawn(write(control.clone(), peer, to, lane, *next, (frames, waiting), events.clone()));
+            let (_gone, gone) = oneshot::channel();
+            let outlet = Outlet { number: *next, queue, waiting: Arc::clone(&waiting), _gone };
+            let (number, work) = (*next, write(control.clone(), peer, lane, (frames, waiting)));
+            let events = events.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = work => {}
+                    () = linger(gone) => {}
+                }
+                let _ = events.send(Event::LaneClosed(to, lane, number)).await;
+            });
             outlet
         });
         let length = frame.len();
-        let fits = outlet.waiting.load(Ordering::Relaxed) + length <= QUEUE_BYTES_MAX;
+        // Counted before it is queued: its writer may take it at once.
+        let fits = outlet.waiting.fetch_add(length, Ordering::Relaxed) + length <= QUEUE_BYTES_MAX;
         if fits && outlet.queue.try_send(frame).is_ok() {
-            outlet.waiting.fetch_add(length, Ordering::Relaxed);
             self.frames += 1;
         } else {
+            outlet.waiting.fetch_sub(length, Ordering::Relaxed);
             self.dropped += 1;
         }
     }
@@ -89,47 +107,62 @@ impl Lanes {
     }
 }
 
+/// Resolves a while after the outlet is gone: what is queued may still go out.
+async fn linger(gone: oneshot::Receiver<()>) {
+    let _ = gone.await;
+    tokio::time::sleep(LINGER).await;
+}
+
 async fn write(
     mut control: libp2p_stream::Control,
     peer: PeerId,
-    to: NodeId,
     lane: Lane,
-    number: u64,
     (mut frames, waiting): (mpsc::Receiver<Vec<u8>>, Arc<AtomicUsize>),
-    events: mpsc::Sender<Event>,
 ) {
-    if let Ok(mut stream) = control.open_stream(peer, StreamProtocol::new(lane.protocol())).await {
+    let mut pauses = OPEN_AGAIN.iter();
+    let opened = loop {
+        match control.open_stream(peer, StreamProtocol::new(lane.protocol())).await {
+            Ok(stream) => break Some(stream),
+            Err(_) if frames.is_closed() => break None,
+            // The way that was taken may be of a connection that is just closing.
+            Err(_) => match pauses.next() {
+                Some(pause) => tokio::time::sleep(*pause).await,
+                None => break None,
+            },
+        }
+    };
+    if let Some(mut stream) = opened {
         while let Some(mut frame) = frames.recv().await {
             // What waits goes together: one record of Noise and one segment instead of several.
             while frame.len() < wire::BATCH_MAX {
                 let Ok(more) = frames.try_recv() else { break };
                 frame.extend_from_slice(&more);
             }
-            // Counted as waiting until it is on its way; the sender adds after it has queued, so the count may lag, not leak.
-            waiting.fetch_sub(frame.len().min(waiting.load(Ordering::Relaxed)), Ordering::Relaxed);
+            waiting.fetch_sub(frame.len(), Ordering::Relaxed);
             if stream.write_all(&frame).await.is_err() || stream.flush().await.is_err() {
                 break;
             }
         }
     }
-    let _ = events.send(Event::LaneClosed(to, lane, number)).await;
 }
 
-/// Accepts the streams peers open in a lane and reads messages from them.
+/// Accepts the streams peers open in a lane and reads messages from them. Returns its door, through which they are sent out
+/// when their connection ends.
 pub(crate) fn listen(
     control: &mut libp2p_stream::Control,
     lane: Lane,
     admitted: Admitted,
     (messages, events): (mpsc::Sender<(NodeId, Message)>, mpsc::Sender<Event>),
-) -> Result<(), String> {
+) -> Result<Arc<Door>, String> {
     let mut streams = control
         .accept(StreamProtocol::new(lane.protocol()))
         .map_err(|_| format!("protocol {} is served already", lane.protocol()))?;
     let door = Door::new(admitted, INBOUND_MAX);
+    let entrance = Arc::clone(&door);
     tokio::spawn(async move {
         while let Some((peer, stream)) = streams.next().await {
             let Some((node, _)) = node_of(&peer) else { continue };
-            let Some(pass) = door.enter(node) else { continue };
+            let Some(pass) = entrance.enter_newest(node) else { continue };
             let (messages, events) = (messages.clone(), events.clone());
             tokio::spawn(async move {
                 if let Err(reason) = read(stream, node, lane, pass, &messages).await {
@@ -138,7 +171,7 @@ pub(crate) fn listen(
             });
         }
     });
-    Ok(())
+    Ok(door)
 }
 
 async fn read(
@@ -148,8 +181,14 @@ async fn read(
     mut pass: Pass,
     messages: &mpsc::Sender<(NodeId, Message)>,
 ) -> Result<(), String> {
+    let left = pass.left();
+    tokio::pin!(left);
     loop {
-        let Some(frame) = read_frame(&mut stream, FRAME_MAX).await? else { return Ok(()) };
+        let frame = tokio::select! {
+            frame = read_frame(&mut stream, FRAME_MAX) => frame?,
+            () = &mut left => return Ok(()),
+        };
+        let Some(frame) = frame else { return Ok(()) };
         pass.look_again();
         let message = Message::decode(&frame).map_err(|error| error.to_string())?;
         if message.lane() != lane && !matches!(message, Message::Unknown(_)) {

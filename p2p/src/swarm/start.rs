@@ -339,9 +339,11 @@ async fn task(
     let (events, event_inbox) = mpsc::channel(super::EVENTS_MAX);
     let (beats, beat_inbox) = mpsc::channel(super::BEATS_MAX);
     let (messages, message_inbox) = mpsc::channel(super::EVENTS_MAX);
+    let mut doors = Vec::new();
     for lane in wire::LANES {
         let messages = if lane == wire::Lane::Member { &beats } else { &messages };
-        lanes::listen(&mut control, lane, admitted.clone(), (messages.clone(), events.clone())).map_err(wrong)?;
+        let told = (messages.clone(), events.clone());
+        doors.push(lanes::listen(&mut control, lane, admitted.clone(), told).map_err(wrong)?);
     }
     admit::listen(&mut control, events.clone(), rand::random).map_err(wrong)?;
     // Peers that are connected already are linked as if they had just come.
@@ -360,6 +362,8 @@ async fn task(
         clock,
         peers: BTreeMap::new(),
         lanes: lanes::Lanes::default(),
+        doors,
+        connections: BTreeMap::new(),
         events,
         admitted,
         certified: Sum::default(),

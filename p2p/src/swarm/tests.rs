@@ -134,6 +134,54 @@ async fn a_dead_node_is_noticed_and_its_return_too() {
     }
 }
 
+/// Runs a node on a thread of its own until told; from then on it says nothing although its connections stand, until the
+/// second word: then it is gone at once.
+fn mute(config: Config) -> [std::sync::mpsc::Sender<()>; 2] {
+    let (fall, silent) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let node = runtime.block_on(async {
+            // The one before lets go of its disk on a thread of its own.
+            let node = loop {
+                match Mesh::start(config.clone()).await {
+                    Ok(node) => break node,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            };
+            while silent.try_recv().is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            node
+        });
+        let _ = ended.recv();
+        drop((runtime, node));
+    });
+    [fall, end]
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_again_and_again_is_taken_back_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = Mesh::start(config(dir.path(), "a", Intent::ResumeOrCreate)).await.unwrap();
+    let token = a.token_create(wish(), actor()).await.unwrap();
+    // More often than a member may hold streams open in one lane.
+    for round in 0..6 {
+        let intent = if round == 0 { Intent::Join(token.clone()) } else { Intent::Resume };
+        let [fall, end] = mute(config(dir.path(), "b", intent));
+        let state = async |liveness| {
+            let members = a.members().await.unwrap();
+            members.iter().any(|m| !m.is_self && m.liveness == liveness)
+        };
+        until(&format!("alive in round {round}"), || state(Liveness::Alive)).await;
+        until("linked", || async { a.members().await.unwrap().iter().all(|m| m.is_self || m.connected) }).await;
+        fall.send(()).unwrap();
+        until("down", || state(Liveness::Down)).await;
+        until("hung up", || async { a.status().await.unwrap().connections == 0 }).await;
+        end.send(()).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn calls_and_watches_reach_their_ends() {
     let dir = tempfile::tempdir().unwrap();

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How long each further node in the order waits before it continues an update that does not move.
 const ROLLOUT_PATIENCE_MS: u64 = 15_000;
+/// How long the row of an update may come after its service's, before another update is begun in its place.
+const ROLLOUT_ROW_MS: u64 = 1_000;
 /// How long to wait after no node fitted; a change of any node or instance comes sooner.
 const NO_FIT_RETRY_MS: u64 = 5_000;
 
@@ -355,7 +357,17 @@ impl Core {
             delay_over: now >= delay_at,
             monitored: current.iter().all(Option::is_some) && now >= monitored_at,
             can_roll_back: known.row.previous.is_some(),
+            rolled_back: known.row.rolled_back,
         });
+        let unseen = rollout.is_none_or(|row| row.revision != known.service.revision);
+        if unseen && step.state.is_some() {
+            // Who changed the service wrote the update's row before; the two travel apart.
+            let changed_at = self.watches.get(&known.row.spec.name).map_or(now, |watch| watch.changed_at);
+            if now < changed_at + ROLLOUT_ROW_MS {
+                wake.at(changed_at + ROLLOUT_ROW_MS);
+                return Vec::new();
+            }
+        }
         let under_way = rollout.is_some_and(|row| {
             row.revision == known.service.revision
                 && matches!(row.state, RolloutState::Updating | RolloutState::RollbackStarted)
@@ -384,6 +396,8 @@ impl Core {
                 service = rollout::rolled_back(&known.row, self.now);
             }
             let revision = service.spec.clone().accept().map_or_else(|_| String::new(), |accepted| accepted.revision);
+            // What an earlier update left behind tells nothing about this one.
+            let rollout = rollout.filter(|row| step.roll_back || row.revision == revision);
             let row = RolloutRow {
                 v: 1,
                 service_id: service.id.clone(),

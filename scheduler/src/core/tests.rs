@@ -86,6 +86,7 @@ impl Sim {
             generation,
             spec: spec.clone(),
             previous: previous.map(Box::new),
+            rolled_back: false,
             created_ms: 0,
             updated_ms: 0,
             extra: BTreeMap::new(),
@@ -370,6 +371,38 @@ fn a_bad_update_pauses_or_goes_back() {
         let state = sim.cores[0].as_ref().unwrap().rollout("web").unwrap().state;
         let wanted = if good == 3 { RolloutState::Paused } else { RolloutState::RollbackCompleted };
         assert_eq!(state, wanted);
+    }
+}
+
+#[test]
+fn a_way_back_is_named_so_also_where_its_row_comes_later_than_the_services_or_never() {
+    for delay in [Some(0), Some(600), None] {
+        let mut sim = Sim::new(3, 8);
+        let (old, new) = (spec("a:1", 3), spec("a:2", 3));
+        sim.put_service(old, 1, None);
+        sim.run(10_000);
+        sim.put_service(new, 2, Some(spec("a:1", 3)));
+        sim.run(60_000);
+        let core = sim.cores[0].as_ref().unwrap();
+        let back = crate::rollout::rolled_back(core.service("web").unwrap().0, sim.now);
+        let row = RolloutRow {
+            revision: back.spec.clone().accept().unwrap().revision,
+            generation: back.generation,
+            state: RolloutState::RollbackStarted,
+            ..core.rollout("web").unwrap().clone()
+        };
+        sim.broadcast(|_| Event::Service(Box::new(back.clone())));
+        if let Some(delay) = delay {
+            for n in 0..3 {
+                let event = Box::new(Event::Rollout("web".to_owned(), row.clone()));
+                sim.at(sim.now + delay, Due::Event(n, event));
+            }
+        }
+        sim.run(60_000);
+        assert_eq!(sim.count("a:1"), 3);
+        for core in sim.cores.iter().flatten() {
+            assert_eq!(core.rollout("web").unwrap().state, RolloutState::RollbackCompleted, "{delay:?}");
+        }
     }
 }
 

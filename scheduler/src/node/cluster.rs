@@ -329,19 +329,40 @@ pub fn liveness(liveness: p2p::membership::Liveness) -> Liveness {
 /// Writes rows in the order they were decided, without waiting for each to be replicated.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    writes: mpsc::Sender<(Key, Option<Body>)>,
+    writes: mpsc::Sender<Write>,
+}
+
+/// What a steward writes.
+#[derive(Debug)]
+enum Write {
+    Put(Key, Body),
+    Delete(Key),
+    /// A service, over the generation before it and nothing newer: an operator's change that this node has not seen stands.
+    Service(Key, Body, String, u64),
+}
+
+/// Whether a service's row is the one with this id, before this generation.
+fn precedes(row: Option<Row>, id: &str, generation: u64) -> bool {
+    let known = row.and_then(|row| row.body.parse::<ServiceRow>().ok());
+    known.is_some_and(|known| known.id == id && known.generation + 1 == generation)
 }
 
 impl Writer {
     pub(crate) fn start(mesh: Mesh) -> Self {
-        let (writes, mut receiver) = mpsc::channel::<(Key, Option<Body>)>(WRITES_MAX);
+        let (writes, mut receiver) = mpsc::channel::<Write>(WRITES_MAX);
         tokio::spawn(async move {
-            while let Some((key, body)) = receiver.recv().await {
+            while let Some(write) = receiver.recv().await {
                 let mesh = mesh.clone();
                 let mut write = Box::pin(async move {
-                    match body {
-                        Some(body) => mesh.put(key, body).await.map(drop),
-                        None => mesh.delete(key, None).await.map(drop),
+                    match write {
+                        Write::Put(key, body) => mesh.put(key, body).await.map(drop),
+                        Write::Delete(key) => mesh.delete(key, None).await.map(drop),
+                        Write::Service(key, body, id, generation) => {
+                            let service = key.clone();
+                            let check =
+                                move |get: &dyn Fn(&Key) -> Option<Row>| precedes(get(&service), &id, generation);
+                            mesh.put_if(None, key, body, check).await.map(drop)
+                        }
                     }
                 });
                 // The first poll hands the row to the mesh, in order; only the wait for its peers runs beside the next.
@@ -355,7 +376,7 @@ impl Writer {
 
     async fn put(&self, key: Key, body: &impl Serialize) {
         let body = Body::json(body).expect("plain data has a JSON form");
-        let _ = self.writes.send((key, Some(body))).await;
+        let _ = self.writes.send(Write::Put(key, body)).await;
     }
 
     pub(crate) async fn put_instance(&self, row: &InstanceRow) {
@@ -365,7 +386,7 @@ impl Writer {
 
     pub(crate) async fn drop_instance(&self, me: &NodeId, id: &str) {
         let owner = me.parse().expect("the mesh's own id");
-        let _ = self.writes.send((Key::owned(Table::INSTANCE, owner, id), None)).await;
+        let _ = self.writes.send(Write::Delete(Key::owned(Table::INSTANCE, owner, id))).await;
     }
 
     pub(crate) async fn put_rollout(&self, name: &str, row: &RolloutRow) {
@@ -373,7 +394,9 @@ impl Writer {
     }
 
     pub(crate) async fn put_service(&self, row: &ServiceRow) {
-        self.put(Key::global(Table::SERVICE, &row.spec.name), row).await;
+        let body = Body::json(row).expect("plain data has a JSON form");
+        let key = Key::global(Table::SERVICE, &row.spec.name);
+        let _ = self.writes.send(Write::Service(key, body, row.id.clone(), row.generation)).await;
     }
 }
 
@@ -386,6 +409,21 @@ mod tests {
         let writer = p2p::NodeId(1);
         let version = Version::Shared { generation: 1, time_ms: 1, writer, id: 1, ancestors: vec![] };
         Row { key: Key::global(table, id), version, deleted, body: Body(vec![]) }
+    }
+
+    #[test]
+    fn a_steward_goes_back_over_the_generation_it_knew_and_over_no_other() {
+        let service = |generation: u64| {
+            let spec = crate::service::ServiceSpec::new("web", "a");
+            let body = serde_json::json!({
+                "v": 1, "id": "sid", "generation": generation, "spec": spec, "created_ms": 0, "updated_ms": 0
+            });
+            Some(Row { body: Body::json(&body).unwrap(), ..row(Table::SERVICE, "web", false) })
+        };
+        assert!(precedes(service(4), "sid", 5));
+        assert!(!precedes(service(5), "sid", 5), "an operator was faster");
+        assert!(!precedes(service(4), "other", 5), "removed and made again");
+        assert!(!precedes(None, "sid", 5), "removed");
     }
 
     #[test]

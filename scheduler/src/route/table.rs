@@ -96,6 +96,7 @@ mod tests {
             generation: 1,
             spec,
             previous: None,
+            rolled_back: false,
             created_ms,
             updated_ms: 0,
             extra: BTreeMap::new(),

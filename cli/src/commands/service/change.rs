@@ -10,6 +10,11 @@ use clap::Args;
 use scheduler::node::api::view::{Done, ServiceView};
 use scheduler::service::{Mode, ServiceSpec};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// Attempts of one change that others' changes come in between of, and the pause between two.
+const CHANGES_MAX: u32 = 5;
+const CHANGE_AGAIN: Duration = Duration::from_millis(100);
 
 /// `shoal service update`
 #[derive(Debug, Args)]
@@ -135,17 +140,32 @@ pub(crate) fn update(global: &Global, update: Update) -> Result<ExitCode, Error>
     if update.rollback {
         return roll_back(&client, &update.service, &update.wait);
     }
-    let view: ServiceView = client.get(&format!("/v1/services/{}", encode(&update.service)))?;
-    let mut spec = view.service.spec;
-    change(&update, &mut spec)?;
+    let path = format!("/v1/services/{}", encode(&update.service));
+    let spec = repeated(|| {
+        let view: ServiceView = client.get(&path)?;
+        let mut spec = view.service.spec;
+        change(&update, &mut spec)?;
+        send(&client, &spec, view.service.generation, update.dry_run)?;
+        Ok(spec)
+    })?;
     let name = spec.name.clone();
-    send(&client, &spec, view.service.generation, update.dry_run)?;
     if update.dry_run {
         print_document(Form::Json, &spec)?;
         return Ok(ExitCode::SUCCESS);
     }
     println!("{name}");
     wait_for(&client, &[name], &update.wait)
+}
+
+/// Looks and changes again while somebody else was faster: every flag says what shall be, whatever stood before.
+fn repeated<T>(mut change: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    for _ in 1..CHANGES_MAX {
+        match change() {
+            Err(error) if error.is_conflict() => std::thread::sleep(CHANGE_AGAIN),
+            done => return done,
+        }
+    }
+    change()
 }
 
 /// Sends a changed spec; refused when somebody else changed the service meanwhile.
@@ -227,20 +247,15 @@ pub(crate) fn scale(global: &Global, scale: &Scale) -> Result<ExitCode, Error> {
             .and_then(|(name, number)| Some((name, number.parse::<u32>().ok()?)))
             .ok_or_else(|| Error::new(format!("{wish:?} is not SERVICE=REPLICAS")).code(2))?;
         // Somebody else's change in between is not lost: the number is written into what stands now.
-        for last in [false, false, true] {
+        let spec = repeated(|| {
             let view: ServiceView = client.get(&format!("/v1/services/{}", encode(name)))?;
             let mut spec = view.service.spec;
             replicated(&mut spec, number)?;
-            match send(&client, &spec, view.service.generation, scale.dry_run) {
-                Err(error) if last => return Err(error),
-                Err(_) => {}
-                Ok(_) => {
-                    println!("{} scaled to {number}", spec.name);
-                    names.push(spec.name);
-                    break;
-                }
-            }
-        }
+            send(&client, &spec, view.service.generation, scale.dry_run)?;
+            Ok(spec)
+        })?;
+        println!("{} scaled to {number}", spec.name);
+        names.push(spec.name);
     }
     if scale.dry_run {
         return Ok(ExitCode::SUCCESS);

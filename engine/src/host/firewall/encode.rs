@@ -197,6 +197,8 @@ pub(crate) mod ct {
     pub(crate) const STATUS: u32 = 2;
     /// The connection's mark.
     pub(crate) const MARK: u32 = 3;
+    /// The zone: connections of different zones are never taken for one another.
+    pub(crate) const ZONE: u32 = 17;
     /// established | related.
     pub(crate) const ESTABLISHED_RELATED: u32 = 2 | 4;
     /// `IPS_DST_NAT`.
@@ -245,6 +247,16 @@ impl Rule {
     pub(crate) fn ct_set(self, key: u32, register: u32) -> Self {
         self.push("ct", |b| {
             b.be32(2, key);
+            b.be32(4, register);
+        })
+    }
+
+    /// Puts what a connection's first sender sends into the zone in a register; the answers stay in the common one.
+    pub(crate) fn ct_zone_of_origin(self, register: u32) -> Self {
+        const ORIGINAL: u8 = 0;
+        self.push("ct", |b| {
+            b.be32(2, ct::ZONE);
+            b.u8(3, ORIGINAL);
             b.be32(4, register);
         })
     }

@@ -10,7 +10,7 @@ use crate::model::{Liveness, NodeId};
 use crate::node::mirror::{policies, read_states};
 use crate::steward::{Dice, mix};
 use hyper::Response;
-use p2p::table::{Body as RowBody, Key, Table};
+use p2p::table::{Body as RowBody, Key, Row, Table};
 use std::collections::BTreeMap;
 
 type Answer = Result<Response<Body>, Problem>;
@@ -36,7 +36,9 @@ pub(super) async fn add(context: &Context, call: &Call) -> Answer {
     policy.created_ms = now;
     let (mesh, actor) = (context.mesh.clone(), call.actor.clone());
     let body = RowBody::json(&policy).expect("plain data has a JSON form");
-    let written = soon(async move { mesh.put_as(actor, key, body).await }).await?;
+    let wanted = key.clone();
+    let check = move |get: &dyn Fn(&Key) -> Option<Row>| get(&wanted).is_none();
+    let written = soon(async move { mesh.put_if(Some(actor), key, body, check).await }).await?;
     let durability = Some(word(written.durability));
     Ok(json(201, &MirrorView { policy, node_name: None, state: None, durability }))
 }

@@ -9,7 +9,7 @@ use crate::model::{Node, NodePolicy};
 use crate::node::merged_labels;
 use crate::service::Amount;
 use hyper::Response;
-use p2p::table::{Body as RowBody, Key, Table};
+use p2p::table::{Body as RowBody, Key, Row, Table};
 use std::collections::BTreeMap;
 
 type Answer = Result<Response<Body>, Problem>;
@@ -33,6 +33,7 @@ pub(super) async fn patch(context: &Context, call: &Call) -> Answer {
         core.nodes().find(|known| known.id == id).map(|known| (known.policy.clone(), known.facts.labels.clone()))
     };
     let (mut policy, own) = context.handle.look(look).await.flatten().ok_or_else(Problem::ending)?;
+    let before = policy.clone();
     policy.v = 1;
     if let Some(availability) = wish.availability {
         policy.availability = availability;
@@ -49,15 +50,26 @@ pub(super) async fn patch(context: &Context, call: &Call) -> Answer {
             return Err(Problem::not_found(format!("{} has no label {key}", node.name)));
         }
     }
-    let durability = write(context, call, &node.id, &policy).await?;
+    let durability = write(context, call, &node.id, &policy, before).await?;
     Ok(json(200, &Done { subject: node.name, durability: Some(durability), count: None }))
 }
 
-async fn write(context: &Context, call: &Call, id: &str, policy: &NodePolicy) -> Result<String, Problem> {
+/// Writes what is said of a node over what was said before.
+async fn write(
+    context: &Context,
+    call: &Call,
+    id: &str,
+    policy: &NodePolicy,
+    before: NodePolicy,
+) -> Result<String, Problem> {
     let (mesh, actor) = (context.mesh.clone(), call.actor.clone());
     let body = RowBody::json(policy).expect("plain data has a JSON form");
     let key = Key::global(Table::NODE_POLICY, id);
-    let written = soon(async move { mesh.put_as(actor, key, body).await }).await?;
+    let said = key.clone();
+    let check = move |get: &dyn Fn(&Key) -> Option<Row>| {
+        get(&said).and_then(|row| row.body.parse::<NodePolicy>().ok()).unwrap_or_default() == before
+    };
+    let written = soon(async move { mesh.put_if(Some(actor), key, body, check).await }).await?;
     context.handle.event(Event::Policy(id.to_owned(), Some(policy.clone()))).await;
     Ok(word(written.durability))
 }

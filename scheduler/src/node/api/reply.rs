@@ -56,6 +56,7 @@ impl From<p2p::mesh::Error> for Problem {
         match error {
             Error::Stopped => Self::ending(),
             Error::Refused { .. } | Error::Token { .. } => Self::new(422, "refused", detail),
+            Error::Changed { .. } => Self::conflict(detail),
             Error::Node { .. } | Error::NoConflict(_) => Self::not_found(detail),
             Error::Call { .. } => Self::new(502, "a peer did not answer", detail),
             Error::Disk { .. } | Error::Start(_) => Self::new(500, "failed", detail),

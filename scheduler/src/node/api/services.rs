@@ -13,7 +13,7 @@ use crate::route::table;
 use crate::service::{PortMode, Protocol, Service, ServiceSpec};
 use crate::steward::{Dice, mix};
 use hyper::Response;
-use p2p::table::{Body as RowBody, Key, Table};
+use p2p::table::{Body as RowBody, Key, Row, Table};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Answer = Result<Response<Body>, Problem>;
@@ -55,6 +55,7 @@ pub(super) async fn create(context: &Context, call: &Call) -> Answer {
         generation: 1,
         spec,
         previous: None,
+        rolled_back: false,
         created_ms: now,
         updated_ms: now,
         extra: BTreeMap::new(),
@@ -63,7 +64,7 @@ pub(super) async fn create(context: &Context, call: &Call) -> Answer {
         let look = move |core: &Core, _| view(core, &row, &service);
         return Ok(json(200, &context.handle.look(look).await.ok_or_else(Problem::ending)?));
     }
-    let durability = write(context, call, &row).await?;
+    let durability = write(context, call, &row, None).await?;
     answer(context, 201, &name, durability).await
 }
 
@@ -98,7 +99,8 @@ pub(super) async fn update(context: &Context, call: &Call) -> Answer {
         return answer(context, 200, &before.spec.name, "unchanged".to_owned()).await;
     }
     let mut row = before.clone();
-    row.previous = Some(Box::new(before.spec));
+    row.previous = Some(Box::new(before.spec.clone()));
+    row.rolled_back = false;
     row.spec = spec;
     row.generation += 1;
     row.updated_ms = context.clock.now();
@@ -107,7 +109,7 @@ pub(super) async fn update(context: &Context, call: &Call) -> Answer {
         return Ok(json(200, &context.handle.look(look).await.ok_or_else(Problem::ending)?));
     }
     let changed = service.revision != old.revision;
-    commit(context, call, &row, &service, changed.then_some(RolloutState::Updating)).await
+    commit(context, call, &before, &row, &service, changed.then_some(RolloutState::Updating)).await
 }
 
 pub(super) async fn rollback(context: &Context, call: &Call) -> Answer {
@@ -117,13 +119,20 @@ pub(super) async fn rollback(context: &Context, call: &Call) -> Answer {
     }
     let row = rolled_back(&before, context.clock.now());
     let service = row.spec.clone().accept().map_err(|error| Problem::new(422, "refused", error.to_string()))?;
-    commit(context, call, &row, &service, Some(RolloutState::RollbackStarted)).await
+    commit(context, call, &before, &row, &service, Some(RolloutState::RollbackStarted)).await
 }
 
-/// Writes a changed service, and before it how its instances follow.
+/// Whether the service under a name is still what a change was made from; of one that is to be made, that there is none.
+fn stands(name: &str, before: Option<&ServiceRow>) -> impl FnOnce(&dyn Fn(&Key) -> Option<Row>) -> bool + Send + use<> {
+    let (key, before) = (Key::global(Table::SERVICE, name), before.cloned());
+    move |get| get(&key).and_then(|row| row.body.parse::<ServiceRow>().ok()) == before
+}
+
+/// Writes a changed service, and before it how its instances follow; nothing when somebody else changed it meanwhile.
 async fn commit(
     context: &Context,
     call: &Call,
+    before: &ServiceRow,
     row: &ServiceRow,
     service: &Service,
     state: Option<RolloutState>,
@@ -143,17 +152,19 @@ async fn commit(
         let (mesh, key) = (context.mesh.clone(), Key::global(Table::ROLLOUT, &name));
         let body = RowBody::json(&rollout).expect("plain data has a JSON form");
         // The first poll hands it to the mesh, so it stands before the service does; only its peers are not waited for twice.
-        let mut put = Box::pin(async move { mesh.put(key, body).await });
+        let check = stands(&name, Some(before));
+        let mut put = Box::pin(async move { mesh.put_if(None, key, body, check).await });
         match futures::poll!(&mut put) {
             std::task::Poll::Ready(done) => drop(done?),
             std::task::Poll::Pending => {
-                let (durability, _) = futures::try_join!(write(context, call, row), soon(put))?;
+                // Known here before the service is, so that this node begins no other update.
                 context.handle.event(Event::Rollout(name.clone(), rollout)).await;
+                let (durability, _) = futures::try_join!(write(context, call, row, Some(before)), soon(put))?;
                 return answer(context, 200, &name, durability).await;
             }
         }
     }
-    let durability = write(context, call, row).await?;
+    let durability = write(context, call, row, Some(before)).await?;
     answer(context, 200, &name, durability).await
 }
 
@@ -274,11 +285,18 @@ async fn settle_ports(context: &Context, spec: &mut ServiceSpec) -> Result<(), P
     Ok(())
 }
 
-async fn write(context: &Context, call: &Call, row: &ServiceRow) -> Result<String, Problem> {
+/// Writes a service over what it was made from, `None` for a new one.
+async fn write(
+    context: &Context,
+    call: &Call,
+    row: &ServiceRow,
+    before: Option<&ServiceRow>,
+) -> Result<String, Problem> {
     let (mesh, actor) = (context.mesh.clone(), call.actor.clone());
     let body = RowBody::json(row).expect("plain data has a JSON form");
     let key = Key::global(Table::SERVICE, &row.spec.name);
-    let written = soon(async move { mesh.put_as(actor, key, body).await }).await?;
+    let check = stands(&row.spec.name, before);
+    let written = soon(async move { mesh.put_if(Some(actor), key, body, check).await }).await?;
     // Accepted: the table's watcher tells it as well, but the answer to this call shall show it.
     context.handle.event(Event::Service(Box::new(row.clone()))).await;
     Ok(word(written.durability))
