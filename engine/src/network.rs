@@ -344,6 +344,13 @@ pub(crate) struct Further {
 }
 
 impl Networks {
+    /// Starts a network's resolver again when it died while containers need it.
+    pub fn tend(&self, network: &Network) -> Result<(), Error> {
+        let folder = self.run_folder(&network.id);
+        let has_members = std::fs::read_dir(folder.join("members")).is_ok_and(|mut members| members.next().is_some());
+        if has_members && network.has_names() { crate::host::resolver::ensure(network, &folder) } else { Ok(()) }
+    }
+
     /// Replaces the names that a network's resolver knows beside its containers': the services of a mesh. In force at the next
     /// query. A name without addresses exists and has none.
     pub fn set_names(&self, network: &Network, names: &BTreeMap<String, Vec<IpAddr>>) -> Result<(), Error> {

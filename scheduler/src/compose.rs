@@ -215,26 +215,23 @@ impl Reader<'_> {
 
     fn read_volumes(&mut self, node: &Node) -> Result<(), ComposeError> {
         for (key, node) in self.map(node)? {
-            let mut name = format!("{}_{}", self.stack, key.text);
+            let (mut own, mut external) = (None, false);
             for (option, node) in self.map(node)? {
                 match option.text.as_str() {
-                    "name" => name = self.text(node)?,
+                    "name" => own = Some(self.text(node)?),
                     "driver" => match self.text(node)?.as_str() {
                         "local" => {}
                         other => return Err(self.fail(node.place, format!("driver {other}: only local is supported"))),
                     },
-                    "external" => {
-                        if self.boolean(node)? {
-                            key.text.clone_into(&mut name);
-                        }
-                    }
+                    "external" => external = self.boolean(node)?,
                     _ => {
                         let path = format!("volumes.{}", key.text);
                         return Err(self.unknown(option, &path, &["name", "driver", "external"]));
                     }
                 }
             }
-            self.volumes.insert(key.text.clone(), name);
+            let made = || if external { key.text.clone() } else { format!("{}_{}", self.stack, key.text) };
+            self.volumes.insert(key.text.clone(), own.unwrap_or_else(made));
         }
         Ok(())
     }

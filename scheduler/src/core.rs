@@ -103,7 +103,7 @@ pub enum Event {
     },
     /// The nodes that may only read: they place nothing, and nobody waits for them to.
     Readers(BTreeSet<NodeId>),
-    /// Somebody stops using this node: all its instances are given back (`mesh down --drain` ends with it).
+    /// This node is not used any more (it was evicted): all its instances are given back, and it takes and places none.
     Retire,
 }
 
@@ -242,8 +242,12 @@ pub struct Core {
     gate: gate::Gate,
     /// Services whose row is not understood.
     unclear: BTreeSet<String>,
+    /// Whether this node has given its instances back and takes none.
+    retired: bool,
     /// Nodes that may only read.
     readers: BTreeSet<NodeId>,
+    /// Nodes that are down and have spoken since: they are coming back, and say what they run.
+    spoke: BTreeSet<NodeId>,
     /// Nodes that came back anew, and until when it is waited for what they say: it may have come before.
     unheard_until: BTreeMap<NodeId, Ms>,
     downs: VecDeque<Ms>,
@@ -277,7 +281,9 @@ impl Core {
             own_wake: None,
             gate: gate::Gate::default(),
             unclear: BTreeSet::new(),
+            retired: false,
             readers: BTreeSet::new(),
+            spoke: BTreeSet::new(),
             unheard_until: BTreeMap::new(),
             downs: VecDeque::new(),
             brake_until: 0,
@@ -294,8 +300,9 @@ impl Core {
             Event::Tick => self.tick(),
             Event::Member { node, liveness } => self.member(node, liveness),
             Event::Restarted(node) => {
-                if self.node_mut(&node).liveness == Liveness::Down {
-                    self.node_mut(&node).unheard = true;
+                let known = self.node_mut(&node);
+                if known.liveness == Liveness::Down || known.doubtful {
+                    known.unheard = true;
                     self.unheard_until.insert(node, self.now + UNHEARD_MS_MAX);
                 }
             }
@@ -307,8 +314,11 @@ impl Core {
                 let known = self.node_mut(&node);
                 known.facts = facts;
                 // A node tells its facts once it knows its rows and containers.
-                known.unheard = false;
+                (known.unheard, known.doubtful) = (false, false);
                 self.unheard_until.remove(&node);
+                if self.node_mut(&node).liveness == Liveness::Down {
+                    self.spoke.insert(node);
+                }
                 self.all_dirty();
             }
             Event::Policy(node, policy) => {
@@ -436,6 +446,7 @@ impl Core {
     fn member(&mut self, node: NodeId, liveness: Liveness) {
         let now = self.now;
         let before = self.nodes.get(&node).map(|known| known.liveness);
+        let spoke = before != Some(liveness) && self.spoke.remove(&node);
         let known = self.node_mut(&node);
         if before != Some(liveness) {
             if matches!(before, None | Some(Liveness::Alive)) || liveness == Liveness::Alive {
@@ -443,6 +454,12 @@ impl Core {
             }
             known.liveness = liveness;
             known.since_ms = now;
+            if before == Some(Liveness::Down) && liveness != Liveness::Left && !spoke {
+                // That it lives may be heard from a third node before it is heard that it started anew: nothing is sent to what
+                // it ran before until it speaks, or has had the time to.
+                known.doubtful = true;
+                self.unheard_until.insert(node, now + UNHEARD_MS_MAX);
+            }
             if liveness == Liveness::Down && before.is_some() {
                 self.count_down();
             }
@@ -561,7 +578,8 @@ impl Core {
         self.own_dirty |= self.own_wake.is_some_and(|at| at <= now);
         while let Some(node) = self.unheard_until.iter().find(|(_, at)| **at <= now).map(|(node, _)| node.clone()) {
             self.unheard_until.remove(&node);
-            self.node_mut(&node).unheard = false;
+            let known = self.node_mut(&node);
+            (known.unheard, known.doubtful) = (false, false);
             self.all_dirty();
         }
         let late: Vec<String> =

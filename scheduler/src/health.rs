@@ -5,6 +5,8 @@ use crate::service::{RestartCondition, RestartPolicy};
 
 /// The longest pause between two instances of a crash-looping slot.
 pub const BACKOFF_MS_MAX: u64 = 60_000;
+/// How often the pause doubles after instances whose container could not even be made.
+const UNMADE_DOUBLINGS: u32 = 2;
 /// An instance that ran this long makes the failures before it forgotten, unless the spec says otherwise.
 pub const FORGET_AFTER_MS: u64 = 10_000;
 
@@ -44,7 +46,9 @@ pub fn after_end(policy: &RestartPolicy, last: &InstanceRow) -> Next {
     if policy.max_attempts != 0 && attempt > policy.max_attempts {
         return Next::Never;
     }
-    let doubled = policy.delay_ms.saturating_mul(1 << (attempt - 1).min(16));
+    // One that never had a container has not crashed: the next node may have its image, or a peer that was silent.
+    let doublings = if failed && last.container.is_none() && last.exit_code.is_none() { UNMADE_DOUBLINGS } else { 16 };
+    let doubled = policy.delay_ms.saturating_mul(1 << (attempt - 1).min(doublings));
     Next::After { wait_ms: doubled.min(BACKOFF_MS_MAX.max(policy.delay_ms)), attempt }
 }
 
@@ -84,7 +88,7 @@ pub(crate) mod tests {
     #[test]
     fn a_crash_loop_waits_longer_each_time_up_to_a_minute() {
         let policy = RestartPolicy::default();
-        let mut last = row("1", "a", Phase::Failed);
+        let mut last = InstanceRow { exit_code: Some(1), ..row("1", "a", Phase::Failed) };
         let mut waits = Vec::new();
         for _ in 0..9 {
             let Next::After { wait_ms, attempt } = after_end(&policy, &last) else { panic!("it is wanted") };
@@ -94,6 +98,9 @@ pub(crate) mod tests {
         assert_eq!(waits, [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]);
         last.ran_ms = 20_000;
         assert_eq!(after_end(&policy, &last), Next::After { wait_ms: 1000, attempt: 1 });
+        // One that could not be made, since nobody gave its image, has not crashed.
+        let unmade = InstanceRow { attempt: 8, ..row("1", "a", Phase::Failed) };
+        assert_eq!(after_end(&policy, &unmade), Next::After { wait_ms: 4_000, attempt: 9 });
     }
 
     #[test]

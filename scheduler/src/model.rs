@@ -417,6 +417,8 @@ pub struct Node {
     pub silent_since_ms: Ms,
     /// Whether it was given up, started anew, and has not said since what it runs: its rows are of its former life.
     pub unheard: bool,
+    /// Whether it was down a moment ago and may turn out to have started anew: nothing is sent to what it ran before.
+    pub doubtful: bool,
 }
 
 impl Node {

@@ -168,12 +168,13 @@ pub async fn run(
     let lister = tokio::spawn(worker.clone().watch());
     let seed = crate::steward::mix(&me, &clock.now().to_string());
     let core = Core::new(Config { me: me.clone(), seed }, clock.now());
+    let writer = cluster::Writer::start(mesh.clone());
     let driver = Driver {
         core,
         clock,
         me: me.clone(),
         handle: handle.clone(),
-        writer: cluster::Writer::start(mesh.clone()),
+        writer: writer.clone(),
         mesh: mesh.clone(),
         worker: worker.clone(),
         journal: Arc::clone(&journal),
@@ -186,6 +187,8 @@ pub async fn run(
     let core_task = tokio::spawn(driver.run(receiver));
     // Before, the API would show less than there is, and the others would take this node's rows for true.
     let _ = tokio::time::timeout(READY_WITHIN, is_ready.wait_for(|ready| *ready)).await;
+    // What it found of its containers goes first: with its facts this node says that its rows are true.
+    writer.settled().await;
     cluster::announce(&mesh, &me, &facts, &journal).await?;
 
     let router = tokio::spawn(traffic::follow(traffic::Context {

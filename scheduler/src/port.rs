@@ -125,6 +125,10 @@ pub trait Containers: Send + Sync + 'static {
     fn route(&self, _traffic: &Traffic) -> Result<(), EngineError> {
         Ok(())
     }
+    /// Starts what serves names to this node's containers again when it has died. Asked every few seconds; cheap.
+    fn tend(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Removes the network, its ways and its ports: the node leaves.
     fn unroute(&self) -> Result<(), EngineError> {
         Ok(())

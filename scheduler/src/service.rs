@@ -496,7 +496,9 @@ impl ServiceSpec {
     /// Hashes what an instance is made of: the template and the ports that are bound where it runs.
     fn revision(&self) -> String {
         let host_ports: Vec<&Port> = self.ports.iter().filter(|port| port.mode == PortMode::Host).collect();
-        let text = serde_json::to_string(&(&self.template, host_ports)).expect("plain data has a JSON form");
+        let value = serde_json::to_value((&self.template, host_ports)).expect("plain data has a JSON form");
+        let mut text = String::new();
+        canonical(&value, &mut text);
         format!("{:016x}", crate::steward::mix("revision", &text))
     }
 
@@ -619,6 +621,35 @@ fn three() -> u32 {
 }
 fn one() -> u32 {
     1
+}
+
+/// Writes a value so that two versions of shoal write the same: keys in order wherever a version puts its fields, and nothing
+/// of fields that say nothing, which one of the two may not know.
+fn canonical(value: &serde_json::Value, out: &mut String) {
+    use serde_json::Value;
+    match value {
+        Value::Array(list) => {
+            out.push('[');
+            for entry in list {
+                canonical(entry, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        Value::Object(fields) => {
+            let sorted: BTreeMap<&String, &Value> = fields.iter().collect();
+            out.push('{');
+            for (key, value) in sorted {
+                let mut text = String::new();
+                canonical(value, &mut text);
+                if !matches!(text.as_str(), "null" | "false" | "0" | "\"\"" | "[]" | "{}") {
+                    out.push_str(&format!("{key:?}:{text},"));
+                }
+            }
+            out.push('}');
+        }
+        plain => out.push_str(&plain.to_string()),
+    }
 }
 
 #[cfg(test)]

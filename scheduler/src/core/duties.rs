@@ -36,6 +36,9 @@ impl Core {
         if self.instances.contains_key(&reserve.id) {
             return Ok(());
         }
+        if self.retired {
+            return Err("it is no member any more".to_owned());
+        }
         if !self.ready() {
             return Err("it has just started and looks for its containers".to_owned());
         }
@@ -206,6 +209,7 @@ impl Core {
 
     /// Gives every instance back.
     pub(super) fn retire(&mut self) {
+        self.retired = true;
         let mine: Vec<String> = self.own.keys().cloned().collect();
         for id in mine {
             self.stop(&id, "the node leaves the mesh");

@@ -11,6 +11,10 @@ const SETTLE_MS_MAX: Ms = 3_000;
 /// From the last other node's facts to the end of its other rows, which travel with them.
 const SETTLE_MS: Ms = 250;
 
+/// How long a container without a row is left alone after a start: this node's disk may have lost the row, and the others bring
+/// it back.
+const STRANGER_MS: Ms = 10_000;
+
 /// How far this node's knowledge is since its start.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -18,7 +22,7 @@ pub(super) struct Gate {
     tables_read: bool,
     /// Every container of this host was reported.
     listed: bool,
-    /// Containers reported before the tables were read: whose they are is not known yet.
+    /// Containers without a row: whose they are is not known yet.
     early: Vec<(String, Observed)>,
     /// Since when every living node has told its facts.
     told_since: Option<Ms>,
@@ -50,26 +54,40 @@ impl Core {
 
     pub(super) fn tables_read(&mut self) {
         self.gate.tables_read = true;
-        for (id, seen) in std::mem::take(&mut self.gate.early) {
-            self.container_seen(&id, seen);
-        }
+        self.judge_early();
         if self.ready() {
             self.missing_containers();
         }
     }
 
+    /// Looks again at containers that had no row.
+    fn judge_early(&mut self) {
+        for (id, seen) in std::mem::take(&mut self.gate.early) {
+            self.container_seen(&id, seen);
+        }
+    }
+
     /// Keeps a report of a container whose row may still come; `false` when it is time to judge.
     pub(super) fn too_early(&mut self, id: &str, seen: &Observed) -> bool {
-        if self.gate.tables_read || self.instances.contains_key(id) {
+        let judged = self.gate.tables_read && self.now >= self.begun + STRANGER_MS;
+        if judged || self.instances.contains_key(id) {
             return false;
         }
+        self.gate.early.retain(|(known, _)| known != id);
         self.gate.early.push((id.to_owned(), seen.clone()));
         true
     }
 
-    /// A row of this node's own that came from elsewhere after everything was read (its disk was restored): no container was
-    /// reported for it, so there is none.
+    /// A row of this node's own that came from elsewhere after everything was read (its disk was restored): its container is
+    /// taken up again; when none was reported for it, there is none.
     pub(super) fn late_row(&mut self, row: &InstanceRow) {
+        if row.node == self.me
+            && let Some(at) = self.gate.early.iter().position(|(id, _)| *id == row.id)
+        {
+            let (id, seen) = self.gate.early.remove(at);
+            self.container_seen(&id, seen);
+            return;
+        }
         let had_one = matches!(row.phase, Phase::Running | Phase::Stopping);
         if self.ready() && row.node == self.me && had_one && !self.own.get(&row.id).is_some_and(|own| own.seen) {
             let message = "its container is gone".to_owned();
@@ -81,6 +99,14 @@ impl Core {
     /// Looks whether this node knows enough to place and route.
     pub(super) fn settle(&mut self) {
         self.gate.wake = None;
+        if self.ready() && !self.gate.early.is_empty() {
+            let at = self.begun + STRANGER_MS;
+            if self.now >= at {
+                self.judge_early();
+            } else {
+                self.gate.wake = Some(at);
+            }
+        }
         if self.gate.settled || !self.ready() {
             return;
         }
@@ -102,7 +128,7 @@ impl Core {
             self.gate.settled = true;
             self.all_dirty();
         } else {
-            self.gate.wake = Some(at);
+            self.gate.wake = Some(self.gate.wake.map_or(at, |wake| wake.min(at)));
         }
     }
 }

@@ -33,13 +33,16 @@ impl Wake {
 impl Core {
     /// Looks at one service and does what this node's place in its order asks for.
     pub(super) fn steward(&mut self, name: &str, used: &mut BTreeMap<NodeId, Used>) {
+        if self.retired {
+            return;
+        }
         let Some(known) = self.services.get(name).filter(|_| !self.unclear.contains(name)).cloned() else { return };
         let now = self.now;
         let places = |node: &&Node| node.liveness == Liveness::Alive && !self.readers.contains(&node.id);
         let alive = self.nodes.values().filter(places).map(|node| &node.id);
         let Some(rank) = rank(&known.row.id, &self.me, alive) else { return };
         let rank = u64::try_from(rank).unwrap_or(u64::MAX);
-        let wanted = wanted(&known.service, self.nodes.values());
+        let wanted = wanted(&known.service, self.placeable());
         let rows: Vec<_> = self.instances_of(&known.row.id).cloned().collect();
         let ended_at = |row: &InstanceRow| self.ended_seen.get(&row.id).copied().unwrap_or(now);
         let stands = |row: &InstanceRow| self.standing_of(&known.service, row);
@@ -81,7 +84,7 @@ impl Core {
     #[must_use]
     pub fn no_fit(&self, name: &str) -> Option<String> {
         let known = self.services.get(name)?;
-        let wanted = wanted(&known.service, self.nodes.values());
+        let wanted = wanted(&known.service, self.placeable());
         let used = self.used();
         let avoid = BTreeSet::new();
         let has_one = |slot: &Slot| {
@@ -99,11 +102,16 @@ impl Core {
         match missing {
             Slot::Node(node) => self.fits(known, node, &used, &avoid).err(),
             Slot::Number(_) => {
-                let placer = Placer::new(&known.service, &known.row.id, self.nodes.values(), &used, &avoid);
+                let placer = Placer::new(&known.service, &known.row.id, self.placeable(), &used, &avoid);
                 (placer.open() == 0).then(|| placer.why())
             }
         }
         .map(|why| why.to_string())
+    }
+
+    /// The nodes that instances may be put on: not those that only look.
+    pub(super) fn placeable(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| !self.readers.contains(&node.id))
     }
 
     /// Asks to come back when a down node's instances are given up.
@@ -208,7 +216,7 @@ impl Core {
         let mut chosen: Vec<(Slot, u32, NodeId)> = Vec::new();
         let mut why: Option<NoFit> = None;
         {
-            let mut placer = Placer::new(&known.service, &known.row.id, self.nodes.values(), used, &avoid);
+            let mut placer = Placer::new(&known.service, &known.row.id, self.placeable(), used, &avoid);
             let room = PENDING_MAX.saturating_sub(self.pending.len());
             for (slot, attempt) in due.into_iter().take(room) {
                 let node = match &slot {

@@ -546,8 +546,36 @@ fn containers_that_are_listed_before_the_tables_are_read_are_nobody_s_strangers(
     assert_eq!(actions(&mut core), []);
     disk.read(&mut core, sim.now);
     assert!(core.ready());
-    assert_eq!(actions(&mut core), [Action::Remove("stranger".to_owned())]);
+    // Its row may have been lost with this node's disk: the others bring it back, or nobody knows it.
+    assert_eq!(actions(&mut core), []);
+    assert!(core.poll_timeout().is_some_and(|at| at <= sim.now + 10_000));
+    core.handle(sim.now + 10_000, Event::Tick);
+    assert!(actions(&mut core).contains(&Action::Remove("stranger".to_owned())));
     assert!(core.instances().all(|row| row.phase == Phase::Running));
+}
+
+#[test]
+fn a_node_that_lost_its_table_takes_its_containers_up_again_when_the_others_bring_their_rows() {
+    let mut sim = Sim::new(2, 4);
+    sim.put_service(spec("a:1", 4), 1, None);
+    sim.run(10_000);
+    let disk = Disk::of(sim.cores[0].as_ref().unwrap());
+    let mut core = Core::new(Config { me: id(0), seed: 99 }, sim.now);
+    for row in &disk.own {
+        core.handle(sim.now, Event::Container { id: row.id.clone(), seen: seen_running(&row.id) });
+    }
+    core.handle(sim.now, Event::ContainersListed);
+    core.handle(sim.now, Event::TablesRead);
+    assert!(actions(&mut core).iter().all(|action| !matches!(action, Action::Remove(_) | Action::Stop { .. })));
+    for row in &disk.own {
+        core.handle(sim.now + 500, Event::Instance(Box::new(row.clone())));
+    }
+    for row in &disk.services {
+        core.handle(sim.now + 600, Event::Service(Box::new(row.clone())));
+    }
+    core.handle(sim.now + 20_000, Event::Tick);
+    assert!(actions(&mut core).iter().all(|action| !matches!(action, Action::Remove(_) | Action::Stop { .. })));
+    assert!(!disk.own.is_empty() && core.instances().all(|row| row.phase == Phase::Running));
 }
 
 #[test]
@@ -732,4 +760,13 @@ fn what_a_node_ran_in_its_former_life_does_not_count_until_it_speaks() {
     core.handle(8_400, Event::Member { node: id(1), liveness: Liveness::Down });
     core.handle(9_000, Event::Member { node: id(1), liveness: Liveness::Alive });
     assert_eq!(stands(&core), Standing::Good);
+    // Whether it is, is not known at first: nothing is sent there, and when it turns out that it is not, nothing counts.
+    let doubtful = |core: &Core| core.nodes().any(|node| node.doubtful);
+    assert!(doubtful(&core));
+    core.handle(9_100, Event::Restarted(id(1)));
+    assert_eq!(stands(&core), Standing::Lost);
+    core.handle(12_000, Event::Tick);
+    assert_eq!((stands(&core), doubtful(&core)), (Standing::Lost, true));
+    core.handle(12_100, Event::Tick);
+    assert_eq!((stands(&core), doubtful(&core)), (Standing::Good, false));
 }

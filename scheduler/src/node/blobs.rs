@@ -4,6 +4,7 @@
 use super::containers::Worker;
 use crate::port::Containers;
 use p2p::Mesh;
+use p2p::membership::{Liveness, Member};
 use p2p::mesh::Error;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -14,8 +15,13 @@ use std::time::Duration;
 /// The calls of this file, version 1: JSON of [`Want`]; the answer is a descriptor's JSON (empty when the image is not there)
 /// or bytes.
 pub const PROTOCOL: &str = "/shoal/blob/1";
-/// How long peers may take to say whether they hold an image: the others are asked the next time.
+/// How long peers may take to say whether they hold an image.
 const FIND_WITHIN: Duration = Duration::from_secs(2);
+/// How often peers are asked while nobody holds it and somebody has not answered: a peer that is busy, or whose link is just
+/// being made, has not said no.
+const FIND_ROUNDS: usize = 4;
+/// The pause between two rounds.
+const FIND_AGAIN: Duration = Duration::from_millis(500);
 /// The largest part a peer is asked for: two of them fit in a call with room to spare.
 pub const PART_BYTES: u64 = 1 << 20;
 /// How long a holder may take for a part while there are others: then it is left out, slow or dead.
@@ -103,21 +109,42 @@ impl Holders {
     }
 }
 
-/// Fetches an image from the peers that hold it. `Ok(false)` when none does.
-pub(crate) async fn fetch(mesh: &Mesh, worker: &Worker, image: &str) -> Result<bool, String> {
+/// Asks every living peer what a name points at there. Returns who holds what, and how many did not answer.
+async fn find(mesh: &Mesh, ask: &[u8]) -> Result<(BTreeMap<String, Vec<p2p::NodeId>>, usize), String> {
     let members = mesh.members().await.map_err(|error| error.to_string())?;
-    let ask = serde_json::to_vec(&Want::Image { image: image.to_owned() }).map_err(|error| error.to_string())?;
-    let asked = members.into_iter().filter(|member| !member.is_self && member.connected).map(|member| {
-        let (mesh, ask) = (mesh.clone(), ask.clone());
+    let lives = |member: &Member| matches!(member.liveness, Liveness::Alive | Liveness::Suspect);
+    let asked = members.into_iter().filter(|member| !member.is_self && lives(member)).map(|member| {
+        let call = mesh.call(member.id, PROTOCOL, ask.to_vec());
         async move {
-            let answer = tokio::time::timeout(FIND_WITHIN, mesh.call(member.id, PROTOCOL, ask)).await.ok()?.ok()?;
-            let target = String::from_utf8(answer).ok()?;
-            (!target.is_empty()).then_some((target, member.id))
+            let answer = tokio::time::timeout(FIND_WITHIN, call).await.ok()?.ok()?;
+            Some((String::from_utf8(answer).ok()?, member.id))
         }
     });
     let mut found: BTreeMap<String, Vec<p2p::NodeId>> = BTreeMap::new();
-    for (target, peer) in futures::future::join_all(asked).await.into_iter().flatten() {
-        found.entry(target).or_default().push(peer);
+    let mut silent = 0;
+    for answer in futures::future::join_all(asked).await {
+        match answer {
+            Some((target, peer)) if !target.is_empty() => found.entry(target).or_default().push(peer),
+            Some(_) => {}
+            None => silent += 1,
+        }
+    }
+    Ok((found, silent))
+}
+
+/// Fetches an image from the peers that hold it. `Ok(false)` when none does.
+pub(crate) async fn fetch(mesh: &Mesh, worker: &Worker, image: &str) -> Result<bool, String> {
+    let ask = serde_json::to_vec(&Want::Image { image: image.to_owned() }).map_err(|error| error.to_string())?;
+    let (mut found, mut silent) = find(mesh, &ask).await?;
+    for _ in 1..FIND_ROUNDS {
+        if !found.is_empty() || silent == 0 {
+            break;
+        }
+        tokio::time::sleep(FIND_AGAIN).await;
+        (found, silent) = find(mesh, &ask).await?;
+    }
+    if found.is_empty() && silent > 0 {
+        return Err(format!("{silent} of them did not say whether they hold it"));
     }
     // One name may point at different things on different nodes: what most hold is meant.
     let Some((target, peers)) = found.into_iter().max_by_key(|(_, peers)| peers.len()) else { return Ok(false) };

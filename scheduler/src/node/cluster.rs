@@ -190,9 +190,22 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
                 }
                 None => return,
             },
-            _ = every.tick() => read_members(&mesh, &handle, &mut known).await,
+            _ = every.tick() => {
+                read_members(&mesh, &handle, &mut known).await;
+                if is_expelled(&mesh).await {
+                    handle.event(Event::Retire).await;
+                }
+            }
         }
     }
+}
+
+/// Whether this node was told that it is no member any more.
+async fn is_expelled(mesh: &Mesh) -> bool {
+    const KINDS: [&str; 2] = ["evicted", "cloned-key"];
+    let of_self =
+        |alarm: &p2p::mesh::Alarm| KINDS.contains(&alarm.kind.as_str()) && alarm.text.starts_with("this node");
+    mesh.status().await.is_ok_and(|status| status.alarms.iter().any(of_self))
 }
 
 async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeMap<NodeId, u64>) {
@@ -327,7 +340,7 @@ pub fn liveness(liveness: p2p::membership::Liveness) -> Liveness {
 }
 
 /// Writes rows in the order they were decided, without waiting for each to be replicated.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Writer {
     writes: mpsc::Sender<Write>,
 }
@@ -336,6 +349,8 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 enum Write {
     Put(Key, Body),
+    /// Nothing: tells when everything before it stands in this node's table.
+    Mark(oneshot::Sender<()>),
     Delete(Key),
     /// A service, over the generation before it and nothing newer: an operator's change that this node has not seen stands.
     Service(Key, Body, String, u64),
@@ -356,6 +371,10 @@ impl Writer {
                 let mut write = Box::pin(async move {
                     match write {
                         Write::Put(key, body) => mesh.put(key, body).await.map(drop),
+                        Write::Mark(done) => {
+                            let _ = done.send(());
+                            Ok(())
+                        }
                         Write::Delete(key) => mesh.delete(key, None).await.map(drop),
                         Write::Service(key, body, id, generation) => {
                             let service = key.clone();
@@ -377,6 +396,13 @@ impl Writer {
     async fn put(&self, key: Key, body: &impl Serialize) {
         let body = Body::json(body).expect("plain data has a JSON form");
         let _ = self.writes.send(Write::Put(key, body)).await;
+    }
+
+    /// Waits until what was written so far stands in this node's table, so that what is written next comes after it.
+    pub(crate) async fn settled(&self) {
+        let (done, mark) = oneshot::channel();
+        let _ = self.writes.send(Write::Mark(done)).await;
+        let _ = mark.await;
     }
 
     pub(crate) async fn put_instance(&self, row: &InstanceRow) {

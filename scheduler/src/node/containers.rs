@@ -16,8 +16,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Engine operations at a time: each is a process or two, and starts are bound by the kernel, not by us.
+/// Starts and removals at a time: each is a process or two, and starts are bound by the kernel, not by us.
 const OPERATIONS_MAX: usize = 8;
+/// Images fetched at a time: one that is slow or stalled must not keep what is here from starting, nor all of them others.
+const PULLS_MAX: usize = 8;
+/// Containers stopped at a time: nearly all of it is waiting for their grace, on a thread each.
+const STOPS_MAX: usize = 128;
 /// Operations queued for one instance: start, stop and remove are all there are, each asked for once.
 const QUEUE_MAX: usize = 8;
 /// How often the engine is asked what its containers do.
@@ -39,6 +43,8 @@ pub struct Worker {
     handle: Handle,
     state: Arc<Mutex<State>>,
     permits: Arc<Semaphore>,
+    pulls: Arc<Semaphore>,
+    stops: Arc<Semaphore>,
     /// Held from asking the engine to the end of telling: an older listing never comes after a newer one.
     listing: Arc<tokio::sync::Mutex<()>>,
     mesh: Mesh,
@@ -124,8 +130,19 @@ enum Operation {
 
 impl Worker {
     pub(crate) fn new(me: NodeId, facts: NodeFacts, port: Arc<dyn Containers>, handle: Handle, mesh: Mesh) -> Self {
-        let permits = Arc::new(Semaphore::new(OPERATIONS_MAX));
-        Self { me, facts: Arc::new(facts), port, handle, state: Arc::default(), permits, listing: Arc::default(), mesh }
+        let bound = |count| Arc::new(Semaphore::new(count));
+        Self {
+            me,
+            facts: Arc::new(facts),
+            port,
+            handle,
+            state: Arc::default(),
+            permits: bound(OPERATIONS_MAX),
+            pulls: bound(PULLS_MAX),
+            stops: bound(STOPS_MAX),
+            listing: Arc::default(),
+            mesh,
+        }
     }
 
     /// Returns the engine.
@@ -208,7 +225,6 @@ impl Worker {
                     }
                 }
             };
-            let Ok(_permit) = self.permits.acquire().await else { return };
             match operation {
                 Operation::Start(wish) => self.do_start(&id, *wish).await,
                 Operation::Stop(grace_ms) => self.do_stop(&id, grace_ms).await,
@@ -222,14 +238,17 @@ impl Worker {
         let present = tokio::task::spawn_blocking(move || port.has_image(&image)).await.unwrap_or(false);
         if !present {
             self.send(id, Observed::Preparing).await;
+            let Ok(_permit) = self.pulls.acquire().await else { return };
             if let Err(message) = self.obtain(&wish.instance.image).await {
                 self.send(id, Observed::Ended { code: None, message }).await;
                 return;
             }
         }
+        let Ok(permit) = self.permits.acquire().await else { return };
         self.send(id, Observed::Starting).await;
         let port = Arc::clone(&self.port);
         let started = tokio::task::spawn_blocking(move || port.start(&wish)).await;
+        drop(permit);
         match flatten(started) {
             // What it does from here on is seen by listing, at once and then regularly.
             Ok(container) => {
@@ -277,8 +296,10 @@ impl Worker {
             self.send(id, Observed::Ended { code: None, message: String::new() }).await;
             return;
         };
+        let Ok(permit) = self.stops.acquire().await else { return };
         let port = Arc::clone(&self.port);
         let stopped = tokio::task::spawn_blocking(move || port.stop(&container, grace_ms)).await;
+        drop(permit);
         self.state.lock().expect("no holder panics").act(id);
         match flatten(stopped) {
             Ok(()) => {
@@ -299,6 +320,7 @@ impl Worker {
             state.containers.remove(id)
         };
         let Some(container) = container else { return };
+        let Ok(_permit) = self.permits.acquire().await else { return };
         let port = Arc::clone(&self.port);
         let _ =
             tokio::task::spawn_blocking(move || port.stop(&container, 0).and_then(|()| port.remove(&container))).await;

@@ -198,7 +198,17 @@ pub(crate) async fn follow(mut context: Context) {
         }
         tokio::select! {
             () = context.changed.notified() => tokio::time::sleep(SETTLE).await,
-            () = tokio::time::sleep(LOOK_EVERY) => refresh(&mut context).await,
+            () = tokio::time::sleep(LOOK_EVERY) => {
+                let port = Arc::clone(&context.port);
+                if let Ok(Err(error)) = tokio::task::spawn_blocking(move || port.tend()).await {
+                    let text = format!("the resolver of this node's containers could not be started again: {error}");
+                    if text != said {
+                        context.journal.note("traffic", &context.me, &text);
+                        said = text;
+                    }
+                }
+                refresh(&mut context).await;
+            }
         }
     }
 }

@@ -174,6 +174,10 @@ impl FromStr for Constraint {
         if value.is_empty() {
             return Err(fail("there is nothing to compare with"));
         }
+        if field == Field::Role && !(matches!(operator, "==" | "!=") && matches!(value.as_str(), "manager" | "worker"))
+        {
+            return Err(fail("node.role is compared with manager or worker, by == or !=; every node is both"));
+        }
         let shown = format!("{field} {operator} {value}");
         let regex = |value: &str| Regex::new(value).map(Box::new).map_err(|_| fail("not a regular expression"));
         let test = match operator {

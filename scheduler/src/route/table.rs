@@ -40,7 +40,8 @@ pub struct RouteTable {
     pub services: BTreeMap<String, Vec<Backend>>,
 }
 
-/// Builds the table. Only instances that work on nodes that are alive get traffic; of two services that publish one port
+/// Builds the table. Only instances that work on nodes that are alive get traffic, or on suspected ones while a service has no
+/// others: a suspicion is no verdict, and nowhere to go is the worst answer. Of two services that publish one port
 /// the older keeps it, ties by name.
 #[must_use]
 pub fn build<'a>(
@@ -52,16 +53,24 @@ pub fn build<'a>(
     let mut rows: Vec<&ServiceRow> = services.collect();
     rows.sort_by_key(|row| (row.created_ms, row.spec.name.clone()));
     let ids: BTreeMap<&str, &str> = rows.iter().map(|row| (row.id.as_str(), row.spec.name.as_str())).collect();
+    let mut suspected: BTreeMap<String, Vec<Backend>> = BTreeMap::new();
     for row in instances.filter(|row| row.works()) {
         let Some(name) = ids.get(row.service_id.as_str()) else { continue };
-        let works = |node: &&&Node| node.liveness == Liveness::Alive && !node.unheard;
-        let Some(node) = nodes.get(&row.node).filter(works) else { continue };
-        table.services.entry((*name).to_owned()).or_default().push(Backend {
+        let Some(node) = nodes.get(&row.node).filter(|node| !node.unheard && !node.doubtful) else { continue };
+        let backends = match node.liveness {
+            Liveness::Alive => &mut table.services,
+            Liveness::Suspect => &mut suspected,
+            Liveness::Down | Liveness::Left => continue,
+        };
+        backends.entry((*name).to_owned()).or_default().push(Backend {
             instance: row.id.clone(),
             node: row.node.clone(),
             site: node.facts.site.clone(),
             addresses: row.addresses.clone(),
         });
+    }
+    for (name, backends) in suspected {
+        table.services.entry(name).or_insert(backends);
     }
     for backends in table.services.values_mut() {
         backends.sort();
@@ -119,6 +128,14 @@ mod tests {
         let table = build([service("web", "sid", 0)].iter(), rows.iter(), &nodes);
         let ids: Vec<&str> = table.services["web"].iter().map(|backend| backend.instance.as_str()).collect();
         assert_eq!(ids, ["1"]);
+        assert_eq!(table.ingress[&(8080, Protocol::Tcp)].backends.len(), 1);
+    }
+
+    #[test]
+    fn suspected_nodes_serve_while_nobody_else_does() {
+        let suspect = Node { id: "b".to_owned(), liveness: Liveness::Suspect, ..Node::default() };
+        let nodes = BTreeMap::from([("b".to_owned(), &suspect)]);
+        let table = build([service("web", "sid", 0)].iter(), [row("2", "b", Phase::Running)].iter(), &nodes);
         assert_eq!(table.ingress[&(8080, Protocol::Tcp)].backends.len(), 1);
     }
 

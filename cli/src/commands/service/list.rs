@@ -264,28 +264,24 @@ fn pretty(view: &ServiceView) {
     println!("Promise:      {}", view.guarantee);
 }
 
+/// Lines of an instance that are asked for again and again while its log is followed, and remembered to find where it went on.
+const RECENT: usize = 1_000;
 /// Prints what instances wrote.
 pub(crate) fn logs(global: &Global, logs: &Logs) -> Result<ExitCode, Error> {
     let client = Client::new(global, &logs.at)?;
     let tail = logs.tail.map(|tail| format!("?tail={tail}")).unwrap_or_default();
     let path = format!("/v1/services/{}/logs{tail}", encode(&logs.service));
     let whole = format!("/v1/services/{}/logs", encode(&logs.service));
-    let mut printed: BTreeMap<String, usize> = BTreeMap::new();
+    let recent = format!("/v1/services/{}/logs?tail={RECENT}", encode(&logs.service));
+    let mut printed: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut first = true;
     loop {
-        let asked = if first { &path } else { &whole };
-        let tasks: Vec<serde_json::Value> = client.get(asked)?;
-        let mut totals = BTreeMap::new();
-        if first && logs.follow && logs.tail.is_some() {
-            // What was cut off at first must not appear later.
-            let all: Vec<serde_json::Value> = client.get(&whole)?;
-            for task in &all {
-                let count = task["lines"].as_array().map_or(0, Vec::len);
-                totals.insert(task["task"].as_str().unwrap_or("?").to_owned(), count);
-            }
-        }
-        print_logs(&tasks, &mut printed, logs.raw, first)?;
-        printed.extend(totals);
+        let asked = if first { &path } else { &recent };
+        let tasks: Vec<Wrote> = client.get(asked)?;
+        // More came since than was asked for: everything there is tells where it went on.
+        let gap = !first && tasks.iter().any(|task| is_gap(printed.get(&task.task), &task.lines));
+        let tasks = if gap { client.get(&whole)? } else { tasks };
+        print_logs(tasks, &mut printed, logs.raw, first)?;
         first = false;
         if !logs.follow {
             return Ok(ExitCode::SUCCESS);
@@ -294,29 +290,57 @@ pub(crate) fn logs(global: &Global, logs: &Logs) -> Result<ExitCode, Error> {
     }
 }
 
+/// What an instance wrote, as its node answers.
+#[derive(Debug, serde::Deserialize)]
+struct Wrote {
+    task: String,
+    node: String,
+    lines: Vec<String>,
+    error: Option<String>,
+}
+
+/// Returns how many of the lines there are now were known before; the rest is new.
+fn known_of(before: &[String], now: &[String]) -> usize {
+    let count = before.len();
+    if now.starts_with(before) {
+        return count;
+    }
+    // What is asked for begins later than what is known, or earlier.
+    let later = (1..count).find(|gone| now.starts_with(&before[*gone..])).map(|gone| count - gone);
+    let earlier = || now.windows(count).rposition(|window| window == before).map(|at| at + count);
+    later.or_else(earlier).unwrap_or(0)
+}
+
+fn is_gap(before: Option<&Vec<String>>, now: &[String]) -> bool {
+    now.len() >= RECENT && before.is_some_and(|before| !before.is_empty() && known_of(before, now) == 0)
+}
+
 fn print_logs(
-    tasks: &[serde_json::Value],
-    printed: &mut BTreeMap<String, usize>,
+    tasks: Vec<Wrote>,
+    printed: &mut BTreeMap<String, Vec<String>>,
     raw: bool,
     first: bool,
 ) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     for task in tasks {
-        let name = task["task"].as_str().unwrap_or("?");
-        if let Some(error) = task["error"].as_str().filter(|_| first) {
+        let name = &task.task;
+        if let Some(error) = task.error.as_ref().filter(|_| first) {
             eprintln!("shoal: {name}: {error}");
         }
-        let lines = task["lines"].as_array().map_or(&[][..], Vec::as_slice);
-        let from = printed.get(name).copied().unwrap_or(0).min(lines.len());
-        for line in &lines[from..] {
-            let line = line.as_str().unwrap_or_default().trim_end_matches('\n');
+        if task.lines.is_empty() {
+            continue;
+        }
+        let before = printed.entry(name.clone()).or_default();
+        for line in &task.lines[known_of(before, &task.lines)..] {
+            let line = line.trim_end_matches('\n');
             if raw {
                 writeln!(out, "{line}")?;
             } else {
-                writeln!(out, "{name}@{} | {line}", task["node"].as_str().unwrap_or("?"))?;
+                writeln!(out, "{name}@{} | {line}", task.node)?;
             }
         }
-        printed.insert(name.to_owned(), lines.len());
+        *before = task.lines;
+        drop(before.drain(..before.len().saturating_sub(RECENT)));
     }
     out.flush()?;
     Ok(())
@@ -363,5 +387,28 @@ impl Filters {
 
     fn all(&self, test: impl Fn(&str, &str) -> bool) -> bool {
         self.0.iter().all(|(key, value)| test(key, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(range: std::ops::Range<usize>) -> Vec<String> {
+        range.map(|number| number.to_string()).collect()
+    }
+
+    #[test]
+    fn a_log_that_is_followed_goes_on_where_it_was_however_long_it_gets() {
+        assert_eq!(known_of(&[], &lines(0..3)), 0);
+        assert_eq!(known_of(&lines(0..3), &lines(0..3)), 3);
+        assert_eq!(known_of(&lines(0..3), &lines(0..5)), 3);
+        // Only recent lines are asked for, and of `--tail` fewer were asked for at first.
+        assert_eq!(known_of(&lines(20_000..21_000), &lines(20_100..21_100)), 900);
+        assert_eq!(known_of(&lines(990..1_000), &lines(0..1_020)), 1_000);
+        let same = vec!["again".to_owned(); 4];
+        assert_eq!(known_of(&same[..2], &same), 2);
+        assert!(is_gap(Some(&lines(0..50)), &lines(5_000..6_000)));
+        assert!(!is_gap(Some(&lines(950..1_000)), &lines(0..1_000)));
     }
 }

@@ -252,6 +252,11 @@ impl Containers for Host {
         Ok(())
     }
 
+    fn tend(&self) -> Result<(), EngineError> {
+        let network = self.ways().network.clone();
+        network.map_or(Ok(()), |network| self.engine.networks().tend(&network).map_err(error))
+    }
+
     fn unroute(&self) -> Result<(), EngineError> {
         let mut ways = self.ways();
         if ways.network.is_none() {
