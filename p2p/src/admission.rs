@@ -1,7 +1,8 @@
 //! Who may be in: certificates chained to the cluster's root, revocations, tokens, and the proof of a token's secret.
 //! In: keys, bytes of peers, times and random numbers as arguments. Out: verdicts and bytes to send. Never draws randomness.
 //!
-//! The proof is a keyed BLAKE3 over both nonces and **both public keys that the Noise handshake authenticated**, so a
+//! The proof is a signature, by a key that only the token's secret makes, over both nonces and **both public keys that the
+//! Noise handshake authenticated**, so a
 //! proof relayed by somebody in between is worth nothing: its connection has another key. The secret is never sent.
 
 use libp2p::identity::ed25519;
@@ -371,10 +372,12 @@ impl Token {
     }
 }
 
-/// What members keep of a token's secret: enough to check a proof, not enough to print the token.
+/// The key that a token's secret makes. Members keep its public half: that checks a proof and admits nobody.
 #[must_use]
-pub fn token_verifier(secret: &[u8; 16]) -> [u8; 32] {
-    blake3::derive_key("shoal 2026 admission token verifier", secret)
+pub fn token_key(secret: &[u8; 16]) -> ed25519::Keypair {
+    let seed = blake3::derive_key("shoal 2026 admission token key", secret);
+    let secret = ed25519::SecretKey::try_from_bytes(seed).expect("any 32 bytes are a key");
+    ed25519::Keypair::from(secret)
 }
 
 /// What is proved: that the holder of `joiner`'s key knows the secret, to the holder of `admitter`'s key, now.
@@ -395,21 +398,24 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// The proof by the verifier of a token's secret.
-    #[must_use]
-    pub fn proof(&self, verifier: &[u8; 32]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_keyed(verifier);
-        hasher.update(b"shoal/admit/1");
+    fn signed(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("shoal/admit/2");
         hasher.update(&self.cluster.0.to_be_bytes()).update(&self.token.to_be_bytes());
         hasher.update(&self.joiner).update(&self.admitter);
         hasher.update(&self.joiner_nonce).update(&self.admitter_nonce);
         *hasher.finalize().as_bytes()
     }
 
-    /// Whether a proof is right, in constant time.
+    /// The proof by the key of a token's secret.
     #[must_use]
-    pub fn is_proof(&self, verifier: &[u8; 32], proof: &[u8; 32]) -> bool {
-        blake3::Hash::from(self.proof(verifier)) == blake3::Hash::from(*proof)
+    pub fn proof(&self, key: &ed25519::Keypair) -> Vec<u8> {
+        key.sign(&self.signed())
+    }
+
+    /// Whether a proof is right, by the public key in the token's row.
+    #[must_use]
+    pub fn is_proof(&self, public: &[u8; 32], proof: &[u8]) -> bool {
+        proof.try_into().is_ok_and(|proof: &[u8; 64]| verify_ed25519(public, &self.signed(), proof))
     }
 }
 
@@ -428,8 +434,8 @@ pub struct TokenRow {
     pub revoked: bool,
     /// Who made it.
     pub issuer: NodeId,
-    /// [`token_verifier`] of its secret, as hex.
-    pub verifier: String,
+    /// The public half of [`token_key`], as hex.
+    pub key: String,
     /// Fields of newer builds.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
@@ -494,12 +500,16 @@ mod tests {
             joiner_nonce: [5; 16],
             admitter_nonce: [6; 16],
         };
-        let verifier = token_verifier(&[7; 16]);
-        let proof = challenge.proof(&verifier);
-        assert!(challenge.is_proof(&verifier, &proof));
-        assert!(!challenge.is_proof(&token_verifier(&[8; 16]), &proof));
-        assert!(!Challenge { admitter: [9; 32], ..challenge }.is_proof(&verifier, &proof), "relayed by another key");
-        assert!(!Challenge { admitter_nonce: [0; 16], ..challenge }.is_proof(&verifier, &proof), "replayed");
+        let public = token_key(&[7; 16]).public().to_bytes();
+        let proof = challenge.proof(&token_key(&[7; 16]));
+        assert!(challenge.is_proof(&public, &proof));
+        assert!(!challenge.is_proof(&token_key(&[8; 16]).public().to_bytes(), &proof));
+        assert!(!Challenge { admitter: [9; 32], ..challenge }.is_proof(&public, &proof), "relayed by another key");
+        assert!(!Challenge { admitter_nonce: [0; 16], ..challenge }.is_proof(&public, &proof), "replayed");
+        // Whoever reads the row holds the public half, and can prove nothing with it.
+        let seed = ed25519::SecretKey::try_from_bytes(public).unwrap();
+        let forged = challenge.proof(&ed25519::Keypair::from(seed));
+        assert!(!challenge.is_proof(&public, &forged) && !challenge.is_proof(&public, &public));
     }
 
     #[test]
@@ -533,7 +543,7 @@ mod tests {
             used: 0,
             revoked: false,
             issuer: NodeId(1),
-            verifier: String::new(),
+            key: String::new(),
             other: serde_json::Map::new(),
         };
         assert_eq!(row.check(99), Ok(()));

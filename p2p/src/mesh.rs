@@ -158,6 +158,9 @@ pub struct Status {
     pub alarms: Vec<Alarm>,
     /// Whether the mass-failure brake holds, and since when (ms since 1970).
     pub brake_since_ms: Option<u64>,
+    /// Why this node takes no part any more: it was evicted, or its key runs elsewhere too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expelled: Option<String>,
     /// Counters by name, for metrics.
     pub counters: std::collections::BTreeMap<String, u64>,
 }

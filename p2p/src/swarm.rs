@@ -139,6 +139,8 @@ pub(crate) struct Task {
     pub(crate) expelled: Option<String>,
     /// Relays this node wants to be reached through, and the listener of each that stands.
     pub(crate) circuits: Vec<(Multiaddr, Option<ListenerId>)>,
+    /// Holes punched, and tries that came to nothing.
+    pub(crate) holes: [u64; 2],
 }
 
 /// The two clocks, from one start.
@@ -539,6 +541,10 @@ impl Task {
     }
 
     fn behaviour_event(&mut self, event: BehaviourEvent) {
+        if let BehaviourEvent::Punched(done) = event {
+            self.holes[usize::from(!done)] += 1;
+            return;
+        }
         // What identify says of a member helps dcutr; the addresses we dial come from signed-in members' node rows.
         if let BehaviourEvent::Identify(event) = event
             && let libp2p::identify::Event::Received { peer_id, info, .. } = *event

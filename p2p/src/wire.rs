@@ -4,7 +4,8 @@
 //! A frame is `length (LEB128) · kind · body`; the body is postcard, rows are `row/1`. A kind that is not known is skipped;
 //! bytes behind a known body are fields of a newer build and are ignored.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::{ClusterId, NodeId};
 use crate::table::codec::{Reader, put_varint};
@@ -17,7 +18,7 @@ pub const GOSSIP: &str = "/shoal/gossip/1";
 /// Reconciliation.
 pub const REPAIR: &str = "/shoal/repair/1";
 /// Admission: the only protocol an unknown peer is answered on.
-pub const ADMIT: &str = "/shoal/admit/1";
+pub const ADMIT: &str = "/shoal/admit/2";
 /// Requests and answers between nodes.
 pub const RPC: &str = "/shoal/rpc/1";
 /// Blobs of images.
@@ -29,6 +30,36 @@ pub const TUNNEL: &str = "/shoal/tunnel/1";
 pub const FRAME_MAX: usize = BODY_MAX + 4096;
 /// Rows are batched up to this many bytes; a single larger row travels alone.
 pub const BATCH_MAX: usize = 16 * 1024;
+
+/// The least bytes of a packed row or of a certificate. What is shorter is none: a frame full of empty ones would take a
+/// hundred times its size in memory.
+const PACKED_MIN: usize = 12;
+
+/// Packed rows, none shorter than [`PACKED_MIN`], so that what is read takes a few times the frame at most.
+#[derive(Deserialize)]
+struct Packed(#[serde(deserialize_with = "packed")] Vec<Vec<u8>>);
+
+/// Reads a list of byte strings, none shorter than [`PACKED_MIN`].
+fn packed<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<u8>>, D::Error> {
+    struct List;
+    impl<'de> Visitor<'de> for List {
+        type Value = Vec<Vec<u8>>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "byte strings of at least {PACKED_MIN} bytes")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut out = Vec::new();
+            while let Some(bytes) = list.next_element::<Vec<u8>>()? {
+                if bytes.len() < PACKED_MIN {
+                    return Err(A::Error::custom("too short"));
+                }
+                out.push(bytes);
+            }
+            Ok(out)
+        }
+    }
+    from.deserialize_seq(List)
+}
 
 /// Which of the standing streams a message takes, so that heartbeats never queue behind rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +93,7 @@ pub struct Hello {
     /// The cluster.
     pub cluster: ClusterId,
     /// The sender's certificates, its own first, up to the one the root signed.
+    #[serde(deserialize_with = "packed")]
     pub chain: Vec<Vec<u8>>,
     /// Random name of this start of the process.
     pub instance: u64,
@@ -75,7 +107,7 @@ pub struct Hello {
     pub level: u16,
 }
 
-/// A heartbeat. Times are for round trip and clock offset: each end echoes the other's last.
+/// A heartbeat that measures; the others are [`Message::Alive`]. Times are for round trip and clock offset: each end echoes the other's last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Beat {
     /// Low half of the sender's instance.
@@ -151,8 +183,59 @@ pub enum Message {
     Rows(Vec<Vec<u8>>),
     /// Rows the sender lacks: class and upper half of the key's hash.
     Want(Vec<(u16, u64)>),
+    /// "I live": a heartbeat that measures nothing. A build that does not know it hears it like any other message.
+    Alive,
     /// A kind of a newer build.
     Unknown(u8),
+}
+
+/// Largest admission message: a chain of the greatest length.
+pub const ADMIT_MAX: usize = 16 * 1024;
+
+/// What a stranger and a member say to each other on [`ADMIT`], in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Admission {
+    /// The stranger: with which token it wants in.
+    Ask {
+        /// The cluster the token is for.
+        cluster: ClusterId,
+        /// The token's id.
+        token: u64,
+        /// A random number.
+        nonce: [u8; 16],
+    },
+    /// The member: who it is.
+    Offer {
+        /// Its certificates, its own first.
+        chain: Vec<Vec<u8>>,
+        /// A random number.
+        nonce: [u8; 16],
+    },
+    /// The stranger: that it knows the token's secret (a signature).
+    Proof(Vec<u8>),
+    /// The member: the stranger's certificates, its own first.
+    Granted(Vec<Vec<u8>>),
+    /// The member: why not.
+    Refused(String),
+}
+
+impl Admission {
+    /// The frame's content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).expect("messages are plain data")
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// See [`WireError`].
+    pub fn decode(frame: &[u8]) -> Result<Self, WireError> {
+        if frame.len() > ADMIT_MAX {
+            return Err(WireError::Oversize(frame.len() as u64));
+        }
+        postcard::from_bytes(frame).map_err(|_| WireError::Malformed(0))
+    }
 }
 
 /// Why a frame cannot be read.
@@ -182,6 +265,7 @@ impl Message {
             Self::Spans(_) => 8,
             Self::Rows(_) => 9,
             Self::Want(_) => 10,
+            Self::Alive => 11,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -190,7 +274,7 @@ impl Message {
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Hello(_) | Self::Beat(_) | Self::Ask | Self::Unknown(_) => Lane::Member,
+            Self::Hello(_) | Self::Beat(_) | Self::Ask | Self::Alive | Self::Unknown(_) => Lane::Member,
             Self::Push { .. } | Self::Stored(_) => Lane::Gossip,
             _ => Lane::Repair,
         }
@@ -208,7 +292,7 @@ impl Message {
         match self {
             Self::Hello(hello) => with(out, postcard::to_allocvec(hello)),
             Self::Beat(beat) => with(out, postcard::to_allocvec(beat)),
-            Self::Ask | Self::Unknown(_) => out,
+            Self::Ask | Self::Alive | Self::Unknown(_) => out,
             Self::Push { until, ack, rows } => with(out, postcard::to_allocvec(&(until, ack, rows))),
             Self::Stored(ack) => with(out, postcard::to_allocvec(ack)),
             Self::Root(global, site) => with(out, postcard::to_allocvec(&(global, site))),
@@ -236,7 +320,7 @@ impl Message {
             2 => Self::Beat(read(kind, body)?),
             3 => Self::Ask,
             4 => {
-                let (until, ack, rows) = read(kind, body)?;
+                let (until, ack, Packed(rows)) = read(kind, body)?;
                 Self::Push { until, ack, rows }
             }
             5 => Self::Stored(read(kind, body)?),
@@ -246,8 +330,9 @@ impl Message {
             }
             7 => Self::Sums(read(kind, body)?),
             8 => Self::Spans(read(kind, body)?),
-            9 => Self::Rows(read(kind, body)?),
+            9 => Self::Rows(read::<Packed>(kind, body)?.0),
             10 => Self::Want(read(kind, body)?),
+            11 => Self::Alive,
             _ => Self::Unknown(kind),
         })
     }
@@ -310,7 +395,8 @@ mod tests {
             }),
             Message::Beat(Beat { instance: 1, epoch: 2, seq: 3, sent_ms: 4, echo_ms: 5, held_ms: 6 }),
             Message::Ask,
-            Message::Push { until: NodeId(9), ack: 10, rows: vec![vec![1, 2], vec![]] },
+            Message::Alive,
+            Message::Push { until: NodeId(9), ack: 10, rows: vec![vec![1; 40], vec![2; PACKED_MIN]] },
             Message::Stored(11),
             Message::Root(WireSum { count: 1, print: u64::MAX }, WireSum::default()),
             Message::Sums(vec![(18, WireSum::default())]),
@@ -344,6 +430,17 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_of_empty_rows_is_refused_and_not_blown_up_in_memory() {
+        for message in [
+            Message::Rows(vec![vec![]; 100_000]),
+            Message::Push { until: NodeId(1), ack: 0, rows: vec![vec![7; PACKED_MIN - 1]; 9] },
+        ] {
+            let bytes = message.encode();
+            assert_eq!(Message::decode(&bytes), Err(WireError::Malformed(bytes[0])));
+        }
+    }
+
+    #[test]
     fn an_idle_repair_round_stays_below_a_hundred_bytes() {
         let sum = WireSum { count: 100_000, print: u64::MAX };
         assert!(Message::Root(sum, sum).framed_len() <= 40);
@@ -358,7 +455,7 @@ mod tests {
         }
 
         #[test]
-        fn cut_messages_are_refused_or_shorter(at in 0usize..10, cut in 0usize..400) {
+        fn cut_messages_are_refused_or_shorter(at in 0usize..11, cut in 0usize..400) {
             let bytes = samples()[at].encode();
             let _ = Message::decode(&bytes[..cut.min(bytes.len())]);
         }

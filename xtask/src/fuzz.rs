@@ -5,9 +5,11 @@
 use crate::shell::{self, Result};
 
 /// Which crate has which targets.
-const TARGETS: [(&str, &[&str]); 2] = [
+const TARGETS: [(&str, &[&str]); 4] = [
     ("runtime", &["config", "mount_options", "seccomp"]),
     ("image", &["layer", "unpack", "reference", "challenge", "request", "manifest"]),
+    ("p2p", &["frame", "message", "peer", "row", "certificate", "admission", "token", "body"]),
+    ("scheduler", &["ask", "want", "rows"]),
 ];
 
 /// Runs one target, or all.

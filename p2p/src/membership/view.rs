@@ -182,6 +182,7 @@ pub struct View {
     rings: Rings,
     rings_stale: bool,
     observers: Vec<NodeId>,
+    leaves: Vec<NodeId>,
     watched: BTreeMap<NodeId, Watched>,
     due_ms: Option<u64>,
     /// A dial was refused since the last tick: what that shortens is looked at now.
@@ -201,6 +202,7 @@ impl View {
             rings: Rings::default(),
             rings_stale: true,
             observers: Vec::new(),
+            leaves: Vec::new(),
             watched: BTreeMap::new(),
             due_ms: None,
             hurry: false,
@@ -225,6 +227,12 @@ impl View {
     #[must_use]
     pub fn observers(&self) -> &[NodeId] {
         &self.observers
+    }
+
+    /// The readers whose nearest observer this node is: it passes rows on to them, since readers are in no ring.
+    #[must_use]
+    pub fn leaves(&self) -> &[NodeId] {
+        &self.leaves
     }
 
     /// Whom this node observes.
@@ -266,7 +274,7 @@ impl View {
     ) -> Option<Turned> {
         match self.peers.get_mut(&node) {
             Some(peer) => {
-                self.rings_stale |= peer.facts.site != facts.site;
+                self.rings_stale |= peer.facts.site != facts.site || peer.role != role;
                 peer.facts = Arc::new(facts);
                 peer.role = role;
                 peer.incarnation = peer.incarnation.max(incarnation);
@@ -290,6 +298,7 @@ impl View {
     /// A member's certificate came after its row, or changed.
     pub fn set_role(&mut self, node: NodeId, role: Role) {
         if let Some(peer) = self.peers.get_mut(&node) {
+            self.rings_stale |= peer.role != role;
             peer.role = role;
         }
     }
@@ -415,12 +424,18 @@ impl View {
             self.peers
                 .iter()
                 .filter(|(node, peer)| peer.liveness < Liveness::Down || **node == self.me)
+                // Readers neither pass rows on nor judge others; they are observed like everybody.
+                .filter(|(_, peer)| peer.role != Role::Reader)
                 .map(|(node, peer)| (*node, peer.facts.site.as_str())),
         );
         self.observers = self.rings.observers(self.me, &self.my_site);
         let mut watched = BTreeMap::new();
+        self.leaves.clear();
         for (node, peer) in &self.peers {
             let observers = self.rings.observers(*node, &peer.facts.site);
+            if peer.role == Role::Reader && peer.liveness < Liveness::Down && observers.first() == Some(&self.me) {
+                self.leaves.push(*node);
+            }
             if *node != self.me && observers.contains(&self.me) {
                 let beat_ms = beat_ms(observers.len());
                 let fresh = Watched { heard_ms: now_ms, beat_ms, refused: false, said: Verdict::Fine };
@@ -449,8 +464,10 @@ impl View {
             Liveness::Alive
         } else if before == Liveness::Down || self.is_lost(node, &peer.facts.site, &accusers) {
             Liveness::Down
-        } else {
+        } else if self.is_suspect(node, &peer.facts.site, &accusers) {
             Liveness::Suspect
+        } else {
+            Liveness::Alive
         };
         if after == before {
             return None;
@@ -466,7 +483,7 @@ impl View {
         } else if before == Liveness::Down {
             self.brake.up(&site);
         }
-        if after == Liveness::Alive {
+        if after == Liveness::Alive && accusers.is_empty() {
             self.unsay(node);
         }
         Some(Turned { node, from: before, to: after, brake })
@@ -478,8 +495,26 @@ impl View {
         let says =
             |observer: &NodeId| accusers.iter().any(|(who, verdict)| who == observer && *verdict == Verdict::Missing);
         let votes = observers.iter().filter(|observer| says(observer)).count();
-        let live = |observer: &NodeId| *observer == self.me || self.liveness(*observer) == Some(Liveness::Alive);
-        votes >= 3 || (votes > 0 && observers.iter().filter(|observer| live(observer)).all(says))
+        votes >= 3 || (votes > 0 && observers.iter().filter(|observer| self.counts(**observer)).all(says))
+    }
+
+    /// Whether an observer's silence about another counts for it: not while somebody misses the observer itself. Behind a cut
+    /// into halves nobody waits for what the other half would say.
+    fn counts(&self, observer: NodeId) -> bool {
+        observer == self.me || (self.liveness(observer) == Some(Liveness::Alive) && !self.accused.contains(&observer))
+    }
+
+    /// More than half of its live observers miss it, or this node itself does: one that alone cannot reach it (a cable between
+    /// the two) takes it out of nobody's routes but its own.
+    fn is_suspect(&self, node: NodeId, site: &str, accusers: &[(NodeId, Verdict)]) -> bool {
+        let says = |observer: &NodeId| accusers.iter().any(|(who, _)| who == observer);
+        if says(&self.me) {
+            return true;
+        }
+        let observers = self.rings.observers(node, site);
+        let say = observers.iter().filter(|observer| says(observer)).count();
+        let do_not = observers.iter().filter(|observer| !says(observer) && self.counts(**observer)).count();
+        say > do_not
     }
 
     /// Looks again at everybody under a verdict: observers may have died or changed since.
@@ -572,7 +607,9 @@ mod tests {
         let observers = view.rings().observers(subject, "a");
         let mut turned = None;
         for (n, observer) in observers.iter().take(3).enumerate() {
-            assert_eq!(view.liveness(subject), Some(if n == 0 { Liveness::Alive } else { Liveness::Suspect }));
+            // Two of four are no majority: who is cut off from one neighbour is nobody's suspect.
+            let own = observers[..n].contains(&NodeId(0));
+            assert_eq!(view.liveness(subject), Some(if own { Liveness::Suspect } else { Liveness::Alive }));
             turned = view.set_watch(*observer, subject, Verdict::Missing, (1, 1), 9).0.or(turned);
         }
         assert_eq!(turned.unwrap().to, Liveness::Down);
@@ -589,6 +626,53 @@ mod tests {
         view.set_watch(NodeId(0), NodeId(2), Verdict::Missing, (1, 1), 5);
         view.reconsider(6);
         assert_eq!((view.liveness(NodeId(1)), view.liveness(NodeId(2))), (Some(Liveness::Down), Some(Liveness::Down)));
+    }
+
+    #[test]
+    fn a_minority_of_observers_makes_nobody_suspect_to_the_others() {
+        let mut view = view(4);
+        // Node 3 alone misses node 2, and the reverse; this node reaches both.
+        view.set_watch(NodeId(3), NodeId(2), Verdict::Missing, (1, 1), 5);
+        view.set_watch(NodeId(2), NodeId(3), Verdict::Missing, (1, 1), 5);
+        view.reconsider(6);
+        assert_eq!(
+            (view.liveness(NodeId(2)), view.liveness(NodeId(3))),
+            (Some(Liveness::Alive), Some(Liveness::Alive))
+        );
+        // What this node misses itself it does not route to.
+        view.set_watch(NodeId(0), NodeId(2), Verdict::Suspect, (1, 1), 7);
+        assert_eq!(view.liveness(NodeId(2)), Some(Liveness::Suspect));
+    }
+
+    #[test]
+    fn behind_a_cut_into_halves_two_observers_of_four_suffice() {
+        let mut view = view(9);
+        let subject = NodeId(5);
+        let observers = view.rings().observers(subject, "a");
+        // Two observers are on this side; the other two are missed by somebody here themselves.
+        let here: Vec<NodeId> = observers.iter().copied().filter(|node| *node != NodeId(0)).take(2).collect();
+        for node in observers.iter().filter(|node| !here.contains(node) && **node != NodeId(0)) {
+            view.set_watch(NodeId(0), *node, Verdict::Missing, (1, 1), 5);
+        }
+        for node in here {
+            view.set_watch(node, subject, Verdict::Missing, (1, 1), 6);
+        }
+        view.set_watch(NodeId(0), subject, Verdict::Missing, (1, 1), 6);
+        view.reconsider(7);
+        assert_eq!(view.liveness(subject), Some(Liveness::Down));
+    }
+
+    #[test]
+    fn readers_are_observed_and_observe_nobody() {
+        let mut view = view(4);
+        view.set_role(NodeId(3), Role::Reader);
+        view.tick(10);
+        assert_eq!(view.rings().len(), 3);
+        assert!(
+            view.rings().observers(NodeId(3), "a").len() == 3
+                && !view.rings().observers(NodeId(1), "a").contains(&NodeId(3))
+        );
+        assert_eq!(view.leaves().contains(&NodeId(3)), view.rings().observers(NodeId(3), "a")[0] == NodeId(0));
     }
 
     #[test]

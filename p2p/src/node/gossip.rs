@@ -5,7 +5,7 @@ use super::links::{ASKED_MAX, EARLY_MAX, MARKS_MAX, Part};
 use super::rules::Fit;
 use super::{BATCH_MS, Node, Now, OWED_MAX, Output, RIPPLE_MS};
 use crate::id::NodeId;
-use crate::membership::ring;
+use crate::membership::{Role, ring};
 use crate::sync;
 use crate::table::rows::Class;
 use crate::table::{Position, Refusal, Table, codec};
@@ -43,7 +43,12 @@ impl Node {
         }
         let Some(link) = self.links.get_mut(&peer) else { return };
         if !link.admitted {
-            if link.early.len() < EARLY_MAX {
+            // Rows and claims come again by repair; what a stranger can make this node keep is a few hundred bytes.
+            let small = matches!(
+                message,
+                Message::Beat(_) | Message::Ask | Message::Alive | Message::Stored(_) | Message::Root(..)
+            );
+            if small && link.early.len() < EARLY_MAX {
                 link.early.push(message);
             }
             self.count("unadmitted_messages", 1);
@@ -90,7 +95,7 @@ impl Node {
                     self.ripple_at.get_or_insert(now.ms + RIPPLE_MS);
                 }
             }
-            Message::Hello(_) => {}
+            Message::Hello(_) | Message::Alive => {}
             Message::Unknown(_) => self.count("unknown_messages", 1),
         }
     }
@@ -114,6 +119,10 @@ impl Node {
     }
 
     fn absorb_one(&mut self, now: Now, peer: NodeId, packed: &[u8]) -> Result<Taken, Refusal> {
+        if !self.may_bring(peer, packed) {
+            self.count("rows_of_readers_ignored", 1);
+            return Ok(Taken::Known);
+        }
         let taken = match self.admissible(now, packed) {
             Ok(Fit::Yes) => self.replica.merge(packed),
             Ok(Fit::Ignored) => Ok(Vec::new()),
@@ -145,7 +154,12 @@ impl Node {
     fn pushed(&mut self, now: Now, peer: NodeId, until: NodeId, ack: u64, rows: &[Vec<u8>]) {
         let me = self.setup.id;
         let arc = self.view.rings().arc(&self.setup.facts.site, me, until);
-        let parts = ring::split(&arc, until, |node| self.is_linked(node));
+        let mut parts = match self.role(me) {
+            // Nobody takes what a reader passes on.
+            Role::Reader => Vec::new(),
+            _ => ring::split(&arc, until, self.view.rings().fan(), |node| self.is_linked(node)),
+        };
+        parts.extend(self.leaves(peer));
         let mut whole = true;
         for packed in rows {
             let taken = self.absorb(now, peer, packed);
@@ -167,13 +181,31 @@ impl Node {
         }
     }
 
+    /// Whether a peer may bring a row: a reader brings its own and what is signed, nothing else; rows themselves are not
+    /// signed, and who only looks is not trusted to pass them on.
+    fn may_bring(&self, peer: NodeId, packed: &[u8]) -> bool {
+        if self.roles.get(&peer) != Some(&Role::Reader) {
+            return true;
+        }
+        codec::head(packed).is_ok_and(|head| match head.version {
+            codec::VersionHead::Owned(owner, ..) => owner == peer && head.key_owner() == Some(peer),
+            codec::VersionHead::Shared(..) => matches!(head.table, Table::CERTIFICATE | Table::REVOKED),
+        })
+    }
+
+    /// Readers this node passes everything on to: they are in no tree, each has its nearest observer for that.
+    fn leaves(&self, but: NodeId) -> Vec<(NodeId, NodeId)> {
+        let leaves = self.view.leaves().iter().copied();
+        leaves.filter(|leaf| *leaf != but && self.is_linked(*leaf)).map(|leaf| (leaf, leaf)).collect()
+    }
+
     /// Sends a row of this node down its tree. Returns the children that are asked to confirm.
     pub(super) fn broadcast(&mut self, now: Now, packed: &[u8], ack: u64) -> Vec<NodeId> {
         let me = self.setup.id;
         let sited = codec::head(packed).is_ok_and(|head| head.site.is_some());
         let site = self.setup.facts.site.clone();
         let arc = self.view.rings().arc(&site, me, me);
-        let mut parts = ring::split(&arc, me, |node| self.is_linked(node));
+        let mut parts = ring::split(&arc, me, self.view.rings().fan(), |node| self.is_linked(node));
         if !sited {
             let rings = self.view.rings();
             for other in rings.sites().filter(|other| **other != site) {
@@ -181,6 +213,7 @@ impl Node {
                 parts.extend(gate.map(|gate| (gate, gate)));
             }
         }
+        parts.extend(self.leaves(me));
         // Two confirmations are needed; a few more peers are asked, because one of them may be slow or gone.
         const ASKED: usize = 4;
         for (at, (child, until)) in parts.iter().enumerate() {

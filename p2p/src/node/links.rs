@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{CLOCK_ALARM_MS, CLONE_BUMPS, CLONE_WINDOW_MS, Node, Now, Output};
+use super::{CLOCK_ALARM_MS, CLONE_BUMPS, CLONE_WINDOW_MS, EPOCH_STEP_MAX, Node, Now, Output, PARTING_MS};
 use crate::admission::{Certificate, check_chain};
 use crate::id::NodeId;
 use crate::membership::Liveness;
 use crate::table::row::Version;
-use crate::table::{Key, Table};
+use crate::table::{Key, Table, codec, rows};
 use crate::wire::{Beat, Hello, Message};
 
 /// First wait after a failed dial; doubles up to [`DIAL_MAX_MS`].
@@ -23,8 +23,8 @@ pub const HELLO_MS: u64 = 3_000;
 pub const BAD_MAX: u32 = 8;
 /// Messages a second from one peer beyond which it is hung up on: a thousand nodes at full write rate stay far below.
 pub const FLOOD_MAX: u32 = 20_000;
-/// Heartbeats between two measurements of round trip and clock.
-pub const MEASURE_EVERY: u64 = 8;
+/// Heartbeats between two measurements of round trip and clock, once they are known.
+pub const MEASURE_EVERY: u64 = 16;
 /// Recent changes remembered for peers that come back after a cut.
 pub const RECENT_MAX: usize = 8_192;
 /// Peers for which it is remembered up to where both were equal.
@@ -91,7 +91,9 @@ fn short(instance: u64) -> u32 {
 impl Node {
     pub(super) fn connected(&mut self, now: Now, peer: NodeId) {
         if self.replica.is_evicted(peer) {
-            self.out.push_back(Output::Hangup(peer, "it was evicted".into()));
+            // It may not have heard: this node shows who it is, so that the revocation is believed, and hangs up.
+            self.say_hello(peer);
+            self.tell_evicted(now, peer);
             return;
         }
         if self.cloned.get(&peer).is_some_and(|until| now.ms < *until) {
@@ -99,6 +101,10 @@ impl Node {
             return;
         }
         self.links.insert(peer, Link { since_ms: now.ms, heard_ms: now.ms, ..Link::default() });
+        self.say_hello(peer);
+    }
+
+    fn say_hello(&mut self, peer: NodeId) {
         let hello = Hello {
             cluster: self.setup.cluster,
             chain: self.setup.chain.clone(),
@@ -109,6 +115,24 @@ impl Node {
             level: self.setup.facts.level,
         };
         self.out.push_back(Output::Send(peer, Message::Hello(hello)));
+    }
+
+    /// Sends an evicted peer the row that says so, and closes its connection a moment later. Whatever it says is not heard.
+    pub(super) fn tell_evicted(&mut self, now: Now, peer: NodeId) {
+        let key = Key::global(Table::REVOKED, peer.to_string());
+        if let Some(packed) = self.replica.rows().packed(rows::position(&key)).map(<[u8]>::to_vec) {
+            self.out.push_back(Output::Send(peer, Message::Rows(vec![packed])));
+        }
+        self.parting.insert(peer, now.ms + PARTING_MS);
+    }
+
+    /// Closes the connections of evicted peers that have had time to hear of it.
+    pub(super) fn part(&mut self, now: Now) {
+        let due: Vec<NodeId> = self.parting.iter().filter(|(_, at)| now.ms >= **at).map(|(peer, _)| *peer).collect();
+        for peer in due {
+            self.parting.remove(&peer);
+            self.out.push_back(Output::Hangup(peer, "it was evicted or left".into()));
+        }
     }
 
     pub(super) fn disconnected(&mut self, now: Now, peer: NodeId) {
@@ -164,7 +188,15 @@ impl Node {
             }
             Ok(leaf)
         });
+        let ahead = hello.your_epoch > self.replica.epoch().saturating_add(EPOCH_STEP_MAX);
         let leaf = match checked {
+            Ok(_) if ahead || hello.epoch > codec::EPOCH_MAX => {
+                let why = format!("node {peer} speaks of start number {}, which nobody reaches", hello.your_epoch);
+                self.out.push_back(refuse(why.clone()));
+                self.alarm(now, "admission", why);
+                self.links.remove(&peer);
+                return;
+            }
             Ok(leaf) => leaf,
             Err(error) => {
                 self.out.push_back(refuse(error.to_string()));
@@ -282,13 +314,15 @@ impl Node {
         let epoch = self.replica.epoch();
         let seq = self.view.peers().get(&self.setup.id).map_or(0, |me| me.incarnation.1);
         let Some(link) = self.links.get(&peer).filter(|link| link.admitted) else { return };
-        let mut beat = Beat { instance: short(self.setup.facts.instance), epoch, seq, ..Beat::default() };
-        if measure {
-            beat.sent_ms = now.wall_ms;
-            if let Some((theirs, at)) = link.their_ms {
-                beat.echo_ms = theirs;
-                beat.held_ms = now.ms.saturating_sub(at);
-            }
+        if !measure && link.rtt_ms.is_some() {
+            self.out.push_back(Output::Send(peer, Message::Alive));
+            return;
+        }
+        let instance = short(self.setup.facts.instance);
+        let mut beat = Beat { instance, epoch, seq, sent_ms: now.wall_ms, ..Beat::default() };
+        if let Some((theirs, at)) = link.their_ms {
+            beat.echo_ms = theirs;
+            beat.held_ms = now.ms.saturating_sub(at);
         }
         self.out.push_back(Output::Send(peer, Message::Beat(beat)));
     }

@@ -1,7 +1,7 @@
 //! What rows of the mesh's own tables mean: certificates, revocations, node facts, verdicts, published days.
 //! In: rows before and after they stand. Out: whether they may stand, and what follows from it.
 
-use super::{CLONE_BUMPS, Node, Now, Output};
+use super::{CLONE_BUMPS, EPOCH_STEP_MAX, Node, Now, Output};
 use crate::admission::{Certificate, Revocation};
 use crate::id::NodeId;
 use crate::membership::Role;
@@ -67,6 +67,12 @@ impl Node {
         {
             // Held already: its signature was looked at then.
             return Ok(Fit::Ignored);
+        }
+        if let codec::VersionHead::Owned(owner, epoch, _) = head.version
+            && owner == self.setup.id
+            && epoch > self.replica.epoch().saturating_add(EPOCH_STEP_MAX)
+        {
+            return forged("start number of this node's own row");
         }
         match head.table {
             Table::CERTIFICATE => {
@@ -150,6 +156,10 @@ impl Node {
             Table::NODE => self.node_row(now, row),
             Table::WATCH if !row.deleted => {
                 let Version::Owned { owner, .. } = row.version else { return };
+                if self.roles.get(&owner) == Some(&Role::Reader) {
+                    // Whoever only looks judges nobody.
+                    return;
+                }
                 let (Ok(subject), Some((verdict, of))) = (row.key.rest().parse(), read_watch(&row.body.0)) else {
                     self.quarantine(now, row.key.clone(), "a verdict that cannot be read".into());
                     return;
@@ -217,7 +227,7 @@ impl Node {
             self.turned(now, turned);
         }
         if self.links.remove(&subject).is_some() {
-            self.out.push_back(Output::Hangup(subject, "it was evicted or left".into()));
+            self.tell_evicted(now, subject);
         }
     }
 }

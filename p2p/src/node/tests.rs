@@ -4,7 +4,11 @@ use libp2p::identity::ed25519;
 
 use super::*;
 use crate::admission::{Certificate, Revocation, verify_ed25519};
-use crate::table::row::BODY_MAX;
+use crate::id::ClusterId;
+use crate::membership::view::Facts;
+use crate::mesh::Durability;
+use crate::table::row::{BODY_MAX, Version};
+use crate::table::{codec, tombstone};
 use crate::wire::{FRAME_MAX, Hello};
 
 const WALL: u64 = 1_800_000_000_000;
@@ -436,4 +440,112 @@ proptest::proptest! {
             lab.pass(100, |_, _, _| true);
         }
     }
+}
+
+#[test]
+fn an_evicted_node_is_told_and_stops() {
+    let mut lab = Lab::new(&[1, 2, 3]);
+    let now = lab.now;
+    let revocation = Revocation::issue(cluster(), id(3), false, WALL, &key(1)).to_bytes();
+    let row = Key::global(Table::REVOKED, id(3).to_string());
+    lab.of(1).put(now, row, Some(Body(revocation))).unwrap();
+    lab.pass(50, |_, _, _| true);
+    lab.pass(super::PARTING_MS, |_, _, _| true);
+    let expelled =
+        |lab: &Lab| lab.rest.iter().any(|(node, output)| *node == id(3) && matches!(output, Output::Expelled(_)));
+    assert!(expelled(&lab), "{:?}", lab.rest);
+    let closes = |by: u8| {
+        let hangup = |(node, output): &(NodeId, Output)| {
+            *node == id(by) && matches!(output, Output::Hangup(peer, _) if *peer == id(3))
+        };
+        lab.rest.iter().any(hangup)
+    };
+    assert!(closes(1), "its connection does not stay");
+    assert!(!lab.nodes[&id(1)].is_linked(id(3)) && !lab.nodes[&id(2)].is_linked(id(3)));
+}
+
+#[test]
+fn an_evicted_node_that_was_away_is_told_when_it_dials() {
+    let mut lab = Lab::new(&[1, 2]);
+    let now = lab.now;
+    // 2 is cut off while it is evicted.
+    lab.of(1).handle(now, Input::Disconnected(id(2)));
+    lab.of(2).handle(now, Input::Disconnected(id(1)));
+    let revocation = Revocation::issue(cluster(), id(2), false, WALL, &key(1)).to_bytes();
+    lab.of(1).put(now, Key::global(Table::REVOKED, id(2).to_string()), Some(Body(revocation))).unwrap();
+    lab.pass(2_000, |_, _, _| true);
+    let now = lab.now;
+    lab.of(2).handle(now, Input::Connected(id(1)));
+    lab.of(1).handle(now, Input::Connected(id(2)));
+    lab.pass(100, |_, _, _| true);
+    assert!(lab.rest.iter().any(|(node, output)| *node == id(2) && matches!(output, Output::Expelled(_))));
+    assert!(!lab.nodes[&id(1)].is_linked(id(2)));
+}
+
+#[test]
+fn a_reader_writes_no_row_of_others_whatever_it_sends() {
+    let mut node = node(1, Role::Operator);
+    let now = Now { ms: 2_000, wall_ms: WALL };
+    for (n, role) in [(2, Role::Member), (3, Role::Reader)] {
+        let _ = node.absorb(now, id(9), &certificate_row(certificate(n, role, 200))).unwrap();
+    }
+    let owned = |table: Table, owner: u8, rest: &str| {
+        codec::encode(&Row {
+            key: Key::owned(table, id(owner), rest),
+            version: Version::Owned { owner: id(owner), epoch: 5, seq: 5 },
+            deleted: false,
+            body: Body(vec![1]),
+        })
+    };
+    // In the name of a member, or as another's own.
+    for row in
+        [shared(Table::SERVICE, "web", 2, vec![1]), owned(Table::INSTANCE, 2, "i"), owned(Table::INSTANCE, 1, "i")]
+    {
+        assert_eq!(node.absorb(now, id(3), &row).unwrap(), super::gossip::Taken::Known);
+        let key = codec::decode(&row).unwrap().key;
+        assert!(node.replica().rows().get(&key).is_none(), "{key}");
+    }
+    let _ = node.absorb(now, id(3), &owned(Table::MIRROR_STATE, 3, "m")).unwrap();
+    assert!(node.replica().rows().get(&Key::owned(Table::MIRROR_STATE, id(3), "m")).is_some(), "its own it may");
+    let _ = node.absorb(now, id(2), &shared(Table::SERVICE, "web", 2, vec![1])).unwrap();
+    assert!(node.get(&Key::global(Table::SERVICE, "web")).is_some(), "a member may");
+}
+
+#[test]
+fn nobody_is_talked_into_a_start_number_at_the_end_of_numbers() {
+    let mut lab = Lab::new(&[1, 2]);
+    let now = lab.now;
+    let hello = Hello {
+        cluster: cluster(),
+        chain: vec![certificate(2, Role::Operator, 200)],
+        instance: 2,
+        epoch: 1,
+        your_epoch: u64::MAX - 1,
+        site: "s".into(),
+        level: 1,
+    };
+    lab.of(1).handle(now, Input::Message(id(2), Message::Hello(hello)));
+    assert_eq!(lab.nodes[&id(1)].replica().epoch(), 1);
+    assert!(!lab.nodes[&id(1)].is_linked(id(2)));
+    let facts = codec::encode(&Row {
+        key: Key::owned(Table::NODE, id(1), ""),
+        version: Version::Owned { owner: id(1), epoch: codec::EPOCH_MAX, seq: 1 },
+        deleted: false,
+        body: Body(b"{\"name\":\"x\",\"site\":\"s\"}".to_vec()),
+    });
+    assert!(lab.of(1).absorb(now, id(2), &facts).is_err());
+    assert_eq!(lab.nodes[&id(1)].replica().epoch(), 1);
+}
+
+#[test]
+fn a_stranger_makes_a_node_keep_next_to_nothing() {
+    let mut node = node(1, Role::Operator);
+    let now = Now { ms: 2_000, wall_ms: WALL };
+    node.handle(now, Input::Connected(id(2)));
+    for _ in 0..100 {
+        node.handle(now, Input::Message(id(2), Message::Rows(vec![vec![0; 200_000]])));
+        node.handle(now, Input::Message(id(2), Message::Ask));
+    }
+    let kept = &node.links[&id(2)].early;
+    assert!(kept.len() <= 32 && kept.iter().all(|message| *message == Message::Ask), "{}", kept.len());
 }

@@ -1,4 +1,4 @@
-//! Admission over `/shoal/admit/1`: ask, offer, proof, certificate, on one stream. In: a token (joiner) or the token rows
+//! Admission over `/shoal/admit/2`: ask, offer, proof, certificate, on one stream. In: a token (joiner) or the token rows
 //! (admitter). Out: certificates. The only protocol unknown peers are answered on.
 
 use std::time::Duration;
@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use libp2p::identity::ed25519;
 use libp2p::{PeerId, Stream, StreamProtocol};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::lanes::read_frame;
@@ -15,23 +14,12 @@ use crate::admission::{self, Certificate, Challenge, Token, TokenRow};
 use crate::id::ClusterId;
 use crate::membership::Role;
 use crate::table::{Body, Key, Table};
-use crate::wire::{self, ADMIT};
+use crate::wire::{self, ADMIT, ADMIT_MAX, Admission as Words};
 
-/// Largest admission message: a chain of the greatest length.
-const ADMIT_MAX: usize = 16 * 1024;
 /// The whole exchange.
 const ADMIT_TIME: Duration = Duration::from_secs(5);
 /// Strangers served at once.
 const STRANGERS_MAX: usize = 32;
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Words {
-    Ask { cluster: ClusterId, token: u64, nonce: [u8; 16] },
-    Offer { chain: Vec<Vec<u8>>, nonce: [u8; 16] },
-    Proof([u8; 32]),
-    Granted(Vec<Vec<u8>>),
-    Refused(String),
-}
 
 /// What a stranger asks with.
 #[derive(Debug, Clone)]
@@ -45,19 +33,18 @@ pub(crate) struct Ask {
 #[derive(Debug, Clone)]
 pub(crate) struct Offer {
     pub(crate) chain: Vec<Vec<u8>>,
-    pub(crate) verifier: [u8; 32],
+    pub(crate) public: [u8; 32],
     pub(crate) own_key: [u8; 32],
 }
 
 async fn say(stream: &mut Stream, words: &Words) -> Result<(), String> {
-    let bytes = postcard::to_allocvec(words).map_err(|error| error.to_string())?;
-    stream.write_all(&wire::frame(&bytes)).await.map_err(|error| error.to_string())?;
+    stream.write_all(&wire::frame(&words.encode())).await.map_err(|error| error.to_string())?;
     stream.flush().await.map_err(|error| error.to_string())
 }
 
 async fn hear(stream: &mut Stream) -> Result<Words, String> {
     let frame = read_frame(stream, ADMIT_MAX).await?.ok_or("the peer closed the stream")?;
-    postcard::from_bytes(&frame).map_err(|_| "a malformed admission message".to_owned())
+    Words::decode(&frame).map_err(|_| "a malformed admission message".to_owned())
 }
 
 /// Proves a token's secret to a member and returns the certificates it grants, our own first. `Err((true, …))` means that
@@ -85,7 +72,7 @@ pub(crate) async fn join(
             .map_err(|error| (false, format!("the node that answered is not of the token's cluster: {error}")))?;
         let challenge =
             Challenge { cluster, token: token.id, joiner: own, admitter, joiner_nonce: nonce, admitter_nonce: theirs };
-        let proof = challenge.proof(&admission::token_verifier(&token.secret));
+        let proof = challenge.proof(&admission::token_key(&token.secret));
         say(&mut stream, &Words::Proof(proof)).await.map_err(soft)?;
         match hear(&mut stream).await.map_err(soft)? {
             Words::Granted(chain) => {
@@ -150,7 +137,7 @@ async fn admit(stream: &mut Stream, peer: PeerId, events: &mpsc::Sender<Event>, 
     let Words::Proof(proof) = hear(stream).await? else { return Err("an unexpected admission message".into()) };
     let challenge =
         Challenge { cluster, token, joiner: key, admitter: offer.own_key, joiner_nonce: theirs, admitter_nonce: nonce };
-    if !challenge.is_proof(&offer.verifier, &proof) {
+    if !challenge.is_proof(&offer.public, &proof) {
         return Err(admission::AdmissionError::WrongSecret.to_string());
     }
     let (answer, wait) = oneshot::channel();
@@ -200,9 +187,9 @@ impl Task {
 
     pub(crate) fn offer(&self, ask: &Ask) -> Result<Offer, String> {
         let row = self.token_row(ask)?;
-        let verifier = hex::decode(&row.verifier).ok().and_then(|bytes| bytes.try_into().ok());
-        let verifier: [u8; 32] = verifier.ok_or("the token's row cannot be read")?;
-        Ok(Offer { chain: self.node.setup().chain.clone(), verifier, own_key: self.keypair.public().to_bytes() })
+        let public = hex::decode(&row.key).ok().and_then(|bytes| bytes.try_into().ok());
+        let public: [u8; 32] = public.ok_or("the token's row cannot be read")?;
+        Ok(Offer { chain: self.node.setup().chain.clone(), public, own_key: self.keypair.public().to_bytes() })
     }
 
     pub(crate) fn grant(&mut self, ask: &Ask) -> Result<Vec<Vec<u8>>, String> {
@@ -245,7 +232,7 @@ mod tests {
         #[test]
         fn no_words_of_a_stranger_panic(kind in 0u8..6, bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
             let bytes = [&[kind][..], &bytes].concat();
-            if let Ok(words) = postcard::from_bytes::<Words>(&bytes)
+            if let Ok(words) = Words::decode(&bytes)
                 && let Words::Offer { chain, .. } | Words::Granted(chain) = words
             {
                 proptest::prop_assert!(check(&chain, ClusterId(1), &[1; 32]).is_err());

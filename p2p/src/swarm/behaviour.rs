@@ -18,11 +18,13 @@ pub struct Behaviour {
     dcutr: dcutr::Behaviour,
 }
 
-/// What the behaviours tell; only identify is listened to.
+/// What the behaviours tell; only identify and hole punching are listened to.
 #[derive(Debug)]
 pub enum BehaviourEvent {
     /// Of identify.
     Identify(Box<identify::Event>),
+    /// Two nodes behind routers have (or have not) come to a connection of their own.
+    Punched(bool),
     /// Of the others.
     Other,
 }
@@ -52,8 +54,8 @@ impl From<relay::Event> for BehaviourEvent {
 }
 
 impl From<dcutr::Event> for BehaviourEvent {
-    fn from(_: dcutr::Event) -> Self {
-        Self::Other
+    fn from(event: dcutr::Event) -> Self {
+        Self::Punched(event.result.is_ok())
     }
 }
 

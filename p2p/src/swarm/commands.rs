@@ -4,7 +4,7 @@ use libp2p::StreamProtocol;
 use tokio::sync::oneshot;
 
 use super::{Task, calls};
-use crate::admission::{Revocation, Token, TokenRow, token_verifier};
+use crate::admission::{Revocation, Token, TokenRow, token_key};
 use crate::id::NodeId;
 use crate::membership::{Liveness, Role};
 use crate::mesh::{Actor, Command, Conflict, Durability, Error, Resolve, Serve, Status, TokenWish, Written};
@@ -14,7 +14,7 @@ use crate::table::{Body, Key, Row, Table, codec};
 /// Format of a backup document.
 pub const BACKUP_FORMAT: u32 = 1;
 /// Tables a backup leaves out: they belong to this cluster's members, not to its users.
-const NOT_BACKED_UP: [Table; 4] = [Table::CERTIFICATE, Table::REVOKED, Table::TOKEN, Table::CONFLICT];
+const NOT_BACKED_UP: [Table; 5] = [Table::CERTIFICATE, Table::REVOKED, Table::TOKEN, Table::CONFLICT, Table::API_TOKEN];
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Backup {
@@ -216,7 +216,7 @@ impl Task {
             used: 0,
             revoked: false,
             issuer: self.node.id(),
-            verifier: hex::encode(token_verifier(&secret)),
+            key: hex::encode(token_key(&secret).public().to_bytes()),
             other: serde_json::Map::new(),
         };
         let body = Body::json(&row).map_err(|error| failed(error.to_string()))?;
@@ -266,6 +266,8 @@ impl Task {
             self.node.counters().iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         counters.extend(self.lanes.bytes.iter().map(|(protocol, bytes)| (format!("bytes_sent{protocol}"), *bytes)));
         counters.insert("frames_sent".into(), self.lanes.frames);
+        counters.insert("holes_punched".into(), self.holes[0]);
+        counters.insert("holes_not_punched".into(), self.holes[1]);
         counters.insert("messages_dropped".into(), self.lanes.dropped);
         let mut alarms: Vec<_> = self.node.alarms().cloned().chain(self.watchers.alarms.iter().cloned()).collect();
         alarms.sort_by_key(|alarm| alarm.at_ms);
@@ -290,6 +292,7 @@ impl Task {
             quarantined: self.node.replica().quarantined().map(|(key, why)| (key.to_string(), why.clone())).collect(),
             alarms,
             brake_since_ms: self.node.brake(now.wall_ms),
+            expelled: self.expelled.clone(),
             counters,
         }
     }

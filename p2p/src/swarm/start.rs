@@ -137,7 +137,8 @@ async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTree
     let mut waiting = std::collections::HashMap::new();
     for text in wanted {
         let address = address::parse(text).map_err(wrong)?;
-        let listener = swarm.listen_on(address).map_err(|error| wrong(format!("listen on {text}: {}", causes(&error))))?;
+        let listener =
+            swarm.listen_on(address).map_err(|error| wrong(format!("listen on {text}: {}", causes(&error))))?;
         waiting.insert(listener, text.clone());
     }
     let mut listening = BTreeSet::new();
@@ -373,6 +374,7 @@ async fn task(
         listening,
         bootstrap_at: Instant::now(),
         circuits: Vec::new(),
+        holes: [0; 2],
         expelled: None,
         swarm,
     };

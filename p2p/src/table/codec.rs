@@ -13,6 +13,11 @@ const SHARED: u8 = 2;
 const SITED: u8 = 4;
 const KNOWN_FLAGS: u8 = DELETED | SHARED | SITED;
 
+/// The greatest start number, sequence and generation: nobody counts so far, and one more of each still fits 64 bits.
+pub const EPOCH_MAX: u64 = 1 << 48;
+/// See [`EPOCH_MAX`].
+pub const COUNT_MAX: u64 = 1 << 56;
+
 /// Why bytes are no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
@@ -230,9 +235,16 @@ fn read_head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, RowError> {
         return Err(RowError::Malformed("key"));
     }
     let version = if first & SHARED == 0 {
-        VersionHead::Owned(NodeId(reader.word()?), reader.varint()?, reader.varint()?)
+        let (owner, epoch, seq) = (NodeId(reader.word()?), reader.varint()?, reader.varint()?);
+        if epoch > EPOCH_MAX || seq > COUNT_MAX {
+            return Err(RowError::Malformed("version"));
+        }
+        VersionHead::Owned(owner, epoch, seq)
     } else {
         let (generation, time, writer, id) = (reader.varint()?, reader.varint()?, reader.word()?, reader.word()?);
+        if generation > COUNT_MAX {
+            return Err(RowError::Malformed("version"));
+        }
         let count = reader.varint()?;
         if count > ANCESTORS_MAX as u64 {
             return Err(RowError::Oversize { what: "ancestors", length: count, most: ANCESTORS_MAX });
@@ -309,7 +321,7 @@ mod tests {
     fn a_row_reads_back_and_every_cut_of_it_is_refused() {
         let owned = Row {
             key: Key { scope: Scope::Site("eu".into()), table: Table::INSTANCE, id: format!("{}/x", NodeId(3)) },
-            version: Version::Owned { owner: NodeId(3), epoch: 300, seq: u64::MAX },
+            version: Version::Owned { owner: NodeId(3), epoch: 300, seq: COUNT_MAX },
             deleted: true,
             body: Body(vec![1]),
         };

@@ -98,6 +98,8 @@ tables! {
     HEALTH = 27 "health" Owner true;
     /// What a node offers to services: means, architecture, labels; written by its scheduler.
     NODE_FACTS = 28 "node-facts" Owner false;
+    /// Keys to the nodes' APIs by id; the secret is not in the row.
+    API_TOKEN = 29 "api-token" Anyone false;
 }
 
 /// The feature level this build speaks: rows of tables with a greater `since_level` wait until all members do.
