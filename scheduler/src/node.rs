@@ -41,8 +41,19 @@ pub struct Options {
     pub mesh: p2p::mesh::Config,
     /// Where the API listens.
     pub socket: PathBuf,
+    /// Where the API listens over TLS too; nowhere when absent.
+    pub api: Option<ApiListen>,
     /// What services may reserve here; the host's processors and memory when absent.
     pub capacity: Option<crate::service::Amount>,
+}
+
+/// Where the API listens over TLS.
+#[derive(Debug, Clone)]
+pub struct ApiListen {
+    /// `IP:PORT`.
+    pub address: String,
+    /// Where its key and certificate are kept.
+    pub folder: PathBuf,
 }
 
 /// Why a node could not start or had to end.
@@ -59,6 +70,9 @@ pub enum NodeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The API's listener could not be made.
+    #[error(transparent)]
+    Api(#[from] api::tls::TlsError),
     /// Another node answers on the socket.
     #[error("a node already runs here: {path} answers (stop it with `shoal mesh down`)")]
     Running {
@@ -151,6 +165,8 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let clock = Clock::start();
     let listener = socket::listen(&options.socket)?;
+    let open = |api: &ApiListen| api::tls::open(&api.address, &api.folder, &options.mesh.name);
+    let secure = options.api.as_ref().map(open).transpose()?;
     let mesh = Mesh::start(options.mesh.clone()).await?;
     let me: NodeId = mesh.id().to_string();
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
@@ -212,7 +228,12 @@ pub async fn run(
     }));
 
     let (ended, end) = oneshot::channel();
-    let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone());
+    let told = secure.as_ref().map(|secure| secure.told.clone());
+    if let Some(told) = &told {
+        eprintln!("the API is on {} as well; its key is {}", told.url, told.pin);
+    }
+    let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone(), told);
+    let secure_server = secure.map(|secure| tokio::spawn(api::tls::serve(secure, Arc::clone(&context))));
     let server = tokio::spawn(api::serve(listener, context));
     ready(&mesh);
     let end = tokio::select! {
@@ -222,6 +243,9 @@ pub async fn run(
     router.abort();
     mirrors.abort();
     server.abort();
+    if let Some(server) = secure_server {
+        server.abort();
+    }
     follower.abort();
     lister.abort();
     core_task.abort();

@@ -1,6 +1,7 @@
-//! The node's API: HTTP/1.1 with JSON on a unix socket. In: requests of people and programs. Out: what this node knows,
+//! The node's API: HTTP/1.1 with JSON on a unix socket, and over TLS when asked. In: requests of people and programs. Out: what this node knows,
 //! and writes to the table. Every call has a role it needs, a request id, and errors as RFC 9457 problems.
 
+mod keys;
 mod kv;
 mod mesh;
 mod mirrors;
@@ -9,6 +10,7 @@ mod reply;
 pub mod route;
 mod services;
 mod stream;
+pub mod tls;
 pub mod view;
 
 use super::containers::Worker;
@@ -23,6 +25,7 @@ use p2p::Mesh;
 use p2p::mesh::Actor;
 use reply::{Body, Problem};
 use route::Op;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,9 +41,11 @@ const CONNECTIONS_MAX: usize = 512;
 pub(super) const WRITE_WAIT_MS: u64 = 10_000;
 
 /// What a caller may do. Later ones may do what earlier ones may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Looks.
+    #[default]
     Reader,
     /// Changes services, keys and nodes.
     Operator,
@@ -55,6 +60,8 @@ pub struct Context {
     pub(super) journal: Arc<Journal>,
     pub(super) clock: Clock,
     pub(super) socket: PathBuf,
+    /// Where the API is reached over TLS, if it is.
+    pub(super) told: Option<tls::Told>,
     ended: Mutex<Option<oneshot::Sender<End>>>,
     requests: AtomicU64,
     failures: AtomicU64,
@@ -62,6 +69,7 @@ pub struct Context {
 
 impl Context {
     /// Joins the parts of a node that the API shows. `ended` is sent when a call ends the node.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a node, each once")]
     pub(crate) fn new(
         mesh: Mesh,
         handle: Handle,
@@ -70,6 +78,7 @@ impl Context {
         clock: Clock,
         ended: oneshot::Sender<End>,
         socket: PathBuf,
+        told: Option<tls::Told>,
     ) -> Arc<Self> {
         Arc::new(Self {
             mesh,
@@ -78,10 +87,20 @@ impl Context {
             journal,
             clock,
             socket,
+            told,
             ended: Mutex::new(Some(ended)),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         })
+    }
+
+    /// The id of a request: the caller's own, or the next of this node.
+    fn request_id(&self, given: Option<&str>) -> String {
+        let serial = self.requests.fetch_add(1, Ordering::Relaxed);
+        match given {
+            Some(id) if id.len() <= 64 => id.to_owned(),
+            _ => format!("{:x}-{serial:x}", self.clock.now()),
+        }
     }
 
     /// Ends the node once the answer to this call is out.
@@ -153,11 +172,7 @@ pub(crate) async fn serve(listener: std::os::unix::net::UnixListener, context: A
 }
 
 async fn answer(context: &Arc<Context>, request: Request<Incoming>, actor: Actor, role: Role) -> Response<Body> {
-    let serial = context.requests.fetch_add(1, Ordering::Relaxed);
-    let id = match request.headers().get("x-request-id").and_then(|value| value.to_str().ok()) {
-        Some(id) if id.len() <= 64 => id.to_owned(),
-        _ => format!("{:x}-{serial:x}", context.clock.now()),
-    };
+    let id = context.request_id(request.headers().get("x-request-id").and_then(|value| value.to_str().ok()));
     let mut response = match dispatch(context, request, actor, role).await {
         Ok(response) => response,
         Err(problem) => {
@@ -201,6 +216,9 @@ async fn dispatch(
         Op::TokenCreate => mesh::token_create(context, &call).await,
         Op::TokenList => mesh::token_list(context).await,
         Op::TokenRevoke => mesh::token_revoke(context, &call).await,
+        Op::ApiTokenCreate => keys::create(context, &call).await,
+        Op::ApiTokenList => keys::list(context).await,
+        Op::ApiTokenRevoke => keys::revoke(context, &call).await,
         Op::ConflictList => mesh::conflicts(context).await,
         Op::ConflictResolve => mesh::resolve_conflict(context, &call).await,
         Op::Backup => mesh::backup(context).await,

@@ -290,8 +290,12 @@ async fn deliver(mesh: &Mesh, handle: &Handle, table: Table, row: Row) {
     }
 }
 
-/// Reads a row of a table that the core knows. The key must agree with the body: nobody speaks for another node.
-fn event(table: Table, row: &Row) -> Result<Option<Event>, String> {
+/// Reads a row of a table that the core knows; `None` for other tables. The key must agree with the body: nobody speaks for
+/// another node.
+///
+/// # Errors
+/// In words, for the quarantine.
+pub fn event(table: Table, row: &Row) -> Result<Option<Event>, String> {
     let owner = || row.key.owner().map(|id| id.to_string()).unwrap_or_default();
     let read_error = |error: serde_json::Error| error.to_string();
     Ok(Some(match table {
@@ -318,7 +322,9 @@ fn event(table: Table, row: &Row) -> Result<Option<Event>, String> {
     }))
 }
 
-fn gone(table: Table, key: &Key) -> Option<Event> {
+/// What the end of a row means to the core; `None` when it means nothing.
+#[must_use]
+pub fn gone(table: Table, key: &Key) -> Option<Event> {
     match table {
         Table::NODE_POLICY => Some(Event::Policy(key.id.clone(), None)),
         Table::SERVICE => Some(Event::ServiceGone(key.id.clone())),

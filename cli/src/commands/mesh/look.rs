@@ -75,9 +75,12 @@ struct Resolve {
 pub(crate) fn status(global: &Global, status: &Status) -> Result<ExitCode, Error> {
     let client = Client::new(global, &status.at)?;
     loop {
-        let value: p2p::mesh::Status = client.get("/v1/status")?;
+        let value: serde_json::Value = client.get("/v1/status")?;
         if status.output.output == Form::Table && status.output.format.is_none() {
-            print_status(&value);
+            print_status(&serde_json::from_value(value.clone())?);
+            if let (Some(url), Some(pin)) = (value["api"]["url"].as_str(), value["api"]["pin"].as_str()) {
+                println!("api         {url}, its key {pin}");
+            }
         } else {
             print_document(status.output.output, &value)?;
         }
@@ -97,6 +100,9 @@ fn print_status(status: &p2p::mesh::Status) {
     println!("members     {} alive, {} suspect, {} down", status.alive, status.suspect, status.down);
     println!("connections {}", status.connections);
     println!("rows        {} ({} tombstones), digest {}", status.rows, status.tombstones, status.root);
+    if let Some(why) = &status.expelled {
+        println!("expelled    {why}");
+    }
     for (key, reason) in &status.quarantined {
         println!("quarantined {key}: {reason}");
     }

@@ -1,4 +1,4 @@
-//! `shoal mesh token …`: admission tokens.
+//! `shoal mesh token …`: tokens that let machines join, and with `--api` tokens that let callers use the API over TLS.
 
 use super::client::{At, Client, encode};
 use super::show::{Entry, Output};
@@ -6,7 +6,8 @@ use crate::commands::Global;
 use crate::error::Error;
 use clap::{Args, Subcommand, ValueEnum};
 use p2p::membership::Role;
-use scheduler::node::api::view::{Done, TokenAsk, TokenMade};
+use scheduler::node::api;
+use scheduler::node::api::view::{ApiTokenAsk, Done, TokenAsk, TokenMade};
 use scheduler::quantity::parse_duration_ms;
 use std::process::ExitCode;
 
@@ -36,9 +37,12 @@ struct Create {
     /// How many joins it is good for, 0 for any number
     #[arg(long, default_value_t = 0)]
     uses: u32,
-    /// What the joiner may do
-    #[arg(long, value_enum, default_value_t = RoleName::Member)]
-    role: RoleName,
+    /// What the joiner (default: member) or caller (reader) may do
+    #[arg(long, value_enum)]
+    role: Option<RoleName>,
+    /// Make a token for callers of the API over TLS, not for joining
+    #[arg(long)]
+    api: bool,
     #[command(flatten)]
     at: At,
 }
@@ -55,6 +59,9 @@ enum RoleName {
 
 #[derive(Debug, Args)]
 struct Ls {
+    /// Those for callers of the API over TLS
+    #[arg(long)]
+    api: bool,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -63,6 +70,9 @@ struct Ls {
 
 #[derive(Debug, Args)]
 struct Revoke {
+    /// Those for callers of the API over TLS
+    #[arg(long)]
+    api: bool,
     /// Ids of tokens
     #[arg(required = true)]
     ids: Vec<String>,
@@ -78,11 +88,27 @@ pub(crate) fn duration(text: &str) -> Result<u64, String> {
 /// Runs one verb.
 pub(crate) fn run(global: &Global, token: Token) -> Result<ExitCode, Error> {
     match token.verb {
+        Verb::Create(create) if create.api => {
+            let role = match create.role {
+                None | Some(RoleName::Reader) => api::Role::Reader,
+                Some(RoleName::Operator) => api::Role::Operator,
+                Some(RoleName::Member) => {
+                    return Err(Error::new("--role member is for joining; with --api it is reader or operator").code(2));
+                }
+            };
+            if create.uses > 0 {
+                return Err(Error::new("--uses counts joins; a token of the API has none").code(2));
+            }
+            let ask = ApiTokenAsk { role, ttl_ms: (create.ttl > 0).then_some(create.ttl) };
+            let client = Client::new(global, &create.at)?;
+            let made: TokenMade = client.send("POST", "/v1/api-tokens", &serde_json::to_vec(&ask)?)?.json()?;
+            println!("{}", made.token);
+        }
         Verb::Create(create) => {
             let role = match create.role {
-                RoleName::Reader => Role::Reader,
-                RoleName::Member => Role::Member,
-                RoleName::Operator => Role::Operator,
+                Some(RoleName::Reader) => Role::Reader,
+                None | Some(RoleName::Member) => Role::Member,
+                Some(RoleName::Operator) => Role::Operator,
             };
             let ask = TokenAsk {
                 ttl_ms: (create.ttl > 0).then_some(create.ttl),
@@ -95,7 +121,8 @@ pub(crate) fn run(global: &Global, token: Token) -> Result<ExitCode, Error> {
         }
         Verb::Ls(ls) => {
             let client = Client::new(global, &ls.at)?;
-            let tokens: Vec<serde_json::Value> = client.get("/v1/tokens")?;
+            let path = if ls.api { "/v1/api-tokens" } else { "/v1/tokens" };
+            let tokens: Vec<serde_json::Value> = client.get(path)?;
             let text = |value: &serde_json::Value| match value {
                 serde_json::Value::String(text) => text.clone(),
                 serde_json::Value::Null => "-".to_owned(),
@@ -113,8 +140,9 @@ pub(crate) fn run(global: &Global, token: Token) -> Result<ExitCode, Error> {
         }
         Verb::Revoke(revoke) => {
             let client = Client::new(global, &revoke.at)?;
+            let kind = if revoke.api { "api-tokens" } else { "tokens" };
             for id in &revoke.ids {
-                let done: Done = client.send("DELETE", &format!("/v1/tokens/{}", encode(id)), &[])?.json()?;
+                let done: Done = client.send("DELETE", &format!("/v1/{kind}/{}", encode(id)), &[])?.json()?;
                 println!("{}", done.subject);
             }
         }

@@ -6,6 +6,7 @@ use crate::commands::Global;
 use crate::error::Error;
 use clap::Args;
 use p2p::mesh::Intent;
+use scheduler::node::ApiListen;
 use scheduler::quantity::{parse_bytes, parse_cpus};
 use scheduler::service::Amount;
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ pub(crate) struct Up {
     /// Where others reach this node, when that is another address
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Vec<String>,
+    /// Serve the API over TLS too; see `mesh token create --api`
+    #[arg(long, value_name = "IP:PORT")]
+    api: Option<String>,
     /// The site this host stands in [default: default]
     #[arg(long)]
     site: Option<String>,
@@ -190,6 +194,7 @@ fn options(global: &Global, up: &Up) -> Result<scheduler::node::Options, Error> 
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
         socket: roots.run.join("node.sock"),
+        api: up.api.clone().map(|address| ApiListen { address, folder: roots.data.join("api") }),
         capacity,
     })
 }

@@ -20,7 +20,11 @@ const RETIRE_LOOK: Duration = Duration::from_millis(50);
 type Answer = Result<Response<Body>, Problem>;
 
 pub(super) async fn status(context: &Context) -> Answer {
-    Ok(json(200, &context.mesh.status().await?))
+    let mut status = serde_json::to_value(context.mesh.status().await?).expect("plain data has a JSON form");
+    if let (Some(told), Some(status)) = (&context.told, status.as_object_mut()) {
+        status.insert("api".to_owned(), serde_json::to_value(told).expect("plain data has a JSON form"));
+    }
+    Ok(json(200, &status))
 }
 
 pub(super) async fn health(context: &Context) -> Answer {

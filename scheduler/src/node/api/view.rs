@@ -134,6 +134,17 @@ pub struct TokenAsk {
     pub role: p2p::membership::Role,
 }
 
+/// A wish for a token to the API over TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiTokenAsk {
+    /// What its holder may do; look when absent.
+    #[serde(default)]
+    pub role: super::Role,
+    /// Milliseconds it is good for; for ever when absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ttl_ms: Option<u64>,
+}
+
 /// A token that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenMade {
