@@ -3,15 +3,17 @@
 use p2p::membership::Liveness;
 use p2p::table::{Key, Table};
 use tests::sim::net::Profile;
-use tests::sim::{Bug, Fault, World, checks, random};
+use tests::sim::{Fault, World, checks, inject, random, services};
 
 /// Seeds of one run; `cargo xtask sim --seeds N` runs more.
 const SEEDS: u64 = 200;
+/// The same of histories with services.
+const SERVICE_SEEDS: u64 = 10;
 
 #[test]
 fn no_random_history_breaks_a_promise() {
     for seed in 1..=SEEDS {
-        if let Err(broken) = random::seed(seed) {
+        if let Err(broken) = random::seed(seed, None) {
             panic!("{broken}");
         }
     }
@@ -132,83 +134,25 @@ fn a_single_operation_is_no_storm() {
     }
 }
 
-/// Runs seeds with a bug until one is caught; returns what the checker said.
-fn caught(bug: Bug, seeds: u64) -> String {
-    (1..=seeds).find_map(|seed| random::seed_with(seed, bug).err()).unwrap_or_else(|| panic!("{bug:?} was not caught"))
-}
-
 #[test]
 fn every_bug_that_is_put_in_is_caught_by_its_checker() {
-    for (bug, checkers) in [
-        (Bug::KeepsItsOwn, &["S3", "S10"][..]),
-        (Bug::Deaf, &["S3", "S10"]),
-        (Bug::ForgetsUnknown, &["S8", "S3"]),
-        (Bug::ForgesOwner, &["S2"]),
-        (Bug::ForgetsConflicts, &["S3", "S10"]),
-        (Bug::LiesAboutDurability, &["S3", "S10"]),
-    ] {
-        let said = caught(bug, 40);
-        assert!(checkers.iter().any(|checker| said.starts_with(checker)), "{bug:?}: {said}");
+    for class in inject::CLASSES {
+        assert_eq!(class.without(), Ok(()), "{} without the bug", class.name);
+        let said = class.caught().unwrap_or_else(|| panic!("{} was not caught", class.name));
+        assert!(class.checkers.iter().any(|checker| said.starts_with(checker)), "{}: {said}", class.name);
     }
-}
-
-/// Four machines delete a key while the fifth is off; then all start anew.
-fn deleted_past_a_machine_that_was_off(bug: Option<Bug>) -> Result<(), String> {
-    let mut world = World::new(51, 5, 1, Profile::LAN);
-    world.bug = bug;
-    world.start_all();
-    world.run(5_000);
-    let key = Key::global(Table::KV, "x");
-    world.put(0, key.clone(), Some(vec![1]));
-    world.run(3_000);
-    world.fault(&Fault::PowerOff(4));
-    world.put(0, key.clone(), None);
-    world.run(3_000);
-    for at in 0..4 {
-        world.fault(&Fault::PowerOff(at));
-    }
-    for at in 0..5 {
-        world.fault(&Fault::Start(at));
-    }
-    world.run(20_000);
-    checks::roots_are_equal(&world)?;
-    checks::nothing_deleted_comes_back(&world, &[key].into())
 }
 
 #[test]
-fn a_forgotten_tombstone_is_caught() {
-    deleted_past_a_machine_that_was_off(None).unwrap();
-    let said = deleted_past_a_machine_that_was_off(Some(Bug::ForgetsTombstones)).unwrap_err();
-    assert!(said.starts_with("S7"), "{said}");
-}
-
-/// Both halves write one key; everybody is off for a moment; the loser must still be somewhere.
-fn written_on_both_sides_of_a_cut(bug: Option<Bug>) -> Result<(), String> {
-    let mut world = World::new(61, 4, 1, Profile::LAN);
-    world.bug = bug;
-    world.start_all();
-    world.run(5_000);
-    world.fault(&Fault::Halve(vec![0, 1]));
-    for at in [0, 3] {
-        world.put(at, Key::global(Table::KV, "x"), Some(vec![u8::try_from(at).unwrap_or(9)]));
+fn services_fill_every_slot_once_after_machines_died_stalled_and_were_cut_off() {
+    for seed in 1..=SERVICE_SEEDS {
+        if let Err(broken) = services::history(seed, 7, None) {
+            panic!("seed {seed}: {broken}\nreplay with: cargo xtask sim --services --seed {seed}");
+        }
     }
-    world.run(5_000);
-    world.fault(&Fault::Heal);
-    world.run(20_000);
-    for at in 0..4 {
-        world.fault(&Fault::PowerOff(at));
-    }
-    for at in 0..4 {
-        world.fault(&Fault::Start(at));
-    }
-    world.run(10_000);
-    checks::roots_are_equal(&world)?;
-    checks::no_acknowledged_write_is_lost(&world)
 }
 
 #[test]
-fn a_lost_concurrent_write_is_caught() {
-    written_on_both_sides_of_a_cut(None).unwrap();
-    let said = written_on_both_sides_of_a_cut(Some(Bug::ForgetsConflicts)).unwrap_err();
-    assert!(said.starts_with("S10"), "{said}");
+fn a_large_cluster_keeps_its_promises() {
+    random::seed(1, Some(random::LARGE)).unwrap_or_else(|broken| panic!("{broken}"));
 }

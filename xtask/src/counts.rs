@@ -82,6 +82,13 @@ pub(crate) const COUNTS: &[Count] = &[
         soak: 10,
         variable: Some("SHOAL_LOAD_KILLS"),
     },
+    Count {
+        name: "sim",
+        round: "seed of 7 simulated nodes; a hundredth as many of 1,000, a tenth with services (--only NAME, --fresh)",
+        ci: 200,
+        soak: 10_000,
+        variable: None,
+    },
 ];
 
 /// The row of one soak.

@@ -29,9 +29,11 @@ const HELP: &str = "cargo xtask VERB
   bench NAME [--json F] runtime | image | engine | mesh, side by side with the peers
                         (runtime: --view v1|v2|vm, --vm adds the machine, --build-youki)
   soak NAME [--count N] the long counts: the same code as CI, other numbers (attacks: --minutes M ends it sooner, --write)
-  sim --seeds N         the simulator over N seeds (--seed S replays one)
+  sim --seeds N         the simulator over N seeds (--seed S replays one; --nodes K; --services); --inject CLASS|all: a bug
+                        put in and what the checkers say; --figures [N]: the mesh's figures
   fuzz [NAME --seconds N --seed S]  config | mount_options | seccomp | layer | unpack | reference | challenge | request |
-                        manifest: mutates the seeds of runtime/fuzz/corpus and image/fuzz/corpus
+                        manifest | frame | message | peer | row | certificate | admission | token | body | ask | want |
+                        rows: mutates the seeds of each crate's fuzz/corpus
   vm [--systemd] -- CMD a command in a small virtual machine with pure cgroup v2
   measure               sizes of files and functions, documentation, unsafe blocks
   docs                  docs/cli.md from the definitions of the commands

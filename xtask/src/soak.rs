@@ -4,6 +4,7 @@ mod attacks;
 mod census;
 mod engine;
 mod runtime;
+mod sim;
 
 use crate::counts::{self, COUNTS};
 use crate::shell::{self, Result};
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         "image" => image(number),
         "load" => load(number, counts::of("kills")?.soak),
         "kills" => load(0, number),
+        "sim" => sim::run(number, args),
         _ => Err(format!("{name} has no code here")),
     }
 }

@@ -17,7 +17,7 @@ pub fn owned_rows_come_from_their_owner(world: &World) -> Result<(), String> {
         for (_, packed) in node.replica().rows().all() {
             let row = codec::decode(packed).map_err(|error| error.to_string())?;
             let Version::Owned { owner, epoch, .. } = row.version else { continue };
-            let Some(of) = world.machines.iter().find(|machine| machine.id == owner) else {
+            let Some(of) = world.machine_of(owner) else {
                 return Err(format!("S2: {} is owned by nobody", row.key));
             };
             if row.key.owner() != Some(owner) || epoch > of.epoch {

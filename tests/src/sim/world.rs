@@ -2,7 +2,7 @@
 //! history for the same seed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use p2p::admission::Certificate;
@@ -68,6 +68,14 @@ pub enum Bug {
     ForgesOwner,
     /// Pushed and repaired keys of others never reach the first machine.
     Deaf,
+    /// On the disk, a tombstone does not take the place of what it deletes.
+    Resurrects,
+    /// Every container is started a second time.
+    StartsTwice,
+    /// No container is ever started.
+    StartsNothing,
+    /// Every node says that it has twice the memory it has.
+    ClaimsTooMuch,
 }
 
 impl Bug {
@@ -78,7 +86,7 @@ impl Bug {
             Self::ForgetsConflicts => head.table != Table::CONFLICT,
             Self::ForgetsUnknown => head.table.schema().is_some(),
             Self::LiesAboutDurability => head.table != Table::KV,
-            Self::KeepsItsOwn | Self::ForgesOwner | Self::Deaf => true,
+            _ => true,
         })
     }
 
@@ -91,7 +99,7 @@ impl Bug {
             Self::ForgetsUnknown => head.table.schema().is_some(),
             Self::KeepsItsOwn => at != 0 || head.table != Table::KV || writer == own,
             Self::Deaf => at != 0 || head.table != Table::KV,
-            Self::ForgetsTombstones | Self::LiesAboutDurability | Self::ForgesOwner => true,
+            _ => true,
         }
     }
 }
@@ -103,7 +111,7 @@ enum Event {
     Up { a: usize, b: usize, starts: (u64, u64) },
     Closed { at: usize, peer: usize, connection: u64 },
     DialFailed { at: usize, peer: usize, start: u64, refused: bool },
-    Durable { at: usize, start: u64, batch: u64, rows: Vec<(Position, Option<Vec<u8>>)> },
+    Durable { at: usize, start: u64, batch: u64 },
 }
 
 #[derive(Debug)]
@@ -150,6 +158,24 @@ pub struct Machine {
     wake_at: u64,
     links: BTreeMap<usize, u64>,
     store_free_at: u64,
+    /// Batches that are on their way to the disk, the oldest first.
+    writing: VecDeque<(u64, Vec<(Position, Option<Vec<u8>>)>)>,
+}
+
+impl Machine {
+    /// The oldest batch reaches the disk; a batch is whole or not there, as the store promises.
+    fn commit(&mut self, bug: Option<Bug>) {
+        for (position, packed) in self.writing.pop_front().map(|(_, rows)| rows).unwrap_or_default() {
+            let is_tombstone = || packed.as_ref().is_some_and(|row| codec::head(row).is_ok_and(|head| head.deleted));
+            if bug == Some(Bug::Resurrects) && is_tombstone() {
+                continue;
+            }
+            match packed {
+                Some(packed) => self.disk.insert(position, packed),
+                None => self.disk.remove(&position),
+            };
+        }
+    }
 }
 
 /// What was counted.
@@ -180,6 +206,17 @@ pub struct Written {
     pub acked: Option<Durability>,
 }
 
+/// What a core told those who watch it.
+#[derive(Debug, Clone)]
+pub enum Fed {
+    /// A row stands.
+    Row(Row),
+    /// A row is forgotten.
+    Gone(Key),
+    /// A member's liveness changed.
+    Turned(NodeId, Liveness),
+}
+
 /// A change of liveness somebody saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
@@ -206,6 +243,8 @@ pub struct World {
     pub seen: Vec<Seen>,
     /// What is wrong with this world's build, if anything.
     pub bug: Option<Bug>,
+    /// What the machines told those who watch them, when somebody does.
+    pub feed: Option<Vec<(usize, Fed)>>,
     /// Alarms by machine.
     pub alarms: Vec<(usize, String)>,
     /// When each machine first had a row with this text as its key's id, in ms, for the keys that are watched.
@@ -287,6 +326,7 @@ impl World {
                 wake_at: u64::MAX,
                 links: BTreeMap::new(),
                 store_free_at: 0,
+                writing: VecDeque::new(),
             });
         }
         let disk: BTreeMap<Position, Vec<u8>> = common
@@ -305,6 +345,7 @@ impl World {
             writes: Vec::new(),
             seen: Vec::new(),
             bug: None,
+            feed: None,
             alarms: Vec::new(),
             arrivals: BTreeMap::new(),
             now: 1_000_000,
@@ -459,14 +500,9 @@ impl World {
                     self.handle(at, Input::DialFailed { peer, refused });
                 }
             }
-            Event::Durable { at, start, batch, rows } => {
+            Event::Durable { at, start, batch } => {
                 if self.machines[at].start == start {
-                    for (position, packed) in rows {
-                        match packed {
-                            Some(packed) => self.machines[at].disk.insert(position, packed),
-                            None => self.machines[at].disk.remove(&position),
-                        };
-                    }
+                    self.machines[at].commit(self.bug);
                     self.handle(at, Input::Durable(batch));
                 }
             }
@@ -518,17 +554,20 @@ impl World {
                     let took = COMMIT_US.0 + self.dice.below(COMMIT_US.1);
                     let machine = &mut self.machines[at];
                     machine.store_free_at = machine.store_free_at.max(self.now) + took;
+                    machine.writing.push_back((batch, rows));
                     let (due, start) = (machine.store_free_at, machine.start);
-                    self.push(due, Event::Durable { at, start, batch, rows });
+                    self.push(due, Event::Durable { at, start, batch });
                 }
                 Output::Epoch(epoch) => self.machines[at].epoch = self.machines[at].epoch.max(epoch),
                 Output::Changed(row) => {
                     if let Some(arrivals) = self.arrivals.get_mut(&row.key.id) {
                         arrivals.entry(at).or_insert(self.now / 1_000);
                     }
+                    self.tell(at, || Fed::Row(row));
                 }
-                Output::Gone(_) => {}
+                Output::Gone(key) => self.tell(at, || Fed::Gone(key)),
                 Output::Turned(node, liveness) => {
+                    self.tell(at, || Fed::Turned(node, liveness));
                     if let Some(subject) = self.index.get(&node).copied() {
                         self.seen.push(Seen { at_ms: self.now / 1_000, observer: at, subject, liveness });
                     }
@@ -549,6 +588,12 @@ impl World {
             machine.wake_at = due;
             let start = machine.start;
             self.push(due, Event::Wake(at, start));
+        }
+    }
+
+    fn tell(&mut self, at: usize, fed: impl FnOnce() -> Fed) {
+        if let Some(feed) = &mut self.feed {
+            feed.push((at, fed()));
         }
     }
 
@@ -605,7 +650,11 @@ impl World {
         match fault {
             Fault::Kill(at) | Fault::PowerOff(at) => {
                 let told = matches!(fault, Fault::Kill(_));
+                // Of what was on its way to the disk, some has arrived and nobody was told.
+                let arrived = self.dice.index(self.machines[*at].writing.len() + 1);
                 let machine = &mut self.machines[*at];
+                (0..arrived).for_each(|_| machine.commit(self.bug));
+                machine.writing.clear();
                 machine.node = None;
                 machine.start += 1;
                 machine.host_up = told;
@@ -625,14 +674,7 @@ impl World {
             Fault::Stall(at, ms) => self.machines[*at].stalled_until = self.now + ms * 1_000,
             Fault::CutOneWay(from, to) => self.net.cut(self.now, *from, *to),
             Fault::Halve(half) => {
-                let half: BTreeSet<usize> = half.iter().copied().collect();
-                for a in 0..self.machines.len() {
-                    for b in 0..self.machines.len() {
-                        if half.contains(&a) != half.contains(&b) {
-                            self.net.cut(self.now, a, b);
-                        }
-                    }
-                }
+                self.net.halve(self.now, half.iter().copied().collect());
             }
             Fault::Heal => self.net.heal(self.now, &mut self.dice),
             Fault::Skew(at, ms) => self.machines[*at].skew_ms = *ms,
@@ -678,10 +720,28 @@ impl World {
         self.handle(at, Input::Tick);
     }
 
+    /// The machine with this id.
+    #[must_use]
+    pub fn machine_of(&self, id: NodeId) -> Option<&Machine> {
+        self.index.get(&id).map(|at| &self.machines[*at])
+    }
+
     /// Whether a machine's process runs.
     #[must_use]
     pub fn runs(&self, at: usize) -> bool {
         self.machines[at].node.is_some()
+    }
+
+    /// Whether a machine's process stands still.
+    #[must_use]
+    pub fn is_stalled(&self, at: usize) -> bool {
+        self.machines[at].stalled_until > self.now
+    }
+
+    /// Whether a call and its answer pass between two machines.
+    #[must_use]
+    pub fn passes(&self, a: usize, b: usize) -> bool {
+        self.net.passes(a, b) && self.net.passes(b, a)
     }
 
     /// Writes (`Some`) or deletes (`None`) a row at a machine. Returns whether it was taken.

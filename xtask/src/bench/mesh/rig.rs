@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// The router's address towards each host.
+const GATEWAY: &str = "169.254.77.1";
+
 /// What a node has cost since it began.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cost {
@@ -66,8 +69,10 @@ impl Rig {
         let ip = |args: &str| output("ip", &args.split(' ').collect::<Vec<_>>()).map(drop);
         let switch = rig.switch.clone();
         ip(&format!("netns add {switch}"))?;
-        ip(&format!("-n {switch} link add br0 type bridge"))?;
-        ip(&format!("-n {switch} link set br0 up"))?;
+        // A router, not a bridge: the kernel keeps at most 1,024 neighbours over all namespaces together (gc_thresh3), and 50
+        // hosts that all know each other by their Ethernet addresses have 2,450.
+        output("ip", &["netns", "exec", &switch, "sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        ip(&format!("-n {switch} link set lo up"))?;
         for number in 1..=count {
             let netns = format!("bm{pid}-{number}");
             let address = format!("10.77.0.{number}");
@@ -75,10 +80,14 @@ impl Rig {
             let root = rig.folder.join(number.to_string());
             rig.nodes.push(Node { netns: netns.clone(), address: address.clone(), name: format!("n{number}"), root });
             ip(&format!("-n {switch} link add p{number} type veth peer name eth0 netns {netns}"))?;
-            ip(&format!("-n {switch} link set p{number} master br0 up"))?;
+            ip(&format!("-n {switch} link set p{number} up"))?;
+            ip(&format!("-n {switch} addr add {GATEWAY}/32 dev p{number}"))?;
+            ip(&format!("-n {switch} route add {address}/32 dev p{number}"))?;
             ip(&format!("-n {netns} link set lo up"))?;
-            ip(&format!("-n {netns} addr add {address}/24 dev eth0"))?;
+            ip(&format!("-n {netns} addr add {address}/32 dev eth0"))?;
             ip(&format!("-n {netns} link set eth0 up"))?;
+            ip(&format!("-n {netns} route add {GATEWAY}/32 dev eth0"))?;
+            ip(&format!("-n {netns} route add default via {GATEWAY}"))?;
         }
         Ok(rig)
     }
