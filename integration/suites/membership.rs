@@ -1,6 +1,11 @@
 //! Who is in and what they agree on, with real processes in network namespaces: tokens, eviction, leaving, resuming, cloned
 //! keys, changed addresses, cuts and their conflicts, dead disks, poisoned rows, strangers at the door. No containers.
 
+#[path = "membership/api.rs"]
+mod api;
+#[path = "membership/nat.rs"]
+mod nat;
+
 use integration::host::Lan;
 use integration::{Cmd, Host, eventually, unchanged};
 use nix::sched::{CloneFlags, setns};
@@ -601,66 +606,4 @@ fn strangers_at_the_door_and_a_peer_that_does_not_read_keep_nobody_out() {
         let _ = stream.set_read_timeout(Some(Duration::from_millis(1)));
         let _ = stream.read(&mut [0; 16]);
     }
-}
-
-#[test]
-fn two_nodes_behind_masquerading_routers_reach_each_other_through_a_relay() {
-    let mesh = Mesh::new(1);
-    let relay = &mesh.nodes[0];
-    let circuit = {
-        let address: SocketAddr = relay.address.parse().expect("an address");
-        let member = relay.json(&["mesh", "members"]);
-        let peer = eventually("the relay's peer id", PATIENCE, || {
-            let told = relay.status()["peer"].as_str()?.to_owned();
-            (!told.is_empty()).then_some(told)
-        });
-        assert!(member.is_array());
-        format!("/ip4/{}/tcp/{}/p2p/{peer}/p2p-circuit", address.ip(), address.port())
-    };
-    let token = relay.token(&[]);
-    let mut inner = Vec::new();
-    for number in 2..=3u32 {
-        // A router on the switch, and a host behind it that nobody can reach from outside.
-        let router = Host::new("router");
-        let _ = mesh.lan.plug(&router);
-        let host = Host::new("inside");
-        let subnet = format!("192.168.{number}");
-        let _ = router
-            .cmd("ip")
-            .args(["link", "add", "in0", "type", "veth", "peer", "name", "eth0", "netns", &host.netns])
-            .ok();
-        let _ = router.cmd("ip").args(["addr", "add", &format!("{subnet}.1/24"), "dev", "in0"]).ok();
-        let _ = router.cmd("ip").args(["link", "set", "in0", "up"]).ok();
-        let _ = host.cmd("ip").args(["addr", "add", &format!("{subnet}.2/24"), "dev", "eth0"]).ok();
-        let _ = host.cmd("ip").args(["link", "set", "eth0", "up"]).ok();
-        let _ = host.cmd("ip").args(["route", "add", "default", "via", &format!("{subnet}.1")]).ok();
-        let _ = router.cmd("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).ok();
-        let rules = "
-            table ip nat {
-                chain outward {
-                    type nat hook postrouting priority 100;
-                    oifname \"eth0\" masquerade;
-                }
-            }
-            table ip filter {
-                chain passing {
-                    type filter hook forward priority 0; policy drop;
-                    iifname \"in0\" accept;
-                    ct state established,related accept;
-                }
-            }
-        ";
-        let _ = router.cmd("nft").args(["-f", "-"]).input(rules).ok();
-        let node = Node { host, name: format!("n{number}"), address: format!("{subnet}.2:4700"), plug: 0 };
-        let _ = node.up_with(&["--listen", &circuit, "--join", &token]).ok();
-        inner.push((node, router));
-    }
-    for (node, _) in &inner {
-        eventually(&format!("{} is linked with all", node.name), PATIENCE, || {
-            let status = node.status();
-            (status["alive"] == 3 && status["connections"] == 2).then_some(())
-        });
-    }
-    let _ = inner[0].0.put("through", "the relay");
-    eventually("the key is at the other side", PATIENCE, || inner[1].0.get("through"));
 }
