@@ -133,6 +133,7 @@ impl Services {
             generation: before.map_or(1, |row| row.generation + 1),
             spec,
             previous: None,
+            rolled_back: false,
             created_ms: 0,
             updated_ms: self.world.now_ms(),
             extra: BTreeMap::new(),
