@@ -2,10 +2,12 @@
 
 #![recursion_limit = "256"]
 
+// First: its `println!` is that of all others.
+#[macro_use]
+mod output;
 mod commands;
 mod config;
 mod error;
-mod output;
 mod progress;
 mod usage;
 mod words;

@@ -1,11 +1,13 @@
 //! A container's log: one driver writes it (in the monitor), one reader answers `logs` (in the client).
 
+mod datagram;
 mod journald;
 mod json_file;
 mod k8s_file;
 mod query;
 mod rotate;
 mod syslog;
+mod tailing;
 
 pub use query::{Entry, Follow, Query, QueryError};
 

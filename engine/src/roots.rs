@@ -32,7 +32,7 @@ impl Roots {
         let home = var("HOME").unwrap_or_else(|| PathBuf::from("/"));
         Self {
             data: var("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share")).join("shoal"),
-            run: var("XDG_RUNTIME_DIR").unwrap_or_else(|| PathBuf::from(format!("/tmp/shoal-{uid}"))).join("shoal"),
+            run: var("XDG_RUNTIME_DIR").unwrap_or_else(|| shared_run(uid)).join("shoal"),
             config: user_config(),
         }
     }
@@ -81,6 +81,11 @@ impl Roots {
     pub fn cgroup(&self) -> String {
         format!("/shoal/{:016x}", fnv(self.run.as_os_str().as_encoded_bytes()))
     }
+}
+
+/// Where a user without `XDG_RUNTIME_DIR` keeps run-time files: in a folder where everybody may have been first.
+pub(crate) fn shared_run(uid: u32) -> PathBuf {
+    PathBuf::from(format!("/tmp/shoal-{uid}"))
 }
 
 /// The user's own configuration file.

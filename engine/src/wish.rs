@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+/// A number of seconds that never end, as -1 asks for.
+pub const FOR_EVER: u64 = u64::MAX;
+
 /// Why the text of one flag was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?}: {reason}")]
@@ -79,7 +82,7 @@ pub struct Wish {
     pub log: LogConfig,
     /// `--stop-signal`; empty for the image's or SIGTERM.
     pub stop_signal: String,
-    /// `--stop-timeout` in s; 10 when not given.
+    /// `--stop-timeout` in s, [`FOR_EVER`] for -1; 10 when not given.
     pub stop_timeout: Option<u64>,
     /// `--timeout` in s: the container is killed after it; 0 means never.
     pub timeout: u64,

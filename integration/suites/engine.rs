@@ -33,3 +33,5 @@ mod security;
 mod storage;
 #[path = "engine/strace.rs"]
 mod strace;
+#[path = "engine/streams.rs"]
+mod streams;

@@ -266,6 +266,49 @@ fn names_and_aliases_resolve_while_their_containers_live_and_the_resolver_goes_w
 }
 
 #[test]
+fn a_resolver_tells_strangers_nothing() {
+    let host = host("strangers");
+    let _ = host.shoal(["network", "create", "web"]).ok();
+    let one = run(&host, &["--network", "web", "--name", "one"]);
+    let other = run(&host, &["--name", "other"]);
+    let server = Ipv4Addr::from(u32::from(one.ip(&host, "web")) & 0xffff_ff00 | 1);
+    let dig = |netns: &Path| {
+        let at = format!("@{server}");
+        let enter = Cmd::new("nsenter").arg(format!("--net={}", netns.display()));
+        enter.args(["dig", "+time=2", "+tries=1", &at, "one"]).run().stdout
+    };
+    assert!(dig(&other.netns).contains("status: REFUSED"), "{}", dig(&other.netns));
+    let address = one.ip(&host, "web").to_string();
+    assert!(dig(&one.netns).contains(&address) && dig(&host.netns_path()).contains(&address));
+}
+
+#[test]
+fn a_container_asks_by_the_network_where_only_the_host_can_ask() {
+    let host = host("loopback");
+    let conf = host.root().join("resolv.conf");
+    std::fs::write(&conf, "nameserver 127.0.0.1\n").expect("ours");
+    // A server on the host's loopback that answers everything with one address.
+    let socket = at(&host.netns_path(), || UdpSocket::bind("127.0.0.1:53")).expect("free");
+    let _ = std::thread::spawn(move || {
+        let mut bytes = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut bytes) {
+            let question = bytes[12..length].iter().position(|byte| *byte == 0).map_or(length, |end| 12 + end + 5);
+            let mut reply = bytes[..question].to_vec();
+            reply[2] |= 0x80;
+            reply[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 77]);
+            let _ = socket.send_to(&reply, client);
+        }
+    });
+    let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let line = host.cmd("unshare").args(["--mount", "--propagation", "slave", "--", "sh", "-c", script]).arg(&conf);
+    let shoal = host.shoal(["run", "--rm", "localhost/net:1", "nslookup", "-type=a", "somewhere.example."]);
+    let words: Vec<String> = shoal.line().split(' ').map(str::to_owned).collect();
+    let said = line.args(words).run();
+    assert!(said.stdout.contains("192.0.2.77"), "{}{}", said.stdout, said.stderr);
+}
+
+#[test]
 fn a_running_container_is_connected_and_disconnected() {
     let host = host("connect");
     let _ = host.shoal(["network", "create", "back"]).ok();

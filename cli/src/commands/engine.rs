@@ -22,6 +22,7 @@ use crate::commands::Global;
 use crate::error::Error;
 use clap::Subcommand;
 use engine::{Engine, EngineError, Roots};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 /// The verbs of the engine group.
@@ -105,7 +106,11 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
         Command::System(verb) => system::run(global, verb),
         Command::Healthcheck(Healthcheck::Run { container }) => {
             let entry = open(global)?.probe(&container)?;
-            println!("{}", entry.output.trim_end());
+            // What the container says commands no terminal.
+            let output = entry.output.trim_end();
+            let terminal = std::io::stdout().is_terminal();
+            let shown = |letter: char| if terminal && letter.is_control() && letter != '\n' { '?' } else { letter };
+            println!("{}", output.chars().map(shown).collect::<String>());
             Ok(ExitCode::from(u8::from(entry.exit_code != 0)))
         }
         Command::Generate(verb) => system::generate(global, &verb),

@@ -1,5 +1,6 @@
 //! The client's side of an attached container: its terminal on one end, the monitor's socket on the other.
 
+use super::stop::Promise;
 use super::{Engine, Launch, Streams};
 use crate::error::EngineError;
 use crate::host::terminal::{self, Raw};
@@ -88,9 +89,14 @@ impl Engine {
         Ok(Launch { container, client, warnings: Vec::new() })
     }
 
-    /// What an attached `run` owes after the end: give back, and remove with `--rm`.
-    pub fn after_end(&self, id: &str) -> Result<(), EngineError> {
+    /// What an attached `run` owes after the end: give back, and remove with `--rm`. Whoever is killed before or over it leaves
+    /// it to the monitor, which waits for the word.
+    pub fn after_end(&self, launch: Launch) -> Result<(), EngineError> {
+        let _promise = Promise(launch.client);
+        let id = launch.container.id();
         match self.load(id) {
+            // Another command has started it again.
+            Ok(container) if container.state.status.is_active() => return Ok(()),
             Ok(container) => self.settle(&container),
             Err(EngineError::NoSuchContainer { .. }) => return Ok(()),
             Err(error) => return Err(error),
@@ -122,7 +128,8 @@ pub fn proxy(client: &mut Client, options: &AttachOptions) -> io::Result<AttachE
 fn carry(client: &mut Client, options: &AttachOptions, signals: &SignalFd) -> io::Result<AttachEnd> {
     let stdin = io::stdin();
     let mut reading = options.stdin;
-    let mut keys = Keys::new(&options.detach_keys);
+    // Only a person types; in a file or a pipe the same bytes mean nothing.
+    let mut keys = Keys::new(if options.tty { &options.detach_keys } else { &[] });
     // Descriptors of our own: std's stdout is line-buffered, which a terminal in raw mode must not be.
     let mut stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut stderr = std::fs::File::from(io::stderr().as_fd().try_clone_to_owned()?);
@@ -142,34 +149,45 @@ fn carry(client: &mut Client, options: &AttachOptions, signals: &SignalFd) -> io
                 Received::Reply(_) => {}
             }
         }
+        tolerant(client.flush())?;
+        let more = if client.is_waiting() { PollFlags::POLLOUT } else { PollFlags::empty() };
         let mut polled = vec![
-            PollFd::new(client.stream().as_fd(), PollFlags::POLLIN),
+            PollFd::new(client.stream().as_fd(), PollFlags::POLLIN | more),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        if reading {
+        // No more is read than the monitor takes.
+        let room = reading && !client.is_waiting();
+        if room {
             polled.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
         }
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let ready: Vec<bool> = polled.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        let said = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.intersects(!PollFlags::POLLOUT));
+        let ready: Vec<bool> = polled.iter().map(said).collect();
         drop(polled);
         if ready[1] {
             while let Ok(Some(info)) = signals.read_signal() {
                 let Ok(signal) = i32::try_from(info.ssi_signo) else { continue };
-                forward(client, options, signal)?;
+                forward(client, options, signal);
             }
         }
-        if reading && ready[2] {
+        if room && ready[2] {
             let mut bytes = [0u8; 8 * 1024];
             match nix::unistd::read(&stdin, &mut bytes) {
                 Ok(0) => {
                     reading = false;
-                    tolerant(client.send_stdin(b""))?;
+                    let held = keys.rest();
+                    if !held.is_empty() {
+                        client.queue_stdin(held);
+                    }
+                    client.queue_stdin(b"");
                 }
                 Ok(count) => match keys.filter(&bytes[..count]) {
-                    Some(bytes) => tolerant(if bytes.is_empty() { Ok(()) } else { client.send_stdin(&bytes) })?,
+                    // An empty frame would be the end.
+                    Some(bytes) if bytes.is_empty() => {}
+                    Some(bytes) => client.queue_stdin(&bytes),
                     None => return Ok(AttachEnd::Detached),
                 },
                 Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
@@ -185,14 +203,14 @@ fn carry(client: &mut Client, options: &AttachOptions, signals: &SignalFd) -> io
     }
 }
 
-fn forward(client: &mut Client, options: &AttachOptions, signal: i32) -> io::Result<()> {
+fn forward(client: &mut Client, options: &AttachOptions, signal: i32) {
     if signal == libc::SIGWINCH {
         if let (true, Some((rows, columns))) = (options.tty, terminal::size()) {
-            tolerant(client.send(&Request::Resize { rows, columns }))?;
+            client.queue(&Request::Resize { rows, columns });
         }
-        return Ok(());
+    } else if options.signals {
+        client.queue(&Request::Signal { signal });
     }
-    if options.signals { tolerant(client.send(&Request::Signal { signal })) } else { Ok(()) }
 }
 
 /// The monitor may be gone already; its last words are still to be read.
@@ -281,6 +299,7 @@ pub(super) fn terminal(
             match nix::unistd::read(&stdin, &mut bytes) {
                 Ok(0) => {
                     reading = false;
+                    write_whole(&mut other, keys.rest())?;
                     write_whole(&mut other, &[4])?;
                 }
                 Ok(count) => match keys.filter(&bytes[..count]) {
@@ -340,6 +359,11 @@ impl<'a> Keys<'a> {
         }
         Some(out)
     }
+
+    /// What is held back when nothing more will be typed.
+    fn rest(&mut self) -> &'a [u8] {
+        &self.keys[..std::mem::take(&mut self.matched)]
+    }
 }
 
 #[cfg(test)]
@@ -360,5 +384,16 @@ mod tests {
         assert_eq!(keys.filter(b"a\x10").unwrap(), b"a");
         assert_eq!(keys.filter(b"b").unwrap(), b"\x10b");
         assert_eq!(keys.filter(b"x\x10\x11y"), None);
+        let mut keys = Keys::new(&sequence);
+        assert_eq!(keys.filter(b"a\x10").unwrap(), b"a");
+        assert_eq!((keys.rest(), keys.rest()), (&b"\x10"[..], &b""[..]), "the last byte before the end of input");
+    }
+
+    #[test]
+    fn without_keys_every_pair_of_bytes_goes_through() {
+        let mut keys = Keys::new(&[]);
+        let pairs: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_be_bytes).collect();
+        assert_eq!(keys.filter(&pairs).unwrap(), pairs);
+        assert!(keys.rest().is_empty());
     }
 }

@@ -63,7 +63,13 @@ impl Engine {
             });
         let code = match ended {
             Ok(code) => Ok(code),
-            Err(error) => Err(self.explain_exec(&container, &folder, &process, error)),
+            // Beside a process of ours the runtime has our stderr, and has said on it what its log says.
+            Err(error) => match self.explain_exec(&container, &folder, &process, error) {
+                EngineError::Start { code, .. } if !wish.tty && !wish.detach && has_said(&folder) => {
+                    Ok(i32::from(code))
+                }
+                error => Err(error),
+            },
         };
         fs::remove_dir_all(&folder).ok();
         code
@@ -97,7 +103,9 @@ impl Engine {
         if !wish.user.is_empty() {
             let root = self.root_of(container)?;
             let read = |path: &str| root.text(path).map_err(EngineError::io(format!("read the container's {path}")));
-            let account = account::resolve(&wish.user, &[], &read("/etc/passwd")?, &read("/etc/group")?)?;
+            let groups = &container.record.wish.group_add;
+            let account = account::resolve(&wish.user, groups, &read("/etc/passwd")?, &read("/etc/group")?)
+                .map_err(|error| EngineError::Start { code: 126, message: error.to_string() })?;
             process.user = account.user;
             let record = &container.record;
             let given = [&record.defaults.env, &record.wish.env, &wish.env];
@@ -206,12 +214,7 @@ impl Engine {
     /// Why the process did not begin: the runtime's errno, else what the root file system says.
     fn explain_exec(&self, container: &Container, folder: &Path, process: &Process, error: EngineError) -> EngineError {
         let EngineError::Start { .. } = error else { return error };
-        let mut text = String::new();
-        fs::File::open(folder.join("log")).and_then(|file| file.take(64 * 1024).read_to_string(&mut text)).ok();
-        let last = text.lines().rev().find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            (line["level"] == "error").then_some(line)
-        });
+        let last = last_error(folder);
         let errno = last.as_ref().and_then(|line| line["errno"].as_i64()).and_then(|errno| i32::try_from(errno).ok());
         let message = last
             .as_ref()
@@ -229,6 +232,20 @@ impl Engine {
         };
         EngineError::Start { code, message }
     }
+}
+
+/// The last error in the runtime's log.
+fn last_error(folder: &Path) -> Option<serde_json::Value> {
+    let mut text = String::new();
+    fs::File::open(folder.join("log")).and_then(|file| file.take(64 * 1024).read_to_string(&mut text)).ok();
+    text.lines().rev().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        (line["level"] == "error").then_some(line)
+    })
+}
+
+fn has_said(folder: &Path) -> bool {
+    last_error(folder).is_some()
 }
 
 impl Engine {

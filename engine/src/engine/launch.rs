@@ -196,7 +196,16 @@ impl Engine {
                 }
                 return Ok(match Mode::parse(&other.record.wish.networks)? {
                     Mode::Host => None,
-                    _ => Some(format!("/proc/{}/ns/net", other.state.process.pid)),
+                    _ => {
+                        let file = container.run.join("ns-net");
+                        match netns::pin_of(other.state.process, "net", &file) {
+                            Ok(true) => Some(file.to_string_lossy().into_owned()),
+                            Ok(false) => return Err(other.state_error("is not running: its network cannot be joined")),
+                            Err(error) => {
+                                return Err(EngineError::io(format!("hold the network of {}", other.name()))(error));
+                            }
+                        }
+                    }
                 });
             }
             Mode::None => &Vec::new(),
@@ -296,7 +305,7 @@ impl Engine {
                 }
             }
         }
-        Ok(ports)
+        network::publish::unique(ports).map_err(invalid)
     }
 
     /// What connects the container now; empty when nothing does.
@@ -420,6 +429,8 @@ impl Engine {
         match answer {
             Some(Reply::Started { .. }) => Ok(client),
             Some(Reply::Failed { code, message }) => {
+                // What was made for it is given back here.
+                client.send(&Request::Cleaned).ok();
                 let code = if code == 0 { self.start_code(spec) } else { code };
                 Err(EngineError::Start { code, message })
             }

@@ -3,6 +3,7 @@
 use super::{Container, Engine};
 use crate::account;
 use crate::error::EngineError;
+use crate::host::netns;
 use crate::host::rootfs::{Program, Rootfs};
 use crate::lsm;
 use crate::network::Mode;
@@ -72,7 +73,7 @@ impl Engine {
         let read = |path: &str| root.text(path).map_err(EngineError::io(format!("read the image's {path}")));
         let account = account::resolve(user_text, &wish.group_add, &read("/etc/passwd")?, &read("/etc/group")?)?;
         let mode = Mode::parse(&wish.networks)?;
-        let uts = self.uts(wish, &mode)?;
+        let uts = self.uts(container, &mode)?;
         let host_name = if uts == Namespace::Private {
             hostname(record)
         } else {
@@ -148,8 +149,8 @@ impl Engine {
                 Some(path) => Namespace::Path(path.clone()),
                 None => Namespace::Host,
             },
-            pid: self.namespace("pid", &wish.pid)?,
-            ipc: self.namespace("ipc", &wish.ipc)?,
+            pid: self.namespace(container, "pid", &wish.pid)?,
+            ipc: self.namespace(container, "ipc", &wish.ipc)?,
             uts,
             cgroup: match wish.cgroupns.as_str() {
                 "host" => Namespace::Host,
@@ -249,18 +250,23 @@ impl Engine {
         }
     }
 
-    fn namespace(&self, kind: &str, text: &str) -> Result<Namespace, EngineError> {
+    /// Another container's namespace is held by a mount of this one's own: a path with a process number would be some other process's
+    /// once that container has ended.
+    fn namespace(&self, container: &Container, kind: &str, text: &str) -> Result<Namespace, EngineError> {
         match text {
             "" | "private" | "shareable" | "none" => Ok(Namespace::Private),
             "host" => Ok(Namespace::Host),
             other => match other.strip_prefix("container:") {
                 Some(name) => {
                     let target = self.find(name)?;
-                    let process = target.state.process;
-                    if !target.state.status.is_active() || !process.alive() {
+                    let file = container.run.join(format!("ns-{kind}"));
+                    let hold = || EngineError::io(format!("hold the {kind} namespace of {}", target.name()));
+                    if !target.state.status.is_active()
+                        || !netns::pin_of(target.state.process, kind, &file).map_err(hold())?
+                    {
                         return Err(target.state_error("is not running: its namespaces cannot be joined"));
                     }
-                    Ok(Namespace::Path(format!("/proc/{}/ns/{kind}", process.pid)))
+                    Ok(Namespace::Path(file.to_string_lossy().into_owned()))
                 }
                 None => Err(EngineError::Invalid(format!("--{kind} {other:?}: use host or container:NAME"))),
             },
@@ -268,7 +274,8 @@ impl Engine {
     }
 
     /// The host's name is kept with `--network host`, another container's with its network.
-    fn uts(&self, wish: &Wish, mode: &Mode) -> Result<Namespace, EngineError> {
+    fn uts(&self, container: &Container, mode: &Mode) -> Result<Namespace, EngineError> {
+        let wish = &container.record.wish;
         match (wish.uts.as_str(), mode) {
             ("host", _) if !wish.hostname.is_empty() => {
                 Err(EngineError::Invalid("-h and --uts host exclude each other".to_owned()))
@@ -277,7 +284,7 @@ impl Engine {
             ("" | "private", Mode::Host) if wish.hostname.is_empty() => {
                 Ok(if wish.privileged { Namespace::Host } else { Namespace::Private })
             }
-            ("" | "private", Mode::Container(name)) => self.namespace("uts", &format!("container:{name}")),
+            ("" | "private", Mode::Container(name)) => self.namespace(container, "uts", &format!("container:{name}")),
             ("" | "private", _) => Ok(Namespace::Private),
             (other, _) => Err(EngineError::Invalid(format!("--uts {other:?}: use host or private"))),
         }

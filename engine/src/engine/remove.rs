@@ -118,6 +118,7 @@ impl Engine {
             }
         }
         let locked = self.lock(name)?;
+        let mut promise = None;
         if locked.is_active() {
             if !force {
                 let container = &locked.container;
@@ -128,10 +129,11 @@ impl Engine {
                 };
                 return Err(container.state_error(reason));
             }
-            self.stop_locked(&locked.container, Some(libc::SIGKILL), Some(0))?;
+            promise = self.stop_locked(&locked.container, Some(libc::SIGKILL), Some(0))?;
         }
-        drop(killing);
-        self.remove_locked(locked, volumes)
+        let removed = self.remove_locked(locked, volumes);
+        drop((promise, killing));
+        removed
     }
 
     /// Removes a container whose files cannot be read: whatever is known by its id.

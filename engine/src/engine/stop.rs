@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 /// How long `stop` waits before it kills, in s; docker's.
 pub const STOP_TIMEOUT_S: u64 = 10;
-/// How long a monitor may take to go after its last word: it waits two seconds for slow readers.
+/// How long a monitor may take to go after its last word.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long a monitor may take to go once it has heard that everything is cleaned up.
+const GOES: Duration = Duration::from_secs(1);
 /// How long a monitor may take to listen; it does before it starts anything.
 const REACH: Duration = Duration::from_secs(10);
 /// How long a monitor may take to answer beyond what it was asked to wait for; then it is held to be hung, and is killed.
@@ -40,61 +42,64 @@ impl Engine {
             if heard.is_some() {
                 self.settle(&container);
             }
-            answered = Some(heard.is_some());
+            answered = Some(heard);
         }
         let locked = match self.lock(container.id()) {
             // Removed by somebody who waited for the same.
             Err(EngineError::NoSuchContainer { .. }) => return Ok(()),
             other => other?,
         };
-        if locked.is_active() {
-            match answered {
-                // It had stopped, and somebody else has started it again.
-                Some(true) => return Ok(()),
-                Some(false) => self.without_monitor(&locked.container)?,
-                None => self.stop_locked(&locked.container, signal, timeout)?,
+        let promise = match (locked.is_active(), answered) {
+            (false, answered) => answered.flatten(),
+            // It had stopped, and somebody else has started it again.
+            (true, Some(Some(_))) => return Ok(()),
+            (true, Some(None)) => {
+                self.without_monitor(&locked.container)?;
+                None
             }
-        }
+            (true, None) => self.stop_locked(&locked.container, signal, timeout)?,
+        };
         let container = self.load(locked.container.id())?;
         self.give_back(&container)?;
         self.event(&container.record, "stop", &[]);
         if container.record.wish.remove {
             self.remove_locked(locked, false)?;
         }
+        drop(promise);
         Ok(())
     }
 
-    /// Stops a container whose lock is held and waits until it has ended for good.
+    /// Stops a container whose lock is held and waits until it has ended for good. What is returned is kept until everything is
+    /// given back: the monitor cleans up when this command is killed over it.
     pub(super) fn stop_locked(
         &self,
         container: &Container,
         signal: Option<i32>,
         timeout_ms: Option<u64>,
-    ) -> Result<(), EngineError> {
-        // The connection is held until the monitor is gone: as long as it is, what follows the end is ours.
-        let heard = self.asked(container, signal, timeout_ms)?;
-        if heard.is_some() {
+    ) -> Result<Option<Promise>, EngineError> {
+        let promise = self.asked(container, signal, timeout_ms)?;
+        if promise.is_some() {
             self.settle(container);
         }
-        self.without_monitor(container)
+        self.without_monitor(container)?;
+        Ok(promise)
     }
 
-    /// Tells the monitor to kill and goes on; it may be gone. As long as the connection is held, what follows the end is ours.
-    pub(super) fn kill_at_once(&self, container: &Container) -> Option<Client> {
+    /// Tells the monitor to kill and goes on; it may be gone. As long as the promise is held, what follows the end is ours.
+    pub(super) fn kill_at_once(&self, container: &Container) -> Option<Promise> {
         let mut client = Client::connect(&container.run).ok()?;
         let stop = Request::Stop { signal: Some(libc::SIGKILL), timeout_ms: Some(0) };
         client.send(&Request::CleanupIsMine).and_then(|()| client.send(&stop)).ok()?;
-        Some(client)
+        Some(Promise(client))
     }
 
-    /// Says stop to the monitor and waits for the last word; returns the connection on which it came, `None` when there is none to
-    /// be had.
+    /// Says stop to the monitor and waits for the last word; `None` when there is none to be had.
     fn asked(
         &self,
         container: &Container,
         signal: Option<i32>,
         timeout_ms: Option<u64>,
-    ) -> Result<Option<Client>, EngineError> {
+    ) -> Result<Option<Promise>, EngineError> {
         let Some(mut client) = reach(container) else { return Ok(None) };
         let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
         let asked =
@@ -114,7 +119,7 @@ impl Engine {
         loop {
             match client.reply_within(ANSWER_LOOK).map_err(speak())? {
                 Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) | Word::Gone => {
-                    return Ok(Some(client));
+                    return Ok(Some(Promise(client)));
                 }
                 Word::Said(_) => {}
                 Word::Silent => {
@@ -161,6 +166,7 @@ impl Engine {
         }
         let mut state = now.state;
         state.status = Status::Exited;
+        state.stopped_by_hand = true;
         state.exit_code = 137;
         state.finished = crate::time::now();
         crate::file::save(&container.data.join("state.json"), &state, crate::file::Durable::Yes)?;
@@ -210,12 +216,15 @@ impl Engine {
     ) -> Result<Vec<String>, EngineError> {
         let signal = signal_text.map(signal).transpose()?;
         let mut locked = self.lock(name)?;
+        let mut promise = None;
         if locked.is_active() {
-            self.stop_locked(&locked.container, signal, timeout_ms(&locked.container, timeout_s)?)?;
+            let timeout_ms = timeout_ms(&locked.container, timeout_s)?;
+            promise = self.stop_locked(&locked.container, signal, timeout_ms)?;
             self.event(&locked.container.record, "stop", &[]);
             locked.container = self.load(locked.container.id())?;
         }
         let launch = self.launch(locked, None)?;
+        drop(promise);
         self.event(&launch.container.record, "restart", &[]);
         Ok(launch.warnings)
     }
@@ -333,6 +342,20 @@ impl Engine {
     }
 }
 
+/// What a command owes a monitor that leaves the cleanup to it: the word that it is done, and until then the open connection.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Promise(pub(super) Client);
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if self.0.send(&Request::Cleaned).is_ok() {
+            // It answers by going; no process of ours is left behind when this command ends.
+            while let Ok(Word::Said(_)) = self.0.reply_within(GOES) {}
+        }
+    }
+}
+
 /// How long a stop waits before it kills: what was said now, what was said at `run`, docker's default.
 fn timeout_ms(container: &Container, timeout_s: Option<i64>) -> Result<Option<u64>, EngineError> {
     match timeout_s {
@@ -340,7 +363,10 @@ fn timeout_ms(container: &Container, timeout_s: Option<i64>) -> Result<Option<u6
         Some(seconds) => u64::try_from(seconds)
             .map(|seconds| Some(seconds.saturating_mul(1000)))
             .map_err(|_| EngineError::Invalid(format!("-t {seconds}: seconds, or -1 to wait for ever"))),
-        None => Ok(Some(container.record.wish.stop_timeout.unwrap_or(STOP_TIMEOUT_S).saturating_mul(1000))),
+        None => match container.record.wish.stop_timeout.unwrap_or(STOP_TIMEOUT_S) {
+            crate::wish::FOR_EVER => Ok(None),
+            seconds => Ok(Some(seconds.saturating_mul(1000))),
+        },
     }
 }
 

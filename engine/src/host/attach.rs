@@ -82,7 +82,10 @@ impl Networks {
             Driver::Macvlan => link_macvlan(network, &mut host, &netns, mac, &out.interface)?,
         }
         configure(network, request, &mut inside, out)?;
-        if network.has_names() {
+        // The host can ask servers on its own loopback, and the network's resolver is a process of the host.
+        let stands_in = network.driver == Driver::Bridge && !network.internal && request.dns.is_empty();
+        let stands_in = stands_in && !network.has_names() && super::resolver::only_the_host_can_ask();
+        if network.has_names() || stands_in {
             out.nameservers = network.subnets.iter().map(|subnet| subnet.gateway).collect();
         }
         if network.driver == Driver::Bridge && !network.internal {
@@ -93,7 +96,19 @@ impl Networks {
             out.warnings.push(format!("network {} publishes no ports; -p is without effect on it", network.name));
         }
         self.enrol(&network.id, &request.name, out)?;
-        if network.has_names() { super::resolver::ensure(network, &self.run_folder(&network.id)) } else { Ok(()) }
+        if !network.has_names() && !stands_in {
+            return Ok(());
+        }
+        match super::resolver::ensure(network, &self.run_folder(&network.id)) {
+            // Without it nothing but names of elsewhere is missing.
+            Err(error) if stands_in => {
+                out.warnings.push(format!(
+                    "the host's name servers are on its loopback, where containers cannot ask them: use --dns ({error})"
+                ));
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     fn lease(&self, network: &Network, request: &Attach, out: &mut Attachment) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use nix::sys::stat::{
     utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence, fchown, fchownat, linkat, lseek, symlinkat, unlinkat};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -199,7 +199,7 @@ impl<'a> Copier<'a> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let mut source = File::from(openat(from, name, flags, Mode::empty())?);
         let mut target = File::from(self.target(to, new)?);
-        self.bytes += io::copy(&mut source, &mut target)?;
+        self.bytes += content(&mut source, &mut target)?;
         self.finish(source.as_fd(), target.as_fd(), &fstat(source.as_fd())?)
     }
 
@@ -274,10 +274,82 @@ impl<'a> Copier<'a> {
     }
 }
 
+/// Copies what a file holds and returns how many bytes that was; its holes stay holes.
+fn content(source: &mut File, target: &mut File) -> io::Result<u64> {
+    let length = source.metadata()?.len();
+    let (mut copied, mut offset) = (0, 0);
+    // A length of 0 says nothing about files that the kernel makes up.
+    while length > 0 {
+        let start = match lseek(&*source, offset, Whence::SeekData) {
+            Ok(start) => start,
+            // Nothing but a hole follows.
+            Err(Errno::ENXIO) => {
+                if target.metadata()?.len() < length {
+                    target.set_len(length)?;
+                }
+                return Ok(copied);
+            }
+            // This file system does not tell.
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = lseek(&*source, start, Whence::SeekHole)?;
+        lseek(&*source, start, Whence::SeekSet)?;
+        lseek(&*target, start, Whence::SeekSet)?;
+        let many = u64::try_from(end - start).unwrap_or(0);
+        copied += io::copy(&mut io::Read::take(&mut *source, many), target)?;
+        offset = end;
+    }
+    Ok(copied + io::copy(source, target)?)
+}
+
 fn times(stat: &FileStat) -> (TimeSpec, TimeSpec) {
     (TimeSpec::new(stat.st_atime, stat.st_atime_nsec), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
 }
 
 fn shown(path: &[OsString]) -> String {
     path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, SeekFrom, Write};
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn holes_stay_holes_and_the_bytes_between_them_are_kept() {
+        let room = std::env::temp_dir().join(format!("shoal-sparse-{}", std::process::id()));
+        fs::create_dir(&room).unwrap();
+        let open = |name: &str| {
+            fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(room.join(name)).unwrap()
+        };
+        const FAR: u64 = 64 << 20;
+        for (name, places, length) in [
+            ("tail", &[(0, "begin"), (FAR, "middle")][..], 2 * FAR),
+            ("data", &[(FAR, "end")], FAR + 3),
+            ("hole", &[], FAR),
+            ("plain", &[(0, "text")], 4),
+            ("empty", &[], 0),
+        ] {
+            let (mut from, mut to) = (open("from"), open("to"));
+            for (offset, text) in places {
+                from.seek(SeekFrom::Start(*offset)).unwrap();
+                from.write_all(text.as_bytes()).unwrap();
+            }
+            from.set_len(length).unwrap();
+            from.rewind().unwrap();
+            content(&mut from, &mut to).unwrap();
+            let meta = to.metadata().unwrap();
+            assert_eq!(meta.len(), length, "{name}");
+            assert!(meta.blocks() * 512 < 1 << 20, "{name}: {} blocks", meta.blocks());
+            for (offset, text) in places {
+                let mut read = vec![0; text.len()];
+                to.seek(SeekFrom::Start(*offset)).unwrap();
+                to.read_exact(&mut read).unwrap();
+                assert_eq!(read, text.as_bytes(), "{name}");
+            }
+        }
+        fs::remove_dir_all(&room).unwrap();
+    }
 }

@@ -1,9 +1,11 @@
-//! A network namespace that outlives its processes: made on a thread of its own, kept by a mount on a file.
+//! A namespace that outlives its processes, kept by a mount on a file: a new network, made on a thread of its own, or any of a process.
 
+use super::process::ProcessId;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// The largest group that the kernel takes here.
@@ -29,6 +31,23 @@ pub fn pin(file: &Path, groups: Option<u32>) -> io::Result<()> {
         Ok(())
     };
     std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| Err(io::Error::other("a thread died")))
+}
+
+/// Mounts a namespace of a process (`pid`, `ipc`, `uts`, `net`) on `file`, which is created. `false` when that very process has ended:
+/// its number may be another's by now, and is never looked at again.
+pub fn pin_of(process: ProcessId, kind: &str, file: &Path) -> io::Result<bool> {
+    let namespace = match fs::File::open(format!("/proc/{}/ns/{kind}", process.pid)) {
+        Ok(namespace) => namespace,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if !process.alive() {
+        return Ok(false);
+    }
+    fs::File::create(file)?;
+    let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+    mount(Some(source.as_str()), file, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(true)
 }
 
 /// Lets the namespace go.

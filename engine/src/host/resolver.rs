@@ -11,7 +11,7 @@ mod watch;
 use crate::host::process::ProcessId;
 use crate::network::dns::{self, Answer, Code};
 use crate::network::names::{Names, Outcome};
-use crate::network::{Error, Network, Step};
+use crate::network::{Error, Network, Step, resolv};
 use forward::Forwarder;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
@@ -43,6 +43,13 @@ struct Config {
     network_id: String,
     listen: Vec<IpAddr>,
     subnets: Vec<IpNet>,
+    /// Whether it answers the members' names; on the default network it only asks on.
+    #[serde(default = "yes")]
+    names: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Who the process is, in `run/networks/ID`.
@@ -58,6 +65,7 @@ pub(crate) fn ensure(network: &Network, folder: &Path) -> Result<(), Error> {
         network_id: network.id.clone(),
         listen: network.subnets.iter().map(|subnet| subnet.gateway).collect(),
         subnets: network.subnets.iter().map(|subnet| subnet.subnet).collect(),
+        names: network.has_names(),
     };
     let what = || format!("start the resolver of network {}", network.name);
     match lock(folder, FlockArg::LockExclusiveNonblock).step(what)? {
@@ -98,6 +106,19 @@ pub(crate) fn revive(folder: &Path) -> io::Result<Option<OwnedFd>> {
     }
     let process: Option<ProcessId> = crate::file::load(&folder.join(PROCESS)).ok();
     Ok(process.and_then(ProcessId::open))
+}
+
+/// Whether the host's name servers are all on its own loopback, where a container finds but itself.
+pub(crate) fn only_the_host_can_ask() -> bool {
+    let servers = |path: &str| fs::read_to_string(path).map(|text| resolv::parse(&text).servers).unwrap_or_default();
+    hidden(&servers(forward::RESOLV_CONF), &servers(forward::SYSTEMD_CONF))
+}
+
+/// As [`only_the_host_can_ask`]; `behind` are the servers behind systemd's stub.
+fn hidden(own: &[IpAddr], behind: &[IpAddr]) -> bool {
+    let local = |servers: &[IpAddr]| servers.iter().all(IpAddr::is_loopback);
+    let stub = own.iter().all(|server| *server == IpAddr::from([127, 0, 0, 53]));
+    !own.is_empty() && local(own) && (!stub || local(behind))
 }
 
 /// The monitor's program: `SHOAL_MONITOR`, beside this one, or on the path.
@@ -214,11 +235,22 @@ impl Shared {
             Err(Some(code)) => return (Next::Reply(dns::refusal(message, code)), None),
         };
         let names = self.names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let next = match names.ask(&self.config.network_id, &self.config.subnets, client, &query, random) {
+        if !client.is_loopback()
+            && !self.config.listen.contains(&client)
+            && !names.knows(&self.config.network_id, client)
+        {
+            // A container of another network, or a neighbour of the host that routes by it: nothing here is its business.
+            return (Next::Reply(dns::failure(message, &query, Code::Refused)), Some(query));
+        }
+        let asked = match self.config.names {
+            true => names.ask(&self.config.network_id, &self.config.subnets, client, &query, random),
+            false => Outcome::Unknown,
+        };
+        let next = match asked {
             Outcome::Answer(answer) => {
                 Next::Reply(dns::reply(message, &query, &answer, bytes.unwrap_or_else(|| query.udp_bytes())))
             }
-            // The host itself, or a stranger: answering names is fine, but asking on for it could go round for ever.
+            // The host itself: answering names is fine, but asking on for it could go round for ever.
             Outcome::Unknown if !self.is_container(client) => Next::Reply(dns::failure(message, &query, Code::Refused)),
             Outcome::Unknown => match names.upstreams(&self.config.network_id, client) {
                 Some(servers) => Next::Forward(servers),
@@ -353,5 +385,47 @@ impl Server {
                 (Next::Forward(_) | Next::Drop, _) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_host_that_asks_itself_is_told_from_one_with_servers_elsewhere() {
+        let (stub, local, far) = (ip("127.0.0.53"), ip("127.0.0.1"), ip("192.0.2.1"));
+        assert!(hidden(&[local], &[]) && hidden(&[ip("::1"), local], &[far]) && hidden(&[stub], &[]));
+        assert!(!hidden(&[stub], &[far]), "behind the stub there are servers");
+        assert!(!hidden(&[local, far], &[]) && !hidden(&[], &[]));
+    }
+
+    #[test]
+    fn strangers_are_refused_and_a_network_without_names_tells_none() {
+        let config = |names| Config {
+            version: VERSION,
+            network: "web".to_owned(),
+            network_id: "web".to_owned(),
+            listen: vec![ip("10.0.0.1")],
+            subnets: vec!["10.0.0.0/24".parse().expect("a network")],
+            names,
+        };
+        let mut names = Names::default();
+        names.set_further("web", std::iter::once(("shop".to_owned(), vec![ip("10.9.0.1")])).collect());
+        let mut shared = Shared { config: config(true), names: RwLock::new(names) };
+        let code = |shared: &Shared, client: &str| match shared.decide(&dns::query(1, "shop", 1), ip(client), None, 1) {
+            (Next::Reply(reply), _) => reply[3] & 15,
+            (other, _) => panic!("{other:?}"),
+        };
+        const REFUSED: u8 = 5;
+        assert_eq!(code(&shared, "10.0.0.1"), 0, "the host itself");
+        assert_eq!(code(&shared, "10.0.0.9"), REFUSED, "nobody has this address");
+        assert_eq!(code(&shared, "10.0.7.7"), REFUSED, "a container of another network");
+        shared.config = config(false);
+        assert_eq!(code(&shared, "10.0.0.1"), REFUSED);
     }
 }

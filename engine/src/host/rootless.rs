@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -32,6 +32,13 @@ struct Record {
 /// Enters the user's namespaces, which are made when there are none. Returns what the user should know. To be called before
 /// any thread is started. Root has nothing to enter.
 pub fn enter(roots: &Roots, monitor: &Path) -> Result<Vec<String>, EngineError> {
+    if let Some(uid) = crate::roots::rootless()
+        && roots.run.starts_with(crate::roots::shared_run(uid))
+    {
+        for folder in [&crate::roots::shared_run(uid), &roots.run] {
+            private(folder)?;
+        }
+    }
     if nix::unistd::geteuid().is_root() {
         return Ok(Vec::new());
     }
@@ -77,6 +84,27 @@ pub fn enter(roots: &Roots, monitor: &Path) -> Result<Vec<String>, EngineError> 
     Ok(warnings)
 }
 
+/// Makes a folder where others may have been first, and refuses one that is not this user's alone: its owner could put other
+/// programs into the containers. Names in a folder that passes stay what they are, since nobody else can change them.
+fn private(folder: &Path) -> Result<(), EngineError> {
+    let step = || EngineError::io(format!("make {}", folder.display()));
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(step()(error)),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(folder).map_err(step())?;
+    let problem = if !found.is_dir() {
+        "is no folder".to_owned()
+    } else if found.uid() != nix::unistd::geteuid().as_raw() {
+        format!("belongs to user {}", found.uid())
+    } else if found.mode() & 0o022 != 0 {
+        "can be written by others".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(EngineError::Invalid(format!("{} {problem}: set XDG_RUNTIME_DIR to a folder of your own", folder.display())))
+}
+
 /// Maps root to the user, and what follows to the user's subordinate ids.
 fn map_subordinate(pid: u32, uid: u32) -> Result<(), String> {
     let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
@@ -118,6 +146,28 @@ fn ranges(text: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_folder_that_others_can_write_or_own_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let room = std::env::temp_dir().join(format!("shoal-private-{}", std::process::id()));
+        fs::create_dir(&room).unwrap();
+        let own = room.join("own");
+        private(&own).unwrap();
+        private(&own).unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().mode() & 0o7777, 0o700);
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(private(&own).unwrap_err().to_string().contains("XDG_RUNTIME_DIR"));
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(&own, room.join("link")).unwrap();
+        assert!(private(&room.join("link")).unwrap_err().to_string().contains("is no folder"));
+        // Only root can give a folder away.
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&own, Some(12345), None).unwrap();
+            assert!(private(&own).unwrap_err().to_string().contains("belongs to user 12345"));
+        }
+        fs::remove_dir_all(&room).unwrap();
+    }
 
     #[test]
     fn a_users_ranges_are_found_by_name_and_by_number() {

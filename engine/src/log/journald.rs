@@ -1,21 +1,20 @@
 //! The journal's native protocol: one datagram a line to `/run/systemd/journal/socket`, docker's field names.
 
+use super::datagram::{Sender, Target};
 use super::{Origin, Stream, TAG, pieces};
 use crate::time::Nanos;
 use std::io;
-use std::os::unix::net::UnixDatagram;
 
 /// The writing end.
 #[derive(Debug)]
 pub struct Writer {
-    socket: UnixDatagram,
+    sender: Sender,
     fields: String,
 }
 
 impl Writer {
     pub(super) fn open(origin: &Origin) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect("/run/systemd/journal/socket")?;
+        let sender = Sender::open(Target::Unix("/run/systemd/journal/socket".into()))?;
         let short: String = origin.id.chars().take(12).collect();
         let tag = origin.tag();
         let fields = format!(
@@ -26,20 +25,25 @@ impl Writer {
         // Without a length a value ends with its line.
         let own = own.map(|(name, value)| format!("{}={}\n", key(name), value.replace('\n', " ")));
         let fields = own.fold(fields, |fields, field| fields + &field);
-        Ok(Self { socket, fields })
+        Ok(Self { sender, fields })
     }
 
     pub(super) fn write(&mut self, stream: Stream, _time: Nanos, text: &[u8]) -> io::Result<()> {
         let priority = if stream == Stream::Stderr { 3 } else { 6 };
+        let mut done = Ok(());
         for piece in pieces(text) {
+            let packet = |priority: u8, line: &[u8]| {
+                let mut packet = format!("PRIORITY={priority}\n{}MESSAGE\n", self.fields).into_bytes();
+                packet.extend_from_slice(&(line.len() as u64).to_le_bytes());
+                packet.extend_from_slice(line);
+                packet.push(b'\n');
+                packet
+            };
             let line = piece.strip_suffix(b"\n").unwrap_or(piece);
-            let mut packet = format!("PRIORITY={priority}\n{}MESSAGE\n", self.fields).into_bytes();
-            packet.extend_from_slice(&(line.len() as u64).to_le_bytes());
-            packet.extend_from_slice(line);
-            packet.push(b'\n');
-            self.socket.send(&packet).ok();
+            let told = |lost: u64| packet(4, format!("{lost} lines were lost").as_bytes());
+            done = done.and(self.sender.send(&packet(priority, line), told));
         }
-        Ok(())
+        done
     }
 }
 

@@ -1,6 +1,6 @@
 //! `logs`: reads the files of a container oldest first, filters by time, keeps the last lines, follows what comes.
 
-use super::{LogConfig, Stream, rotate};
+use super::{LogConfig, Stream, tailing};
 use crate::host::sys;
 use crate::time::{Nanos, parse};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,7 +31,12 @@ pub struct Entry {
     pub time: Nanos,
     /// The text as the container wrote it.
     pub text: Vec<u8>,
+    /// What came before it may have been rotated away before it could be read.
+    pub after_gap: bool,
 }
+
+/// What a line of a file says; `None` for a damaged one.
+pub(super) type Decode = fn(&[u8]) -> Option<Entry>;
 
 /// Why a log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +89,7 @@ impl Query {
         state: &mut dyn FnMut() -> Follow,
     ) -> Result<(), QueryError> {
         let path = config.file(data).ok_or_else(|| QueryError::NotKept { driver: config.driver().to_owned() })?;
-        let decode: fn(&[u8]) -> Option<Entry> = if config.driver() == "json-file" { from_json } else { from_k8s };
+        let decode: Decode = if config.driver() == "json-file" { from_json } else { from_k8s };
         self.run(&path, data, decode, config.max_file(), out, state).map_err(|source| QueryError::Io { path, source })
     }
 
@@ -92,66 +97,78 @@ impl Query {
         &self,
         path: &Path,
         data: &Path,
-        decode: fn(&[u8]) -> Option<Entry>,
+        decode: Decode,
         max_file: u32,
         out: &mut dyn FnMut(Entry) -> io::Result<()>,
         state: &mut dyn FnMut() -> Follow,
     ) -> io::Result<()> {
         let notice = sys::watch(data, libc::IN_MODIFY | libc::IN_MOVED_TO | libc::IN_CREATE | libc::IN_DELETE);
+        let (mut files, _) = tailing::newer(path, max_file, None)?;
+        match (self.tail, self.since, self.until) {
+            (Some(tail), _, None) => tailing::last_lines(&mut files, tail)?,
+            (None, Some(since), _) => {
+                files.iter_mut().try_for_each(|file| tailing::skip_before(file, decode, since))?
+            }
+            _ => {}
+        }
+        let wanted = |entry: &Entry| {
+            !self.since.is_some_and(|since| entry.time < since) && !self.until.is_some_and(|until| entry.time > until)
+        };
         let mut kept: VecDeque<Entry> = VecDeque::new();
-        let mut emit = |entry: Entry, kept: Option<&mut VecDeque<Entry>>| -> io::Result<bool> {
-            if self.since.is_some_and(|since| entry.time < since) {
+        let mut reader = None;
+        for file in files {
+            let reader = reader.insert(Reader::new(file));
+            drain(reader, decode, &mut |entry| {
+                match self.tail {
+                    _ if !wanted(&entry) => {}
+                    None => out(entry)?,
+                    Some(0) => {}
+                    Some(tail) => {
+                        if kept.len() == tail {
+                            kept.pop_front();
+                        }
+                        kept.push_back(entry);
+                    }
+                }
+                Ok(true)
+            })?;
+        }
+        kept.into_iter().try_for_each(&mut *out)?;
+        let mut gap = false;
+        let mut emit = |mut entry: Entry, gap: &mut bool| -> io::Result<bool> {
+            entry.after_gap = std::mem::take(gap);
+            if wanted(&entry) {
+                out(entry)?;
                 return Ok(true);
             }
-            if self.until.is_some_and(|until| entry.time > until) {
-                return Ok(false);
-            }
-            match (self.tail, kept) {
-                (Some(0), Some(_)) => {}
-                (Some(tail), Some(kept)) => {
-                    if kept.len() == tail {
-                        kept.pop_front();
-                    }
-                    kept.push_back(entry);
-                }
-                _ => out(entry)?,
-            }
-            Ok(true)
+            Ok(self.until.is_none_or(|until| entry.time <= until))
         };
-        for number in (1..max_file).rev() {
-            if let Ok(file) = fs::File::open(rotate::numbered(path, number)) {
-                let mut reader = Reader::new(file);
-                while let Some(entry) = reader.next(decode)? {
-                    emit(entry, Some(&mut kept))?;
-                }
-            }
-        }
-        let mut reader = match fs::File::open(path) {
-            Ok(file) => Some(Reader::new(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        if let Some(reader) = &mut reader {
-            while let Some(entry) = reader.next(decode)? {
-                emit(entry, Some(&mut kept))?;
-            }
-        }
-        while let Some(entry) = kept.pop_front() {
-            emit(entry, None)?;
-        }
         loop {
             // The state is asked first: what was written before the end is read after it.
             let next = state();
-            if let Some(reader) = &mut reader {
-                while let Some(entry) = reader.next(decode)? {
-                    if !emit(entry, None)? {
+            if let Some(reader) = &mut reader
+                && !drain(reader, decode, &mut |entry| emit(entry, &mut gap))?
+            {
+                return Ok(());
+            }
+            let here = fs::metadata(path).ok().map(|meta| meta.ino());
+            let known = reader.as_ref().map(|reader| reader.inode);
+            if here.is_some() && here != known {
+                // Written between the last look and the renaming; nobody writes to this one any more.
+                if let Some(reader) = &mut reader
+                    && !drain(reader, decode, &mut |entry| emit(entry, &mut gap))?
+                {
+                    return Ok(());
+                }
+                let (files, met) = tailing::newer(path, max_file, known)?;
+                // A log of one file leaves no trace of how often it was begun anew.
+                gap |= known.is_some() && !met && max_file > 1;
+                for file in files {
+                    let reader = reader.insert(Reader::new(file));
+                    if !drain(reader, decode, &mut |entry| emit(entry, &mut gap))? {
                         return Ok(());
                     }
                 }
-            }
-            let here = fs::metadata(path).ok().map(|meta| meta.ino());
-            if here.is_some() && here != reader.as_ref().map(|reader| reader.inode) {
-                reader = Some(Reader::new(fs::File::open(path)?));
                 continue;
             }
             if next == Follow::Stop {
@@ -173,20 +190,30 @@ fn wait(notice: Option<&std::os::fd::OwnedFd>) {
     while nix::unistd::read(notice, &mut events).is_ok_and(|count| count > 0) {}
 }
 
+/// Hands out what a file has by now; `false` when no more is wanted.
+fn drain(reader: &mut Reader, decode: Decode, take: &mut dyn FnMut(Entry) -> io::Result<bool>) -> io::Result<bool> {
+    while let Some(entry) = reader.next(decode)? {
+        if !take(entry)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Reads whole lines of one file; half a line is left for the next time.
 #[derive(Debug)]
-struct Reader {
+pub(super) struct Reader {
     file: BufReader<fs::File>,
     inode: u64,
 }
 
 impl Reader {
-    fn new(file: fs::File) -> Self {
+    pub(super) fn new(file: fs::File) -> Self {
         let inode = file.metadata().map(|meta| meta.ino()).unwrap_or_default();
         Self { file: BufReader::with_capacity(64 * 1024, file), inode }
     }
 
-    fn next(&mut self, decode: fn(&[u8]) -> Option<Entry>) -> io::Result<Option<Entry>> {
+    pub(super) fn next(&mut self, decode: Decode) -> io::Result<Option<Entry>> {
         loop {
             let mut line = Vec::new();
             let count = (&mut self.file).take(RAW_LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
@@ -206,6 +233,13 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Passes over the rest of a line.
+    pub(super) fn pass_line(&mut self) -> io::Result<()> {
+        self.file.skip_until(b'\n').map(|_| ())
+    }
+}
+
 fn from_json(line: &[u8]) -> Option<Entry> {
     #[derive(serde::Deserialize)]
     struct Line {
@@ -215,7 +249,7 @@ fn from_json(line: &[u8]) -> Option<Entry> {
     }
     let line: Line = serde_json::from_slice(line).ok()?;
     let stream = if line.stream == "stderr" { Stream::Stderr } else { Stream::Stdout };
-    Some(Entry { stream, time: parse(&line.time, 0)?, text: line.log.into_bytes() })
+    Some(Entry { stream, time: parse(&line.time, 0)?, text: line.log.into_bytes(), after_gap: false })
 }
 
 fn from_k8s(line: &[u8]) -> Option<Entry> {
@@ -227,5 +261,5 @@ fn from_k8s(line: &[u8]) -> Option<Entry> {
     if partial {
         text.pop();
     }
-    Some(Entry { stream, time, text })
+    Some(Entry { stream, time, text, after_gap: false })
 }

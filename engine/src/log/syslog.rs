@@ -1,22 +1,14 @@
 //! syslog: RFC 3164 datagrams to `/dev/log`, another unix socket or a UDP address.
 
+use super::datagram::{Sender, Target};
 use super::{LogConfig, Origin, Stream, pieces};
 use crate::time::Nanos;
 use std::io;
-use std::net::UdpSocket;
-use std::os::unix::net::UnixDatagram;
-
-/// Where lines go.
-#[derive(Debug)]
-enum Socket {
-    Unix(UnixDatagram),
-    Udp(UdpSocket),
-}
 
 /// The writing end.
 #[derive(Debug)]
 pub struct Writer {
-    socket: Socket,
+    sender: Sender,
     facility: u8,
     tag: String,
 }
@@ -33,39 +25,32 @@ pub(super) fn facility(name: &str) -> Option<u8> {
 impl Writer {
     pub(super) fn open(config: &LogConfig, origin: &Origin) -> io::Result<Self> {
         let address = config.options.get("syslog-address").map_or("unixgram:///dev/log", String::as_str);
-        let socket = match address.strip_prefix("udp://") {
-            Some(target) => {
-                // The lean monitor has no name service: the address is numeric.
-                let target: std::net::SocketAddr =
-                    target.parse().map_err(|_| io::Error::other("syslog-address: a numeric HOST:PORT is needed"))?;
-                let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-                socket.connect(target)?;
-                Socket::Udp(socket)
-            }
-            None => {
-                let path = address.split_once("://").map_or(address, |(_, path)| path);
-                let socket = UnixDatagram::unbound()?;
-                socket.connect(path)?;
-                Socket::Unix(socket)
-            }
+        let target = match address.strip_prefix("udp://") {
+            // The lean monitor has no name service: the address is numeric.
+            Some(target) => Target::Udp(
+                target.parse().map_err(|_| io::Error::other("syslog-address: a numeric HOST:PORT is needed"))?,
+            ),
+            None => Target::Unix(address.split_once("://").map_or(address, |(_, path)| path).into()),
         };
         let tag = origin.tag();
         let facility = config.options.get("syslog-facility").and_then(|name| facility(name)).unwrap_or(3);
-        Ok(Self { socket, facility, tag })
+        Ok(Self { sender: Sender::open(target)?, facility, tag })
     }
 
     pub(super) fn write(&mut self, stream: Stream, _time: Nanos, text: &[u8]) -> io::Result<()> {
         let severity = if stream == Stream::Stderr { 3 } else { 6 };
+        let mut done = Ok(());
         for piece in pieces(text) {
             let line = piece.strip_suffix(b"\n").unwrap_or(piece);
-            let mut packet = format!("<{}>{}: ", self.facility * 8 + severity, self.tag).into_bytes();
-            packet.extend_from_slice(line);
-            // A syslog daemon that is away loses lines, as everywhere; the container is not stopped for it.
-            match &self.socket {
-                Socket::Unix(socket) => socket.send(&packet).ok(),
-                Socket::Udp(socket) => socket.send(&packet).ok(),
+            let packet = |severity: u8, line: &[u8]| {
+                let mut packet = format!("<{}>{}: ", self.facility * 8 + severity, self.tag).into_bytes();
+                packet.extend_from_slice(line);
+                packet
             };
+            // A syslog daemon that is away loses lines, as everywhere; the container is not stopped for it.
+            let told = |lost: u64| packet(4, format!("{lost} lines were lost").as_bytes());
+            done = done.and(self.sender.send(&packet(severity, line), told));
         }
-        Ok(())
+        done
     }
 }

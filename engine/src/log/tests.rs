@@ -141,3 +141,115 @@ fn unknown_drivers_and_options_are_refused() {
     assert!(config("json-file", &[("tag", "{{.Name}}/{{.ID}}"), ("labels", "a,b")]).check().is_ok());
     assert!(config("k8s-file", &[("max-size", "10m"), ("max-file", "2")]).check().is_ok());
 }
+
+#[test]
+fn a_follower_misses_nothing_while_the_log_rotates_faster_than_it_looks() {
+    let (folder, config) = (Folder::new(), config("json-file", &[("max-size", "1k"), ("max-file", "4")]));
+    let mut writer = Writer::open(&config, &folder.0, &Origin::default()).unwrap();
+    let mut next = 0;
+    let mut write = |count: usize| {
+        for _ in 0..count {
+            writer.write(Stream::Stdout, T0, format!("line {next}\n").as_bytes()).unwrap();
+            next += 1;
+        }
+    };
+    write(5);
+    // About 14 lines a file: a rotation, three at once, two at once, then more than are kept.
+    let mut bursts = [10, 30, 20, 200].into_iter();
+    let (mut got, mut gaps) = (Vec::new(), Vec::new());
+    let query = Query::default();
+    query
+        .read_and_follow(
+            &config,
+            &folder.0,
+            &mut |entry| {
+                let number: usize = String::from_utf8_lossy(&entry.text)[5..].trim().parse().unwrap();
+                if entry.after_gap {
+                    gaps.push(number);
+                }
+                got.push(number);
+                Ok(())
+            },
+            &mut || match bursts.next() {
+                Some(count) => {
+                    write(count);
+                    Follow::Wait
+                }
+                None => Follow::Stop,
+            },
+        )
+        .unwrap();
+    let [gap] = gaps[..] else { panic!("told of {gaps:?}") };
+    let held = got.iter().position(|number| *number == gap).unwrap();
+    assert!(held >= 65 && gap > held, "only the last burst is too much: {got:?}");
+    assert!(got.iter().copied().eq((0..held).chain(gap..265)), "{got:?}");
+}
+
+#[test]
+fn the_last_lines_are_found_from_the_end_over_blocks_and_files() {
+    let (folder, config) = (Folder::new(), config("json-file", &[("max-size", "200k"), ("max-file", "3")]));
+    let mut writer = Writer::open(&config, &folder.0, &Origin::default()).unwrap();
+    let filler = "x".repeat(1000);
+    for number in 0..300u64 {
+        writer.write(Stream::Stdout, T0 + number, format!("{number} {filler}\n").as_bytes()).unwrap();
+    }
+    let numbers = |query: Query| -> Vec<u64> {
+        let number = |entry: &Entry| entry.time - T0;
+        read(&config, &folder, &query).iter().map(number).collect()
+    };
+    for tail in [1, 2, 50, 60, 61, 62, 120, 200, 299, 300] {
+        let want: Vec<u64> = (300 - tail..300).collect();
+        let tail = usize::try_from(tail).unwrap();
+        assert_eq!(numbers(Query { tail: Some(tail), ..Query::default() }), want, "tail {tail}");
+    }
+    assert_eq!(numbers(Query { tail: Some(1000), ..Query::default() }).len(), 300);
+    for since in [0, 1, 77, 180, 181, 182, 250, 299, 300] {
+        let want: Vec<u64> = (since..300).collect();
+        assert_eq!(numbers(Query { since: Some(T0 + since), ..Query::default() }), want, "since {since}");
+    }
+    assert_eq!(numbers(Query { tail: Some(2), until: Some(T0 + 9), ..Query::default() }), [8, 9]);
+}
+
+#[test]
+fn a_stuck_syslog_loses_lines_and_not_the_container_and_one_that_is_back_is_told() {
+    let folder = Folder::new();
+    let path = folder.0.join("log");
+    let daemon = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    daemon.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let address = format!("unixgram://{}", path.display());
+    let config = config("syslog", &[("syslog-address", &address)]);
+    let origin = Origin { attributes: [(TAG.to_owned(), "t".to_owned())].into_iter().collect(), ..Origin::default() };
+    let mut writer = Writer::open(&config, &folder.0, &origin).unwrap();
+    let received = |daemon: &std::os::unix::net::UnixDatagram| {
+        let mut bytes = [0; 256];
+        let count = daemon.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    // More than any socket's queue holds: were it waited for, this would never end.
+    let flood: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    assert!(writer.write(Stream::Stdout, T0, flood.as_bytes()).is_err(), "the loss is told");
+    assert_eq!(received(&daemon), "<30>t: 0");
+    while received(&daemon).starts_with("<30>") && {
+        let mut byte = [0];
+        daemon.set_nonblocking(true).unwrap();
+        let more = nix::sys::socket::recv(
+            std::os::fd::AsRawFd::as_raw_fd(&daemon),
+            &mut byte,
+            nix::sys::socket::MsgFlags::MSG_PEEK,
+        );
+        daemon.set_nonblocking(false).unwrap();
+        more.is_ok()
+    } {}
+    writer.write(Stream::Stdout, T0, b"again\n").unwrap();
+    let told = received(&daemon);
+    assert!(told.starts_with("<28>t: ") && told.ends_with("lines were lost"), "{told}");
+    assert_eq!(received(&daemon), "<30>t: again");
+    // The daemon is started anew.
+    drop(daemon);
+    std::fs::remove_file(&path).unwrap();
+    assert!(writer.write(Stream::Stdout, T0, b"nobody\n").is_err());
+    let daemon = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    writer.write(Stream::Stderr, T0, b"back\n").unwrap();
+    assert_eq!(received(&daemon), "<28>t: 1 lines were lost");
+    assert_eq!(received(&daemon), "<27>t: back");
+}

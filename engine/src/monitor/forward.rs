@@ -13,7 +13,8 @@ use nix::sys::socket::{
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How many ports one monitor forwards: each is an open file of its thousand. Further ones are only held.
@@ -72,13 +73,30 @@ impl Listeners {
         Ok(Self(listeners))
     }
 
-    /// Carries from now on, in a thread that ends with the process.
-    pub(super) fn carry(self) -> io::Result<()> {
+    /// Carries from now on, in a thread that ends when what is returned is dropped.
+    pub(super) fn carry(self) -> io::Result<Option<Carrying>> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let work = move || Carrier { listeners: self.0, pairs: Vec::new(), clients: HashMap::new() }.run();
-        std::thread::Builder::new().name("forward".to_owned()).stack_size(STACK_BYTES).spawn(work).map(drop)
+        let (over, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let work = move || Carrier { listeners: self.0, pairs: Vec::new(), clients: HashMap::new(), over }.run();
+        let thread = std::thread::Builder::new().name("forward".to_owned()).stack_size(STACK_BYTES).spawn(work)?;
+        Ok(Some(Carrying { stop: Some(stop), thread: Some(thread) }))
+    }
+}
+
+/// The thread at work. Once this is dropped it has ended, and its ports are free: a monitor may live on with its last words.
+#[derive(Debug)]
+pub(super) struct Carrying {
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // It never waits for anything but this.
+        self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -181,6 +199,8 @@ struct Carrier {
     listeners: Vec<(Listener, SocketAddr)>,
     pairs: Vec<Pair>,
     clients: HashMap<(usize, SocketAddr), Client>,
+    /// Its other end is closed when it is over.
+    over: OwnedFd,
 }
 
 /// What became ready.
@@ -189,6 +209,7 @@ enum What {
     Listener(usize),
     Pair(usize),
     Client((usize, SocketAddr)),
+    Over,
 }
 
 impl Carrier {
@@ -205,6 +226,7 @@ impl Carrier {
                         }
                     }
                     What::Client(key) => self.answer(key),
+                    What::Over => return,
                 }
             }
             self.pairs.retain(|pair| !(pair.there.told && pair.back.told));
@@ -213,7 +235,7 @@ impl Carrier {
     }
 
     fn wait(&self) -> Vec<What> {
-        let mut list: Vec<(BorrowedFd<'_>, PollFlags, What)> = Vec::new();
+        let mut list = vec![(self.over.as_fd(), PollFlags::POLLIN, What::Over)];
         for (at, (listener, _)) in self.listeners.iter().enumerate() {
             match listener {
                 Listener::Tcp(_) if self.pairs.len() >= PAIRS_MAX => {}
@@ -302,22 +324,21 @@ fn datagrams_to(target: SocketAddr) -> io::Result<UdpSocket> {
 mod tests {
     use super::*;
 
-    /// A carrier from a free port to `target`; its own address.
-    fn carried(protocol: Protocol, target: SocketAddr) -> SocketAddr {
+    /// A carrier from a free port to `target`; its own address, and what keeps it.
+    fn carried(protocol: Protocol, target: SocketAddr) -> (SocketAddr, Option<Carrying>) {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::open(&[Forward { listen, protocol, target }]).unwrap();
         let address = match &listeners.0[0].0 {
             Listener::Tcp(socket) => socket.local_addr(),
             Listener::Udp(socket) => socket.local_addr(),
         };
-        listeners.carry().unwrap();
-        address.unwrap()
+        (address.unwrap(), listeners.carry().unwrap())
     }
 
     #[test]
     fn a_connection_is_carried_both_ways_to_its_end() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = carried(Protocol::Tcp, server.local_addr().unwrap());
+        let (address, carrying) = carried(Protocol::Tcp, server.local_addr().unwrap());
         let serve = std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
             let mut text = Vec::new();
@@ -335,12 +356,14 @@ mod tests {
         // Nobody listens any more: the connection ends.
         let mut client = TcpStream::connect(address).unwrap();
         assert!(matches!(client.read(&mut [0; 1]), Ok(0) | Err(_)));
+        drop(carrying);
+        assert!(TcpStream::connect(address).is_err(), "its port is free");
     }
 
     #[test]
     fn datagrams_of_two_clients_find_their_way_back() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = carried(Protocol::Udp, server.local_addr().unwrap());
+        let (address, _carrying) = carried(Protocol::Udp, server.local_addr().unwrap());
         std::thread::spawn(move || {
             let mut buffer = [0; 16];
             while let Ok((count, from)) = server.recv_from(&mut buffer) {

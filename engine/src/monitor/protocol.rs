@@ -70,8 +70,11 @@ pub enum Request {
         /// Whether it wants stderr.
         stderr: bool,
     },
-    /// This client gives back mounts and addresses itself once it has heard of the final end.
+    /// This client gives back mounts and addresses itself once it has heard of the final end. Should the connection end before
+    /// it says [`Request::Cleaned`], the monitor does.
     CleanupIsMine,
+    /// It has.
+    Cleaned,
     /// The terminal's new size.
     Resize {
         /// Its rows.
@@ -216,6 +219,8 @@ pub enum Word {
 pub struct Client {
     stream: UnixStream,
     buffer: Vec<u8>,
+    /// What waits to be written.
+    waiting: Vec<u8>,
 }
 
 impl Client {
@@ -228,23 +233,58 @@ impl Client {
 
     /// Speaks over a stream that is already connected.
     pub fn over(stream: UnixStream) -> io::Result<Self> {
-        let mut client = Self { stream, buffer: Vec::new() };
+        let mut client = Self { stream, buffer: Vec::new(), waiting: Vec::new() };
         client.send(&Request::Hello { version: VERSION })?;
         Ok(client)
     }
 
     /// Sends a request.
     pub fn send(&mut self, request: &Request) -> io::Result<()> {
-        let mut frame = Vec::new();
-        put_control(&mut frame, request);
-        self.stream.write_all(&frame)
+        self.queue(request);
+        self.write()
     }
 
     /// Sends bytes for stdin; nothing ends it.
     pub fn send_stdin(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut frame = Vec::with_capacity(bytes.len() + 5);
-        put(&mut frame, Kind::Stdin, bytes);
-        self.stream.write_all(&frame)
+        self.queue_stdin(bytes);
+        self.write()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.stream.write_all(&waiting)
+    }
+
+    /// Takes in a request that [`Client::flush`] will send.
+    pub fn queue(&mut self, request: &Request) {
+        put_control(&mut self.waiting, request);
+    }
+
+    /// Takes in bytes for stdin that [`Client::flush`] will send; nothing ends it.
+    pub fn queue_stdin(&mut self, bytes: &[u8]) {
+        put(&mut self.waiting, Kind::Stdin, bytes);
+    }
+
+    /// Whether something waits to be sent.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Sends what the monitor takes now. Whoever waits for it with both hands full of its output would wait for ever.
+    pub fn flush(&mut self) -> io::Result<()> {
+        use nix::sys::socket::{MsgFlags, send};
+        while !self.waiting.is_empty() {
+            match send(self.stream.as_raw_fd(), &self.waiting, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) => drop(self.waiting.drain(..count)),
+                Err(nix::Error::EAGAIN) => break,
+                Err(nix::Error::EINTR) => {}
+                Err(error) => {
+                    self.waiting.clear();
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The socket, for polling.

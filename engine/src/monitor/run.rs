@@ -1,13 +1,15 @@
 //! The loop of the monitor.
 
+mod farewell;
 mod probe;
+mod streams;
 
 use super::child::{self, Child, StartError};
 use super::connection::{Connection, Incoming};
-use super::forward::{FORWARDS_MAX, Listeners};
+use super::forward::{Carrying, FORWARDS_MAX, Listeners};
 use super::oom::Oom;
 use super::plan::{PLAN_VERSION, Plan};
-use super::protocol::{Kind, Reply, Request, SOCKET};
+use super::protocol::{Reply, Request, SOCKET};
 use super::resolvers::Resolvers;
 use crate::events::{self, Event};
 use crate::file::{self, Durable};
@@ -15,14 +17,16 @@ use crate::health::{self, Health};
 use crate::host::process::{ProcessId, boot_id};
 use crate::host::sys;
 use crate::log::{Lines, Origin, Stream, Writer};
+use crate::network::Attachment;
+use crate::network::publish::forwards;
 use crate::record::{STATE_VERSION, State, Status};
 use crate::restart::Backoff;
 use crate::time::now;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use probe::{Probe, kill_probe};
+use probe::Probe;
 use std::fs;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -37,8 +41,6 @@ const STDIN_WAITING_BYTES_MAX: usize = 64 * 1024;
 const CLIENTS_MAX: usize = 256;
 /// How long output is still read after the end while another process holds the pipes.
 const DRAIN: Duration = Duration::from_millis(500);
-/// How long clients may take to read the last words.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why a monitor could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +81,8 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Result<(), MonitorError> {
         return Err(MonitorError::Version { version: plan.version });
     }
     let launcher = io::stdin().as_fd().try_clone_to_owned().map_err(step("take descriptor 0"))?;
-    // Kept until the end, never handed to a child: while it is held, this container has a monitor.
-    let _lock = io::stdout().as_fd().try_clone_to_owned().map_err(step("take descriptor 1"))?;
+    // Kept until the container's end, never handed to a child: while it is held, this container has a monitor.
+    let lock = io::stdout().as_fd().try_clone_to_owned().map_err(step("take descriptor 1"))?;
     sys::daemonize().map_err(step("become a session of its own"))?;
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(step("open /dev/null"))?;
     nix::unistd::dup2_stdin(&null).map_err(io::Error::from).map_err(step("close descriptor 0"))?;
@@ -91,7 +93,7 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Result<(), MonitorError> {
     fs::remove_file(SOCKET).ok();
     let listener = UnixListener::bind(SOCKET).map_err(step("listen"))?;
     listener.set_nonblocking(true).map_err(step("listen"))?;
-    let cleanup = Monitor::new(plan, listener, UnixStream::from(launcher))?.run();
+    let cleanup = Monitor::new(plan, listener, UnixStream::from(launcher))?.run(lock);
     if let Some((program, arguments)) = cleanup.as_deref().and_then(<[String]>::split_first) {
         // The monitor becomes the command that cleans up: no process more than needed.
         return Err(step("execute the cleanup")(Command::new(program).args(arguments).exec()));
@@ -105,6 +107,8 @@ struct Monitor {
     listener: UnixListener,
     connections: Vec<Connection>,
     log: Option<Writer>,
+    /// Why there is none.
+    no_log: Option<String>,
     child: Option<Child>,
     out_lines: Lines,
     err_lines: Lines,
@@ -126,7 +130,7 @@ struct Monitor {
     orphans_until: Option<Instant>,
     stopping: bool,
     oom: Option<Oom>,
-    ports: Option<crate::network::Reservation>,
+    ports: Option<(crate::network::Reservation, Option<Carrying>)>,
     /// A client has frozen the container for its own sake.
     frozen: bool,
     names: Resolvers,
@@ -141,9 +145,9 @@ impl Monitor {
             image: plan.image.clone(),
             attributes: plan.log_attributes.clone(),
         };
-        let (log, error) = match Writer::open(&plan.log, &plan.data, &origin) {
-            Ok(log) => (Some(log), String::new()),
-            Err(error) => (None, format!("open the log ({}): {error}", plan.log.driver())),
+        let (log, no_log) = match Writer::open(&plan.log, &plan.data, &origin) {
+            Ok(log) => (Some(log), None),
+            Err(error) => (None, Some(format!("initialize the log driver {}: {error}", plan.log.driver()))),
         };
         let launcher = Connection::new(launcher).map_err(step("speak to the command"))?;
         let state = State {
@@ -151,7 +155,6 @@ impl Monitor {
             monitor: ProcessId::own(),
             boot_id: boot_id(),
             restart_count: plan.restart_count,
-            error,
             ..State::default()
         };
         Ok(Self {
@@ -160,6 +163,7 @@ impl Monitor {
             listener,
             connections: vec![launcher],
             log,
+            no_log,
             child: None,
             out_lines: Lines::default(),
             err_lines: Lines::default(),
@@ -185,28 +189,17 @@ impl Monitor {
         })
     }
 
-    /// Runs until the container has ended for good; returns the cleanup command when nobody else cleans up.
-    fn run(mut self) -> Option<Vec<String>> {
+    /// Runs until the container has ended for good; returns the cleanup command when nobody else has cleaned up.
+    fn run(mut self, lock: OwnedFd) -> Option<Vec<String>> {
         while !self.over {
             self.wait();
         }
-        // Nothing new is accepted; what is owed is delivered.
-        let deadline = Instant::now() + FAREWELL;
-        while self.connections.iter().any(Connection::has_output) && Instant::now() < deadline {
-            let mut polled: Vec<PollFd<'_>> = self
-                .connections
-                .iter()
-                .filter(|connection| connection.has_output())
-                .map(|connection| PollFd::new(connection.stream.as_fd(), PollFlags::POLLOUT))
-                .collect();
-            poll(&mut polled, PollTimeout::from(100u8)).ok();
-            self.connections.retain_mut(Connection::flush);
-        }
+        let Self { connections, listener, log, ports, plan, .. } = self;
+        // Before anybody hears of the end: whoever does may start the container again, on the same ports.
         fs::remove_file(SOCKET).ok();
-        // Before anybody sees this monitor gone: a restart takes the same ports.
-        drop(self.ports.take());
-        let mine = !self.connections.iter().any(|connection| connection.cleans_up);
-        mine.then_some(self.plan.cleanup)
+        drop((listener, log, ports));
+        drop(lock);
+        farewell::farewell(connections).then_some(plan.cleanup)
     }
 
     /// One round: waits for something, then does everything that is due.
@@ -247,6 +240,10 @@ impl Monitor {
             } else if self.go && self.restart_at.is_none() {
                 self.start();
             }
+        }
+        if self.over {
+            // The last words are not said here.
+            return;
         }
         let stdin_held = self.connections.iter().any(|connection| connection.stdin);
         self.connections.retain_mut(Connection::flush);
@@ -333,7 +330,7 @@ impl Monitor {
         if self.go && self.child.is_none() && self.restart_at.is_none() {
             return PollTimeout::ZERO;
         }
-        let probe = self.probe.as_ref().map_or(self.probe_at, |probe| Some(probe.deadline));
+        let probe = self.probe.as_ref().map_or(self.probe_at, Probe::due);
         let orphans = self.orphans_until.map(|_| Instant::now() + ORPHANS_EVERY);
         let names = self.child.as_ref().and(self.names.due);
         let due = [self.restart_at, self.kill_at, self.timeout_at, probe, orphans, names].into_iter().flatten().min();
@@ -400,7 +397,8 @@ impl Monitor {
             Incoming::Request(request) => request,
         };
         match request {
-            Request::Hello { .. } => {}
+            // What is said after the end is heard at the farewell.
+            Request::Hello { .. } | Request::Cleaned => {}
             Request::Start => self.go = true,
             Request::Attach { stdin, stdout, stderr } => {
                 let connection = &mut self.connections[at];
@@ -432,6 +430,7 @@ impl Monitor {
             }
             Request::NetworksChanged => {
                 self.names.look_anew();
+                self.ports_anew();
                 self.connections[at].reply(&Reply::Done);
             }
             Request::Paused { paused } => {
@@ -483,7 +482,7 @@ impl Monitor {
             Some(0) => self.signal(libc::SIGKILL),
             _ => self.signal(signal.unwrap_or(self.plan.stop_signal)),
         }
-        self.kill_at = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        self.kill_at = timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
         self.connections[at].reply(&Reply::Done);
     }
 
@@ -495,6 +494,10 @@ impl Monitor {
     }
 
     fn start(&mut self) {
+        if let Some(message) = self.no_log.take() {
+            // Nobody wants a container whose words are lost.
+            return self.not_started(&StartError { code: 125, message });
+        }
         // Held over restarts, given back with the monitor.
         if self.ports.is_none() {
             match self.hold_ports() {
@@ -509,7 +512,7 @@ impl Monitor {
     }
 
     /// Takes the host's ports: those that are led to the container here, and the others against other programs.
-    fn hold_ports(&self) -> Result<crate::network::Reservation, crate::network::Error> {
+    fn hold_ports(&self) -> Result<(crate::network::Reservation, Option<Carrying>), crate::network::Error> {
         let listeners = Listeners::open(&self.plan.forwards)?;
         let led = &self.plan.forwards[..self.plan.forwards.len().min(FORWARDS_MAX)];
         let held = crate::network::reserve_but(&self.plan.ports, |address, port| {
@@ -517,8 +520,23 @@ impl Monitor {
             led.iter().any(|forward| forward.listen == listen && forward.protocol == port.protocol)
         })?;
         let step = "start the thread that forwards ports".to_owned();
-        listeners.carry().map_err(|source| crate::network::Error::Io { step, source })?;
-        Ok(held)
+        let carrying = listeners.carry().map_err(|source| crate::network::Error::Io { step, source })?;
+        Ok((held, carrying))
+    }
+
+    /// Lets go of ports that are not published any more, and takes those that are by now.
+    fn ports_anew(&mut self) {
+        let attachments: Vec<Attachment> = file::load(&self.plan.data.join("network.json")).unwrap_or_default();
+        let ports = attachments.iter().flat_map(|one| one.ports.clone()).collect();
+        let forwards = attachments.iter().flat_map(|one| forwards(&one.ports, one.ipv4(), one.ipv6())).collect();
+        if (&self.plan.ports, &self.plan.forwards) == (&ports, &forwards) {
+            return;
+        }
+        (self.plan.ports, self.plan.forwards) = (ports, forwards);
+        if self.ports.take().is_some() {
+            // One that a program of the host has taken meanwhile is lost to localhost alone.
+            self.ports = self.hold_ports().ok();
+        }
     }
 
     fn started(&mut self, child: Child) {
@@ -529,7 +547,11 @@ impl Monitor {
         self.state.oom_killed = false;
         self.state.exit_code = 0;
         self.state.finished = 0;
-        self.timeout_at = (self.plan.timeout > 0).then(|| self.started_at + Duration::from_secs(self.plan.timeout));
+        self.timeout_at = match self.plan.timeout {
+            0 => None,
+            // Longer than clocks go: never.
+            seconds => self.started_at.checked_add(Duration::from_secs(seconds)),
+        };
         self.health = Health::default();
         if let Some(check) = self.plan.health.as_ref().filter(|check| check.argv().is_some()) {
             self.probe_at = Some(Instant::now() + Duration::from_nanos(self.health.pause(check, 0)));
@@ -669,13 +691,9 @@ impl Monitor {
             self.stopped_by_hand();
             self.signal(libc::SIGKILL);
         }
-        if let Some(probe) = &mut self.probe
-            && probe.deadline <= at
-            && !probe.timed_out
-        {
-            probe.timed_out = true;
-            probe.deadline = at + Duration::from_secs(1);
-            kill_probe(probe);
+        let paused = self.state.status == Status::Paused;
+        if let Some(probe) = &mut self.probe {
+            probe.look(at, paused);
         }
         if self.probe.is_none() && due(&mut self.probe_at) {
             self.probe_start();
@@ -689,119 +707,6 @@ impl Monitor {
         let probe = self.probe.as_ref().and_then(|probe| i32::try_from(probe.child.id()).ok());
         let keep: Vec<i32> = first.into_iter().chain(probe).collect();
         child::reap_orphans(&keep);
-    }
-
-    /// Reads one output until it would block, at most one pipe's worth so that clients get their turn.
-    fn pump(&mut self, stream: Stream) -> bool {
-        let Some(child) = &mut self.child else { return false };
-        let end = match stream {
-            Stream::Stdout => &mut child.io.stdout,
-            Stream::Stderr => &mut child.io.stderr,
-        };
-        let Some(fd) = end else { return false };
-        let mut buffer = [0u8; 16 * 1024];
-        let bytes = match nix::unistd::read(&*fd, &mut buffer) {
-            Ok(0) => &[][..],
-            Ok(count) => &buffer[..count],
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return true,
-            // A terminal whose last holder has gone answers EIO: its end of file.
-            Err(_) => &[][..],
-        };
-        if bytes.is_empty() {
-            *end = None;
-            if self.plan.tty {
-                child.io.stdin = None;
-            }
-            return false;
-        }
-        let kind = match stream {
-            Stream::Stdout => Kind::Stdout,
-            Stream::Stderr => Kind::Stderr,
-        };
-        for connection in &mut self.connections {
-            if match stream {
-                Stream::Stdout => connection.stdout,
-                Stream::Stderr => connection.stderr,
-            } {
-                connection.data(kind, bytes);
-            }
-        }
-        let lines = match stream {
-            Stream::Stdout => &mut self.out_lines,
-            Stream::Stderr => &mut self.err_lines,
-        };
-        if let Some(log) = &mut self.log {
-            let mut failed = None;
-            lines.push(bytes, &mut |text| {
-                if let Err(error) = log.write(stream, now(), text) {
-                    failed = Some(error);
-                }
-            });
-            if let Some(error) = failed {
-                // A full disk must not stop the container; the state says what was lost.
-                self.state.error = format!("write the log: {error}");
-            }
-        }
-        true
-    }
-
-    /// Reads what is left in the pipes after the end, while slow clients are given time to take it.
-    fn drain(&mut self, deadline: Instant) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            loop {
-                if Instant::now() >= deadline {
-                    return;
-                }
-                let Some(child) = &self.child else { return };
-                let end = match stream {
-                    Stream::Stdout => &child.io.stdout,
-                    Stream::Stderr => &child.io.stderr,
-                };
-                let Some(end) = end else { break };
-                let mut polled = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
-                // Held by another process and silent: it is no longer this container's output.
-                if poll(&mut polled, PollTimeout::from(20u8)).unwrap_or(0) == 0 {
-                    break;
-                }
-                if !self.pump(stream) {
-                    break;
-                }
-                if self.connections.iter().any(Connection::is_full) {
-                    self.connections.retain_mut(Connection::flush);
-                }
-            }
-        }
-    }
-
-    /// Writes waiting input into the container; closes its end when asked and empty.
-    fn feed(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        while let (Some(stdin), false) = (&child.io.stdin, self.stdin.is_empty()) {
-            match nix::unistd::write(stdin, &self.stdin) {
-                Ok(count) => drop(self.stdin.drain(..count)),
-                Err(nix::Error::EAGAIN) => return,
-                Err(nix::Error::EINTR) => {}
-                // The container has closed its input.
-                Err(_) => {
-                    self.stdin.clear();
-                    child.io.stdin = None;
-                }
-            }
-        }
-        if self.stdin_closing && self.stdin.is_empty() {
-            if !self.plan.tty {
-                child.io.stdin = None;
-            } else if let Some(terminal) = &child.io.stdin {
-                // End of input on a terminal is its end-of-file character.
-                fs::File::from(match terminal.try_clone() {
-                    Ok(copy) => copy,
-                    Err(_) => return,
-                })
-                .write_all(&[4])
-                .ok();
-                self.stdin_closing = false;
-            }
-        }
     }
 
     fn save(&mut self, durable: Durable) {

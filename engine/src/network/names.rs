@@ -131,6 +131,11 @@ impl Names {
         self.rooms.get(network_id).map_or(0, |room| room.entries.len())
     }
 
+    /// Whether a member of the network has this address.
+    pub(crate) fn knows(&self, home: &str, client: IpAddr) -> bool {
+        self.clients.contains_key(&(home.to_owned(), client))
+    }
+
     /// Answers a question of the client with this address on the home network. `random` shuffles sets of addresses.
     pub(crate) fn ask(&self, home: &str, subnets: &[IpNet], client: IpAddr, query: &Query, random: u64) -> Outcome {
         if query.class != 1 && query.class != 255 {
@@ -327,6 +332,7 @@ mod tests {
         names.put("inner", &member("inner", "d", "cache", &["10.0.2.2/24"], &[]));
         let client = |text: &str| text.parse().expect("an address");
         assert_eq!(names.upstreams("front", client("10.0.0.2")), Some(Vec::new()));
+        assert!(names.knows("front", client("10.0.0.2")) && !names.knows("back", client("10.0.0.2")));
         assert_eq!(names.upstreams("inner", client("10.0.2.2")), None);
         assert_eq!(names.upstreams("front", client("10.0.0.1")), None);
         let mut other = member("back", "d", "cache", &["10.0.1.9/24"], &[]);

@@ -73,9 +73,42 @@ pub fn forwards(ports: &[PublishedPort], ipv4: Option<Ipv4Addr>, ipv6: Option<Ip
     forwards
 }
 
+/// Leaves out mappings that were given twice; two that want the same port of the host for different ports are refused.
+pub fn unique(ports: Vec<PortMapping>) -> Result<Vec<PortMapping>, PortError> {
+    let mut all: Vec<PortMapping> = Vec::with_capacity(ports.len());
+    // By what they take of the host; beside a range there is room for others.
+    let mut taken = std::collections::HashMap::new();
+    let mut seen = std::collections::HashSet::new();
+    for port in ports {
+        if !seen.insert(port.clone()) {
+            continue;
+        }
+        if let Some((host, last)) = port.host_ports
+            && host == last
+            && let Some(other) = taken.insert((port.host_ip, host, port.protocol), port.container_port)
+        {
+            return Err(PortError::Twice { host, one: other, other: port.container_port, protocol: port.protocol });
+        }
+        all.push(port);
+    }
+    Ok(all)
+}
+
 /// A text after `-p` or `--expose` that means no port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
+    /// One port of the host for two of the container.
+    #[error("-p {host}:{one} and -p {host}:{other} both take port {host}/{protocol} of the host")]
+    Twice {
+        /// The host's port.
+        host: u16,
+        /// The container's port named first.
+        one: u16,
+        /// The other.
+        other: u16,
+        /// Of which protocol.
+        protocol: Protocol,
+    },
     /// The container's port is missing.
     #[error("no port specified: {text}<empty>")]
     Empty {
@@ -253,6 +286,15 @@ mod tests {
         assert_eq!(led(None), ["[::]:8080 10.0.0.2:80", "[::1]:8080 10.0.0.2:80", "[fd00::1]:8080 10.0.0.2:80"]);
         assert_eq!(led(Some("fd91::2")), ["[::]:8080 [fd91::2]:80", "[::1]:8080 [fd91::2]:80"]);
         assert!(forwards(&ports, None, None).is_empty());
+    }
+
+    #[test]
+    fn a_port_given_twice_is_one_and_one_for_two_is_refused() {
+        let all = |texts: &[&str]| unique(texts.iter().flat_map(|text| parse(text).expect("ports")).collect());
+        assert_eq!(all(&["80:80", "80:80", "80:80/udp", "127.0.0.1:80:80"]).expect("no conflict").len(), 3);
+        assert_eq!(all(&["8000-8010:80", "8000-8010:81", "::70"]).expect("ranges have room").len(), 3);
+        let refused = all(&["18095:80", "18095:81"]).expect_err("one port").to_string();
+        assert!(refused.contains("18095:80 and -p 18095:81"), "{refused}");
     }
 
     #[test]

@@ -116,11 +116,44 @@ pub fn parse_volume(text: &str) -> Result<MountWish, WishError> {
     Ok(wish)
 }
 
+/// Cuts at commas, except between quotes: a field that begins with one goes to the next that is not doubled (RFC 4180).
+/// `None` when a quote is not closed.
+fn fields(text: &str) -> Option<Vec<String>> {
+    let (mut all, mut rest) = (Vec::new(), text);
+    loop {
+        let mut field = String::new();
+        if let Some(mut quoted) = rest.strip_prefix('"') {
+            loop {
+                let (part, after) = quoted.split_once('"')?;
+                field.push_str(part);
+                match after.strip_prefix('"') {
+                    Some(more) => {
+                        field.push('"');
+                        quoted = more;
+                    }
+                    None => {
+                        rest = after;
+                        break;
+                    }
+                }
+            }
+        }
+        let (plain, after) = rest.split_once(',').map_or((rest, None), |(plain, after)| (plain, Some(after)));
+        field.push_str(plain);
+        all.push(field);
+        match after {
+            Some(after) => rest = after,
+            None => return Some(all),
+        }
+    }
+}
+
 /// Reads `--mount type=bind,source=/a,target=/b,readonly`.
 pub fn parse_mount(text: &str) -> Result<MountWish, WishError> {
     let mut wish = MountWish::default();
     let refuse = |reason: String| WishError::new(text, reason);
-    for part in text.split(',') {
+    for part in &fields(text).ok_or_else(|| refuse("a quote is not closed".to_owned()))? {
+        let part = part.as_str();
         let (key, value) = part.split_once('=').map_or((part, None), |(key, value)| (key, Some(value)));
         let needs = || value.ok_or_else(|| refuse(format!("{key} needs a value")));
         let flag = || match value {
@@ -222,6 +255,14 @@ fn checked_name(text: &str, name: &str) -> Result<String, WishError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotes_hold_a_comma_as_in_csv() {
+        let wish = parse_mount("type=bind,\"src=/a,b\",dst=/c").unwrap();
+        assert_eq!((wish.source.as_str(), wish.target.as_str()), ("/a,b", "/c"));
+        assert_eq!(fields("\"a\"\"b\",,c").unwrap(), ["a\"b", "", "c"]);
+        assert!(parse_mount("type=bind,\"src=/a,dst=/c").is_err());
+    }
 
     #[test]
     fn the_short_form_tells_volumes_from_paths() {

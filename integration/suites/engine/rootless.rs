@@ -182,3 +182,19 @@ fn keep_id_is_the_user_inside_and_outside() {
         "0"
     );
 }
+
+#[test]
+fn a_run_folder_in_tmp_that_is_somebody_elses_is_refused() {
+    let place = Place::new("rl-tmp");
+    let folder = PathBuf::from(format!("/tmp/shoal-{}", place.user.uid));
+    // Somebody else was there first, and would let the user in.
+    std::fs::create_dir(&folder).expect("nobody uses this id");
+    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("ours");
+    let home = format!("HOME={}", place.host.root().display());
+    let words = place.user.words(&["PATH=/usr/bin:/bin", &home]);
+    let said = Cmd::new(&words[0]).args(&words[1..]).arg(&place.shoal).arg("ps").run();
+    let made = std::fs::read_dir(&folder).expect("there").count();
+    std::fs::remove_dir_all(&folder).expect("made above");
+    assert!(said.stderr.contains("belongs to user 0") && said.stderr.contains("XDG_RUNTIME_DIR"), "{}", said.stderr);
+    assert_eq!((said.status.success(), made), (false, 0));
+}

@@ -80,20 +80,32 @@ pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<ExitCode, Error
 
 /// Carries bytes until the end; this command cleans up.
 pub(crate) fn finish(engine: &Engine, mut launch: Launch, options: &AttachOptions) -> Result<ExitCode, Error> {
-    let id = launch.container.record.id.clone();
     let end = engine::proxy(&mut launch.client, options)?;
     let code = match end {
-        AttachEnd::Exited { code, last } => {
-            drop(launch);
-            if last && let Err(error) = engine.after_end(&id) {
-                explain(error).report();
-            }
+        AttachEnd::Exited { code, last: true } => {
+            clean_up(engine, launch);
             code
         }
+        AttachEnd::Exited { code, last: false } => code,
         AttachEnd::Detached => 0,
-        AttachEnd::Lost => engine.load(&id).map_or(255, |container| container.state.exit_code),
+        AttachEnd::Lost => match engine.load(launch.container.id()) {
+            Ok(container) if container.state.status.is_active() => {
+                let message = format!("the monitor of {} went away; the container goes on", container.name());
+                return Err(Error::new(message).code(125));
+            }
+            now => {
+                clean_up(engine, launch);
+                now.map_or(255, |container| container.state.exit_code)
+            }
+        },
     };
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)))
+}
+
+fn clean_up(engine: &Engine, launch: Launch) {
+    if let Err(error) = engine.after_end(launch) {
+        explain(error).report();
+    }
 }
 
 fn finish_foreign(engine: &Engine, mut launch: Launch, options: &AttachOptions) -> Result<ExitCode, Error> {

@@ -46,6 +46,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     {
         return Err(Error::new(format!("invalid filter {key:?}: container, event, image, label, type")));
     }
+    let unknown = |(key, value): &&(&str, &str)| *key == "type" && !["container", "network"].contains(value);
+    if let Some((_, kind)) = filters.iter().find(unknown) {
+        return Err(Error::new(format!("--filter type={kind}: only containers and networks have events")));
+    }
     let template = match args.format.as_deref() {
         None | Some("json") => None,
         Some(text) => Some(Template::parse(text)?),
@@ -53,19 +57,19 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let file = events::file(&engine.roots().run);
     // Before the first look: what is written meanwhile wakes the first wait.
     let watcher = events::Watcher::new(&engine.roots().run)?;
-    let mut seen = since.unwrap_or(now);
-    let mut last: Vec<Event> = Vec::new();
+    // With an end in the past there is only history.
+    let history = since.is_some() || until.is_some_and(|until| until < now);
+    let mut follower = events::Follower::new(&file, history)?;
+    let from = since.unwrap_or(0);
     loop {
-        let fresh: Vec<Event> =
-            events::read(&file)?.into_iter().filter(|event| event.time >= seen && !last.contains(event)).collect();
-        for event in &fresh {
-            if until.is_none_or(|until| event.time <= until) && fits(event, &filters) {
-                print(event, args.format.as_deref(), template.as_ref())?;
+        for event in follower.news()? {
+            let in_time = event.time >= from && until.is_none_or(|until| event.time <= until);
+            if in_time && fits(&event, &filters) {
+                print(&event, args.format.as_deref(), template.as_ref())?;
             }
         }
-        if let Some(newest) = fresh.iter().map(|event| event.time).max() {
-            seen = newest;
-            last = fresh.into_iter().filter(|event| event.time == newest).collect();
+        if crate::output::closed() {
+            return Ok(ExitCode::SUCCESS);
         }
         let left = until.map(|until| Duration::from_nanos(until.saturating_sub(engine::time::now())));
         if left.is_some_and(|left| left.is_zero()) {

@@ -244,9 +244,9 @@ pub(crate) struct Flags {
     /// Signal that stops it
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
-    /// Seconds from that signal to SIGKILL
-    #[arg(long, value_name = "SECONDS")]
-    stop_timeout: Option<u64>,
+    /// Seconds from that signal to SIGKILL; -1 waits for ever
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    stop_timeout: Option<i64>,
     /// Seconds after which it is killed
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -375,7 +375,7 @@ impl Flags {
             health: (health != Check::default()).then_some(health),
             log: LogConfig { driver: self.log_driver.unwrap_or_default(), options: pairs(&self.log_opt).collect() },
             stop_signal: self.stop_signal.unwrap_or_default(),
-            stop_timeout: self.stop_timeout,
+            stop_timeout: self.stop_timeout.map(|seconds| u64::try_from(seconds).unwrap_or(engine::wish::FOR_EVER)),
             timeout: self.timeout.unwrap_or(0),
             networks: self.network,
             endpoints: BTreeMap::new(),

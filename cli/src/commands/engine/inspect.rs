@@ -300,7 +300,7 @@ pub(crate) fn document(engine: &Engine, container: &Container, size: bool) -> Va
             "Entrypoint": if entrypoint.is_empty() { Value::Null } else { json!(entrypoint) },
             "Labels": record.labels(),
             "StopSignal": stop_signal,
-            "StopTimeout": wish.stop_timeout,
+            "StopTimeout": wish.stop_timeout.map(|seconds| i64::try_from(seconds).unwrap_or(-1)),
             "Healthcheck": wish.health.as_ref().or(record.defaults.health.as_ref()).map(check),
             "ExposedPorts": ports.keys().map(|key| (key.clone(), json!({}))).collect::<Map<String, Value>>(),
         },

@@ -117,14 +117,22 @@ pub(crate) fn unpause(global: &Global, args: &UnpauseArgs) -> Result<ExitCode, E
     })
 }
 
+/// Among how many other containers a removal that found its own looks for what killed commands have left. Beyond, `container prune`
+/// does.
+const SWEPT_ALONG_MAX: usize = 16;
+
 pub(crate) fn rm(global: &Global, args: &RmArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
+    let mut whole = true;
     let code = each(&args.containers, |name| match engine.remove(name, args.force, args.volumes) {
-        Err(EngineError::NoSuchContainer { .. }) if args.force => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => {
+            whole = false;
+            if args.force && matches!(error, EngineError::NoSuchContainer { .. }) { Ok(None) } else { Err(error) }
+        }
         Ok(()) => Ok(Some(name.to_owned())),
     })?;
-    if args.force {
+    // Among many that are removed one after the other each would look at all the others.
+    if args.force && (!whole || engine.ids().map_err(explain)?.len() <= SWEPT_ALONG_MAX) {
         // What killed commands have left of containers that no name leads to.
         engine.sweep_folders().map_err(explain)?;
     }

@@ -60,6 +60,9 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     }
     let follow = args.follow;
     let mut print = |entry: engine::log::Entry| -> io::Result<()> {
+        if entry.after_gap {
+            eprintln!("WARNING: the log rotates faster than it is read: lines are missing here");
+        }
         let mut line = Vec::with_capacity(entry.text.len() + 40);
         if args.timestamps {
             line.extend_from_slice(engine::time::rfc3339(entry.time).as_bytes());

@@ -6,6 +6,7 @@ use crate::commands::Global;
 use crate::error::Error;
 use crate::output::table::aligned;
 use clap::Subcommand;
+use engine::record::Status;
 use engine::restart::Policy;
 use engine::wish::human_decimal;
 use std::process::ExitCode;
@@ -189,11 +190,13 @@ pub(crate) fn generate(global: &Global, verb: &Generate) -> Result<ExitCode, Err
         Policy::Always | Policy::UnlessStopped => "always",
     };
     let (program, name) = (own.display(), container.name());
-    let wait = container.record.wish.stop_timeout.unwrap_or(engine::STOP_TIMEOUT_S);
+    let (wait, patience) = match container.record.wish.stop_timeout.unwrap_or(engine::STOP_TIMEOUT_S) {
+        engine::wish::FOR_EVER => ("-1".to_owned(), "infinity".to_owned()),
+        seconds => (seconds.to_string(), seconds.saturating_add(60).to_string()),
+    };
     print!(
-        "# container-{name}.service\n[Unit]\nDescription=shoal container {name}\nWants=network-online.target\nAfter=network-online.target\nRequiresMountsFor={}\n\n[Service]\nType=simple\nRestart={policy}\nKillMode=none\nTimeoutStopSec={}\nExecStart={program}{root} start --attach {name}\nExecStop={program}{root} stop -t {wait} {name}\n\n[Install]\nWantedBy=default.target\n",
+        "# container-{name}.service\n[Unit]\nDescription=shoal container {name}\nWants=network-online.target\nAfter=network-online.target\nRequiresMountsFor={}\n\n[Service]\nType=simple\nRestart={policy}\nKillMode=none\nTimeoutStopSec={patience}\nExecStart={program}{root} start --attach {name}\nExecStop={program}{root} stop -t {wait} {name}\n\n[Install]\nWantedBy=default.target\n",
         engine.roots().data.display(),
-        wait + 60,
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -213,6 +216,14 @@ pub(crate) fn boot(global: &Global, _args: &BootArgs) -> Result<ExitCode, Error>
             Policy::OnFailure { .. } => !state.stopped_by_hand && state.exit_code != 0,
             Policy::No => false,
         };
+        if container.record.wish.remove && state.status == Status::Exited {
+            // Its monitor would have taken it away, had it lived.
+            if let Err(error) = engine.cleanup(container.id()) {
+                explain(error).report();
+                failed = true;
+            }
+            continue;
+        }
         if !wanted || state.status.is_active() || state.started == 0 {
             continue;
         }

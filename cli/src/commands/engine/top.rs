@@ -90,6 +90,11 @@ fn heading(column: &str) -> &'static str {
     }
 }
 
+/// A text that a container chose, without what would command a terminal or forge a line.
+fn plain(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
 struct Process {
     pid: i32,
     fields: Vec<String>,
@@ -102,9 +107,9 @@ impl Process {
     fn read(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (head, tail) = stat.rsplit_once(") ")?;
-        let comm = head.split_once('(')?.1.to_owned();
+        let comm = plain(head.split_once('(')?.1);
         let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let args = String::from_utf8_lossy(&raw).trim_end_matches('\0').replace('\0', " ");
+        let args = plain(&String::from_utf8_lossy(&raw).trim_end_matches('\0').replace('\0', " "));
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next())?.to_owned();
         Some(Self { pid, fields: tail.split_whitespace().map(str::to_owned).collect(), comm, args, uid })
@@ -175,5 +180,15 @@ pub(crate) fn port(global: &Global, args: &PortArgs) -> Result<ExitCode, Error> 
             Err(Error::new(format!("no public port '{wanted}' published for {}", args.container)))
         }
         _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_process_gives_itself_commands_no_terminal() {
+        assert_eq!(plain("a\u{1b}[31mRED\nFAKE 1 2\u{9b}é"), "a?[31mRED?FAKE 1 2?é");
     }
 }

@@ -58,9 +58,9 @@ pub(super) struct Forwarder {
 }
 
 /// The host's list of servers.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved writes the real servers, which a stub listener hides.
-const SYSTEMD_CONF: &str = "/run/systemd/resolve/resolv.conf";
+pub(super) const SYSTEMD_CONF: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Reads the host's servers, without our own addresses: a host that asks us must not be asked by us.
 pub(super) fn host_servers(own: &[IpAddr]) -> Vec<SocketAddr> {

@@ -31,8 +31,48 @@ pub(super) struct Probe {
     pub(super) output: OwnedFd,
     text: Vec<u8>,
     start: u64,
-    pub(super) deadline: Instant,
-    pub(super) timed_out: bool,
+    deadline: Deadline,
+}
+
+/// When a probe has taken too long. A frozen container's clock stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deadline {
+    At(Instant),
+    /// So much was left when the container was frozen.
+    Left(Duration),
+    /// It has passed: the probe was killed, and its end is waited for.
+    Passed,
+}
+
+impl Deadline {
+    /// What it is at `now`.
+    fn at(self, now: Instant, frozen: bool) -> Self {
+        match self {
+            Self::At(due) if frozen => Self::Left(due.saturating_duration_since(now)),
+            Self::Left(left) if !frozen => Self::At(now + left),
+            Self::At(due) if due <= now => Self::Passed,
+            other => other,
+        }
+    }
+}
+
+impl Probe {
+    /// When it must be looked at again; a probe that was killed, or is frozen, tells by its handle.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.deadline {
+            Deadline::At(due) => Some(due),
+            Deadline::Left(_) | Deadline::Passed => None,
+        }
+    }
+
+    /// Kills it when its time is over.
+    pub(super) fn look(&mut self, now: Instant, frozen: bool) {
+        let before = self.deadline;
+        self.deadline = before.at(now, frozen);
+        if self.deadline == Deadline::Passed && before != Deadline::Passed {
+            kill_probe(self);
+        }
+    }
 }
 
 impl Monitor {
@@ -61,8 +101,8 @@ impl Monitor {
             Ok((child, sys::pidfd_open(pid)?))
         }) {
             Ok((child, handle)) => {
-                let deadline = Instant::now() + timeout;
-                self.probe = Some(Probe { child, handle, output, text: Vec::new(), start, deadline, timed_out: false });
+                let deadline = Deadline::At(Instant::now() + timeout);
+                self.probe = Some(Probe { child, handle, output, text: Vec::new(), start, deadline });
             }
             Err(error) => {
                 let output = error.to_string();
@@ -88,7 +128,7 @@ impl Monitor {
         if !status.success() {
             self.orphans_until = Some(Instant::now() + ORPHANS_FOR);
         }
-        let (exit_code, output) = if probe.timed_out {
+        let (exit_code, output) = if probe.deadline == Deadline::Passed {
             let seconds = self.plan.health.as_ref().map_or(0, health::Check::timeout_ns) / 1_000_000;
             (-1, format!("Health check exceeded timeout ({seconds}ms)"))
         } else {
@@ -116,11 +156,30 @@ impl Monitor {
 }
 
 /// Kills the process a probe started inside the container; the runtime that waits for it ends by itself.
-pub(super) fn kill_probe(probe: &mut Probe) {
+fn kill_probe(probe: &mut Probe) {
     let mut text = String::new();
     let inside = fs::File::open("probe.pid").and_then(|mut file| file.read_to_string(&mut text)).ok();
     match inside.and_then(|_| text.trim().parse().ok()).and_then(ProcessId::of) {
         Some(process) => drop(process.signal(libc::SIGKILL)),
         None => drop(probe.child.kill()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_probe_stands_still_while_the_container_is_frozen() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let frozen = Deadline::At(after(2)).at(after(1), true);
+        assert_eq!(frozen, Deadline::Left(Duration::from_secs(1)));
+        assert_eq!(frozen.at(after(100), true), frozen, "nothing is due, however long");
+        let thawed = frozen.at(after(100), false);
+        assert_eq!(thawed, Deadline::At(after(101)));
+        assert_eq!(thawed.at(after(100), false), thawed);
+        assert_eq!(thawed.at(after(101), false), Deadline::Passed);
+        assert_eq!(Deadline::Passed.at(after(200), true), Deadline::Passed, "it is killed once");
     }
 }
