@@ -12,6 +12,7 @@ cases! { "seccomp":
     several_rules_of_one_call_are_alternatives,
     unknown_calls_of_a_profile_are_skipped,
     an_unknown_action_is_an_error,
+    a_filter_that_denies_execution_and_exit_holds_nothing_up,
     thirty_two_bit_calls_do_not_slip_through,
     exec_gets_the_filter_too,
 }
@@ -105,6 +106,14 @@ fn unknown_calls_of_a_profile_are_skipped(subject: &Subject) {
 fn an_unknown_action_is_an_error(subject: &Subject) {
     let mut bundle = Bundle::new(&["probe", "true"]);
     bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_SHRUG"});
+    let _ = subject.run(&bundle).expect_failure();
+}
+
+fn a_filter_that_denies_execution_and_exit_holds_nothing_up(subject: &Subject) {
+    let mut bundle = Bundle::new(&["probe", "true"]);
+    bundle.config["process"]["noNewPrivileges"] = json!(true);
+    bundle.config["linux"]["seccomp"] =
+        json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": []});
     let _ = subject.run(&bundle).expect_failure();
 }
 

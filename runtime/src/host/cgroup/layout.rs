@@ -226,20 +226,15 @@ fn unescape(text: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String, CgroupError> {
-    // Room from the start, and no question for a size: that of a file of procfs is not known before. The kernel fills a
-    // page with whole lines, so that far less than one is all there is.
-    let mut bytes = vec![0; 8 * 1024];
-    fs::File::open(path)
-        .and_then(|mut file| {
-            let length = io::Read::read(&mut file, &mut bytes)?;
-            bytes.truncate(length);
-            if length > 2048 {
-                io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX), &mut bytes)?;
-            }
-            Ok(())
-        })
-        .map(|()| String::from_utf8_lossy(&bytes).into_owned())
-        .map_err(|cause: io::Error| CgroupError::Read { path: path.to_owned(), cause })
+    fs::File::open(path).and_then(whole).map_err(|cause| CgroupError::Read { path: path.to_owned(), cause })
+}
+
+/// Reads to the end: the kernel gives whole lines, and stops before one that does not fit, however little came before it.
+fn whole(file: impl io::Read) -> io::Result<String> {
+    // Room from the start, and no question for a size: that of a file of procfs is not known before.
+    let mut bytes = Vec::with_capacity(8 * 1024);
+    io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX), &mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -248,6 +243,32 @@ mod tests {
 
     fn mountinfo(lines: &[&str]) -> String {
         lines.join("\n")
+    }
+
+    /// A file of procfs as the kernel serves it: whole lines, as many as fit.
+    struct Lines(Vec<String>);
+
+    impl io::Read for Lines {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let mut length = 0;
+            while self.0.first().is_some_and(|line| length + line.len() <= buffer.len().min(4096)) {
+                let line = self.0.remove(0);
+                buffer[length..length + line.len()].copy_from_slice(line.as_bytes());
+                length += line.len();
+            }
+            Ok(length)
+        }
+    }
+
+    #[test]
+    fn a_long_line_early_in_the_table_does_not_end_it() {
+        let long = format!("31 23 0:28 / /mnt rw - overlay overlay lowerdir={}\n", "/l".repeat(1900));
+        let lines = vec![
+            "30 23 0:27 / / rw - tmpfs tmpfs rw\n".to_owned(),
+            long,
+            "32 23 0:29 / /c rw - cgroup2 c rw\n".to_owned(),
+        ];
+        assert!(whole(Lines(lines.clone())).expect("it is read") == lines.concat(), "the table is cut off");
     }
 
     #[test]
