@@ -46,7 +46,6 @@ fn blind_to(command: clap::Command, is_none: &dyn Fn(&std::ffi::OsStr) -> bool) 
 }
 
 fn main() -> ExitCode {
-    end_quietly_without_a_reader();
     let refused = |error: clap::Error| {
         let code = usage_code(&error, std::env::args().skip(1));
         usage::report(&error);
@@ -77,19 +76,6 @@ fn main() -> ExitCode {
 fn line(words: &[OsString]) -> impl Iterator<Item = OsString> {
     let program = std::env::args_os().next().unwrap_or_else(|| "shoal".into());
     std::iter::once(program).chain(words.iter().cloned())
-}
-
-/// Who reads our output may have had enough (`shoal ps | head`): that is no fault of ours to report.
-fn end_quietly_without_a_reader() {
-    const BY_SIGPIPE: i32 = 128 + 13;
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let words = panic.payload_as_str().unwrap_or_default();
-        if words.starts_with("failed printing to std") && words.contains("Broken pipe") {
-            std::process::exit(BY_SIGPIPE);
-        }
-        report(panic);
-    }));
 }
 
 /// The command line with the flags of `config.toml` that it did not give itself.

@@ -279,7 +279,10 @@ fn content(source: &mut File, target: &mut File) -> io::Result<u64> {
     let length = source.metadata()?.len();
     let (mut copied, mut offset) = (0, 0);
     // A length of 0 says nothing about files that the kernel makes up.
-    while length > 0 {
+    loop {
+        if length == 0 {
+            break;
+        }
         let start = match lseek(&*source, offset, Whence::SeekData) {
             Ok(start) => start,
             // Nothing but a hole follows.

@@ -41,7 +41,9 @@ impl Writer {
             };
             let line = piece.strip_suffix(b"\n").unwrap_or(piece);
             let told = |lost: u64| packet(4, format!("{lost} lines were lost").as_bytes());
-            done = done.and(self.sender.send(&packet(priority, line), told));
+            // Every line is tried, also after one that failed.
+            let sent = self.sender.send(&packet(priority, line), told);
+            done = done.and(sent);
         }
         done
     }

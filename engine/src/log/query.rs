@@ -112,7 +112,7 @@ impl Query {
             _ => {}
         }
         let wanted = |entry: &Entry| {
-            !self.since.is_some_and(|since| entry.time < since) && !self.until.is_some_and(|until| entry.time > until)
+            self.since.is_none_or(|since| entry.time >= since) && self.until.is_none_or(|until| entry.time <= until)
         };
         let mut kept: VecDeque<Entry> = VecDeque::new();
         let mut reader = None;

@@ -49,7 +49,9 @@ impl Writer {
             };
             // A syslog daemon that is away loses lines, as everywhere; the container is not stopped for it.
             let told = |lost: u64| packet(4, format!("{lost} lines were lost").as_bytes());
-            done = done.and(self.sender.send(&packet(severity, line), told));
+            // Every line is tried, also after one that failed.
+            let sent = self.sender.send(&packet(severity, line), told);
+            done = done.and(sent);
         }
         done
     }

@@ -138,6 +138,9 @@ impl Ord for Queued {
     }
 }
 
+/// What a node writes at once: positions with their rows, `None` where one goes.
+type Batch = Vec<(Position, Option<Vec<u8>>)>;
+
 /// One simulated machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -159,7 +162,7 @@ pub struct Machine {
     links: BTreeMap<usize, u64>,
     store_free_at: u64,
     /// Batches that are on their way to the disk, the oldest first.
-    writing: VecDeque<(u64, Vec<(Position, Option<Vec<u8>>)>)>,
+    writing: VecDeque<(u64, Batch)>,
 }
 
 impl Machine {

@@ -59,7 +59,7 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<ExitCode, Error> {
         match entry.contains('=') {
             true => env.push(entry),
             // Not set here: not set there.
-            false => env.push(std::env::var(&entry).map_or(entry.clone(), |value| format!("{entry}={value}"))),
+            false => env.push(std::env::var(&entry).map_or_else(|_| entry.clone(), |value| format!("{entry}={value}"))),
         }
     }
     let wish = ExecWish {

@@ -311,7 +311,9 @@ impl Flags {
             match entry.contains('=') {
                 true => env.push(entry),
                 // Not set here: not set there, whatever the image says.
-                false => env.push(std::env::var(&entry).map_or(entry.clone(), |value| format!("{entry}={value}"))),
+                false => {
+                    env.push(std::env::var(&entry).map_or_else(|_| entry.clone(), |value| format!("{entry}={value}")))
+                }
             }
         }
         let mut labels = BTreeMap::new();

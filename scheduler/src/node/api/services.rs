@@ -122,8 +122,11 @@ pub(super) async fn rollback(context: &Context, call: &Call) -> Answer {
     commit(context, call, &before, &row, &service, Some(RolloutState::RollbackStarted)).await
 }
 
+/// Looks rows up in the table.
+type Lookup<'a> = dyn Fn(&Key) -> Option<Row> + 'a;
+
 /// Whether the service under a name is still what a change was made from; of one that is to be made, that there is none.
-fn stands(name: &str, before: Option<&ServiceRow>) -> impl FnOnce(&dyn Fn(&Key) -> Option<Row>) -> bool + Send + use<> {
+fn stands(name: &str, before: Option<&ServiceRow>) -> impl FnOnce(&Lookup<'_>) -> bool + Send + use<> {
     let (key, before) = (Key::global(Table::SERVICE, name), before.cloned());
     move |get| get(&key).and_then(|row| row.body.parse::<ServiceRow>().ok()) == before
 }
