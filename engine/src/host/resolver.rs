@@ -235,9 +235,9 @@ impl Shared {
             Err(Some(code)) => return (Next::Reply(dns::refusal(message, code)), None),
         };
         let names = self.names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !client.is_loopback()
+        if !names.knows(&self.config.network_id, client)
             && !self.config.listen.contains(&client)
-            && !names.knows(&self.config.network_id, client)
+            && !is_of_this_host(client)
         {
             // A container of another network, or a neighbour of the host that routes by it: nothing here is its business.
             return (Next::Reply(dns::failure(message, &query, Code::Refused)), Some(query));
@@ -266,6 +266,11 @@ impl Shared {
     fn is_container(&self, client: IpAddr) -> bool {
         !self.config.listen.contains(&client) && self.config.subnets.iter().any(|subnet| subnet.contains(&client))
     }
+}
+
+/// Whether this host has an address: only then can a socket be bound to it.
+fn is_of_this_host(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// What there is to do.

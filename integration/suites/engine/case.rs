@@ -99,10 +99,11 @@ impl Place {
         self.ok(&format!("inspect -f '{{{{.State.{field}}}}}' {name}"))
     }
 
-    /// Waits until a state's field has this value.
+    /// Waits until a state's field has this value; the container itself may still be on its way.
     pub(crate) fn await_state(&self, name: &str, field: &str, wanted: &str) {
+        let asked = format!("inspect -f '{{{{.State.{field}}}}}' {name}");
         integration::eventually(&format!("{name}: {field} is {wanted}"), PATIENCE, || {
-            (self.state(name, field) == wanted).then_some(())
+            (self.cmd(&asked).run().stdout.trim() == wanted).then_some(())
         });
     }
 

@@ -57,7 +57,7 @@ pub(crate) fn wait_for(client: &Client, names: &[String], wait: &Wait) -> Result
     let deadline = Instant::now() + Duration::from_millis(parse_duration_ms(&wait.wait_timeout)?);
     for name in names {
         let mut shown = String::new();
-        let mut since: Option<Instant> = None;
+        let (mut since, mut paused): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             let view: ServiceView = client.get(&format!("/v1/services/{}", encode(name)))?;
             let line = progress(&view);
@@ -66,12 +66,15 @@ pub(crate) fn wait_for(client: &Client, names: &[String], wait: &Wait) -> Result
                 shown = line;
             }
             match view.rollout.as_ref().map(|rollout| rollout.state) {
+                // What the change before this one ended with may be all that the node has seen yet.
+                Some(RolloutState::Paused | RolloutState::RollbackPaused)
+                    if paused.get_or_insert_with(Instant::now).elapsed() < STEADY => {}
                 Some(state @ (RolloutState::Paused | RolloutState::RollbackPaused)) => {
                     let message = view.rollout.map(|rollout| rollout.message).unwrap_or_default();
                     return Err(Error::new(format!("{name}: {}: {message}", state_word(state)))
                         .hint(format!("why: shoal service explain {name}")));
                 }
-                Some(RolloutState::Updating | RolloutState::RollbackStarted) => since = None,
+                Some(RolloutState::Updating | RolloutState::RollbackStarted) => (since, paused) = (None, None),
                 // One that starts and ends at once is as wanted for a moment each time.
                 _ if view.converged() => {
                     if since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
