@@ -360,7 +360,7 @@ impl Bench {
         let read = || -> Result<f64> {
             let id = self.ours.output(&["run", "-d", "--network", "none", IMAGE, "sleep", "1000"])?;
             let _ = self.ours.output(&["exec", &id, "cat", "/big"])?;
-            let stat = self.ours.output(&["exec", &id, "sh", "-c", "cat /sys/fs/cgroup/memory/memory.stat"])?;
+            let stat = self.ours.output(&["exec", &id, "cat", "/sys/fs/cgroup/memory/memory.stat"])?;
             let cache = stat.lines().find_map(|line| line.strip_prefix("total_cache ")?.parse().ok());
             cache.ok_or_else(|| format!("memory.stat of {id} has no total_cache: {stat}"))
         };
