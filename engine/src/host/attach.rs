@@ -2,32 +2,28 @@
 //! lease, a veth pair, a member's file, elements in `inet shoal`. Every step is safe to repeat and undone when a later one
 //! fails; [`Networks::sweep`] removes what a killed process left without a record.
 
-use super::firewall::table::{NetworkRules, PortElement};
-use super::firewall::{Firewall, ForeignDrop, PublishFailure};
+mod bridge;
+mod ports;
+
+pub(crate) use bridge::dismantle;
+pub use ports::{Reservation, reserve, reserve_but};
+
+use super::firewall::Firewall;
 use super::netlink::link::{self, PortMode, VethEnd};
 use super::netlink::{Family, Socket, in_namespace, route};
 use crate::network::ipam::{Refusal, absent};
 use crate::network::{
-    ATTACHMENT_VERSION, Attach, Attachment, Driver, Error, Member, Network, Networks, PortMapping, PublishedPort, Step,
-    Subnet, plan,
+    ATTACHMENT_VERSION, Attach, Attachment, Driver, Error, Member, Network, Networks, PublishedPort, Step, Subnet, plan,
 };
-use crate::trace::timed;
-use ipnet::{IpNet, Ipv6Net};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use bridge::{build, deaf, frames_are_filtered};
+use ipnet::IpNet;
+use ports::elements;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
-
-/// How many ports are published in one transaction: it must fit the netlink socket's send buffer, 130 bytes a port.
-const PORTS_A_TRANSACTION: usize = 512;
-/// What every bridge with IPv6 is called on its own link; docker's choice.
-const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64);
-/// The MTU where the host has no default route.
-const MTU: u32 = 1500;
 
 impl Networks {
     /// Connects a container's namespace to a network: addresses, routes, names, published ports.
@@ -183,180 +179,6 @@ impl Networks {
         Ok(())
     }
 
-    /// Publishes more ports of an attached container; returns them with the host ports that were chosen. All or none.
-    pub fn publish(&self, attachment: &Attachment, wanted: &[PortMapping]) -> Result<Vec<PublishedPort>, Error> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut firewall = Firewall::open().step(|| "open nf_tables".to_owned())?;
-        let mut published = Vec::with_capacity(wanted.len());
-        let result = self.publish_each(&mut firewall, attachment, wanted, &mut published);
-        if result.is_err() {
-            let elements: Vec<_> = published.iter().flat_map(|port| elements(attachment, port)).collect();
-            // The elements of a failed call are also swept with the container.
-            let _ = firewall.unpublish(&elements);
-        }
-        result.map(|()| published)
-    }
-
-    fn publish_each(
-        &self,
-        firewall: &mut Firewall,
-        attachment: &Attachment,
-        wanted: &[PortMapping],
-        published: &mut Vec<PublishedPort>,
-    ) -> Result<(), Error> {
-        // Fixed ports go in one transaction; each that may be chosen is tried alone.
-        let fixed: Vec<PublishedPort> = wanted.iter().filter_map(fixed).collect();
-        for part in fixed.chunks(PORTS_A_TRANSACTION) {
-            timed("publish", || self.publish_fixed(firewall, attachment, part))?;
-            published.extend_from_slice(part);
-        }
-        for mapping in wanted.iter().filter(|mapping| self::fixed(mapping).is_none()) {
-            published.push(self.publish_any(firewall, attachment, mapping)?);
-        }
-        if published.iter().any(|port| port.protocol == crate::network::Protocol::Udp) {
-            forget_udp(published)?;
-        }
-        Ok(())
-    }
-
-    fn publish_fixed(
-        &self,
-        firewall: &mut Firewall,
-        attachment: &Attachment,
-        ports: &[PublishedPort],
-    ) -> Result<(), Error> {
-        let owners: Vec<(&PublishedPort, PortElement)> = ports
-            .iter()
-            .flat_map(|port| elements(attachment, port).into_iter().map(move |element| (port, element)))
-            .collect();
-        let list: Vec<PortElement> = owners.iter().map(|(_, element)| element.clone()).collect();
-        // Each round removes one stale element, so there are no more rounds than ports.
-        for _ in 0..=list.len() {
-            match firewall.publish(&list) {
-                Ok(()) => return Ok(()),
-                Err(PublishFailure::Kernel(source)) => {
-                    return Err(Error::Io { step: format!("publish ports of {}", attachment.network), source });
-                }
-                Err(PublishFailure::Taken(at)) => {
-                    let (port, element) = &owners[at.min(owners.len() - 1)];
-                    if !self.reclaim_port(firewall, attachment, element)? {
-                        let holder = self.port_holder(firewall, element)?;
-                        return Err(Error::PortTaken { port: port_text(port), holder });
-                    }
-                }
-            }
-        }
-        Err(Error::PortTaken { port: port_text(&ports[0]), holder: "containers that come and go".to_owned() })
-    }
-
-    fn publish_any(
-        &self,
-        firewall: &mut Firewall,
-        attachment: &Attachment,
-        mapping: &PortMapping,
-    ) -> Result<PublishedPort, Error> {
-        let (low, high) = mapping.host_ports.unwrap_or_else(ephemeral_range);
-        let size = u64::from(high - low) + 1;
-        let start = if mapping.host_ports.is_some() {
-            0
-        } else {
-            plan::spread(&[&attachment.container, &mapping.container_port.to_string()]) % size
-        };
-        for step in 0..size {
-            let offset = u16::try_from((start + step) % size).expect("a range of ports has at most 65,536");
-            let port = PublishedPort {
-                host_ip: mapping.host_ip,
-                host_port: low + offset,
-                container_port: mapping.container_port,
-                protocol: mapping.protocol,
-            };
-            if reserve(std::slice::from_ref(&port)).is_err() {
-                continue;
-            }
-            match self.publish_fixed(firewall, attachment, std::slice::from_ref(&port)) {
-                Ok(()) => return Ok(port),
-                Err(Error::PortTaken { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::NoFreePort { low, high, protocol: mapping.protocol })
-    }
-
-    /// Removes a port's element when it leads to this container already or to one that is gone.
-    fn reclaim_port(
-        &self,
-        firewall: &mut Firewall,
-        attachment: &Attachment,
-        element: &PortElement,
-    ) -> Result<bool, Error> {
-        let Some(target) = self.port_target(firewall, element)? else { return Ok(true) };
-        let holder = self.holder_of(target)?;
-        let gone = match &holder {
-            Some(id) => *id == attachment.container || !self.containers.join(id).exists(),
-            None => self.ours(target)?,
-        };
-        if gone {
-            firewall.unpublish_key(element).step(|| "remove a stale published port".to_owned())?;
-        }
-        Ok(gone)
-    }
-
-    fn port_target(&self, firewall: &mut Firewall, element: &PortElement) -> Result<Option<IpAddr>, Error> {
-        let data = firewall.lookup(element.map(), element.element()).step(|| "look up a published port".to_owned())?;
-        Ok(data.and_then(|data| {
-            if element.target.is_ipv4() {
-                <[u8; 4]>::try_from(data.get(..4)?).ok().map(IpAddr::from)
-            } else {
-                <[u8; 16]>::try_from(data.get(..16)?).ok().map(IpAddr::from)
-            }
-        }))
-    }
-
-    /// Returns whether an address belongs to a network of these roots.
-    fn ours(&self, address: IpAddr) -> Result<bool, Error> {
-        Ok(self.list()?.iter().any(|network| network.subnets.iter().any(|subnet| subnet.subnet.contains(&address))))
-    }
-
-    /// Returns the container that holds an address on any network of these roots.
-    fn holder_of(&self, address: IpAddr) -> Result<Option<String>, Error> {
-        for network in self.list()? {
-            if network.subnets.iter().any(|subnet| subnet.subnet.contains(&address))
-                && let Some(holder) =
-                    self.leases(&network.id).holder(address).step(|| format!("read the lease of {address}"))?
-            {
-                return Ok(Some(holder));
-            }
-        }
-        Ok(None)
-    }
-
-    fn port_holder(&self, firewall: &mut Firewall, element: &PortElement) -> Result<String, Error> {
-        let Some(target) = self.port_target(firewall, element)? else { return Ok("another program's rule".to_owned()) };
-        for network in self.list()? {
-            if let Some(member) = self
-                .members(&network)?
-                .into_iter()
-                .find(|member| member.attachment.addresses.iter().any(|net| net.addr() == target))
-            {
-                return Ok(member.name);
-            }
-        }
-        Ok(format!("at {target}"))
-    }
-
-    /// Unpublishes ports of an attached container; absent ones are fine.
-    pub fn unpublish(&self, attachment: &Attachment, ports: &[PublishedPort]) -> Result<(), Error> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let list: Vec<PortElement> = ports.iter().flat_map(|port| elements(attachment, port)).collect();
-        let mut firewall = Firewall::open().step(|| "open nf_tables".to_owned())?;
-        firewall.unpublish(&list).step(|| format!("unpublish ports of container {}", attachment.container))?;
-        forget_udp(ports)
-    }
-
     /// Undoes an attachment. Repeatable; what is gone already is fine. Goes on after a failure and returns the first.
     pub fn detach(&self, attachment: &Attachment) -> Result<(), Error> {
         let run = self.run_folder(&attachment.network_id);
@@ -502,136 +324,12 @@ fn refused(refusal: Refusal, network: &Network, subnet: &Subnet, wanted: Option<
     }
 }
 
-/// Makes a network's bridge and its firewall elements present; returns the bridge.
-fn build(network: &Network, host: &mut Socket, warnings: &mut Vec<String>) -> Result<link::Link, Error> {
-    let name = &network.bridge;
-    let bridge = match link::find(host, name).step(|| format!("look up bridge {name}"))? {
-        Some(bridge) => bridge,
-        None => make_bridge(network, host)?,
-    };
-    // Repeated even where the bridge was there: another process may have made it a moment ago and not be further yet.
-    for subnet in &network.subnets {
-        let address = IpNet::new(subnet.gateway, subnet.subnet.prefix_len()).expect("the prefix fits its own family");
-        route::address_add(host, bridge.index, address).step(|| format!("give bridge {name} the address {address}"))?;
-    }
-    if network.ipv6 {
-        // Without a link-local address that is valid at once, the bridge asks for no neighbour in its first second.
-        route::address_add(host, bridge.index, LINK_LOCAL.into())
-            .step(|| format!("give bridge {name} the address {LINK_LOCAL}"))?;
-    }
-    forwarding(network).step(|| format!("let the kernel forward for bridge {name}"))?;
-    let mut firewall = Firewall::open().step(|| "open nf_tables".to_owned())?;
-    firewall.network_add(&rules(network)).step(|| format!("add network {} to table inet shoal", network.name))?;
-    if let Ok(drops) = firewall.foreign_drops(plan::BRIDGE_PREFIX) {
-        warnings.extend(drops.iter().map(warning));
-    }
-    Ok(bridge)
-}
-
-fn warning(drop: &ForeignDrop) -> String {
-    let commands = drop.remedy(plan::BRIDGE_PREFIX).join("; ");
-    format!(
-        "chain {} of table {} {} drops forwarded packets, so containers may reach nothing; to let them through, run: {commands}",
-        drop.chain, drop.family, drop.table
-    )
-}
-
-fn make_bridge(network: &Network, host: &mut Socket) -> Result<link::Link, Error> {
-    let name = &network.bridge;
-    let mtu = match network.mtu {
-        Some(mtu) => mtu,
-        None => default_mtu(host).step(|| "read the MTU of the default route".to_owned())?,
-    };
-    match link::apply(host, &link::bridge_request(name, plan::bridge_mac(&network.id), mtu)) {
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        other => other.step(|| format!("make bridge {name}"))?,
-    }
-    link::find(host, name)
-        .step(|| format!("look up bridge {name}"))?
-        .ok_or_else(|| Error::NotFound { name: name.clone() })
-}
-
-fn default_mtu(host: &mut Socket) -> io::Result<u32> {
-    let Some(index) = route::default_interface(host)? else { return Ok(MTU) };
-    Ok(link::list(host)?.into_iter().find(|link| link.index == index).map_or(MTU, |link| link.mtu))
-}
-
-/// Removes a network's bridge and its firewall elements; absent ones are fine.
-pub(crate) fn dismantle(network: &Network) -> Result<(), Error> {
-    if network.driver != Driver::Bridge {
-        return Ok(());
-    }
-    let mut host = Socket::open(Family::Route).step(|| "open a netlink socket".to_owned())?;
-    if link::find(&mut host, &network.bridge).step(|| format!("look up bridge {}", network.bridge))?.is_some() {
-        link::remove(&mut host, &network.bridge).step(|| format!("remove bridge {}", network.bridge))?;
-    }
-    // Also where the bridge is gone: somebody else may have removed it, and its elements would meet a later bridge.
-    let step = || format!("remove network {} from table inet shoal", network.name);
-    match Firewall::present().step(step)? {
-        Some(mut firewall) => firewall.network_remove(&rules(network)).step(step),
-        None => Ok(()),
-    }
-}
-
-fn rules(network: &Network) -> NetworkRules {
-    NetworkRules {
-        bridge: network.bridge.clone(),
-        subnets: network.subnets.iter().map(|subnet| subnet.subnet).collect(),
-        internal: network.internal,
-        masquerade: network.masquerades(),
-        routed: network.routed(),
-    }
-}
-
-/// Switches the kernel to forwarding, for this network's families; leaves alone what is on already.
-fn forwarding(network: &Network) -> io::Result<()> {
-    let bridge = &network.bridge;
-    set("/proc/sys/net/ipv4/ip_forward", "1")?;
-    // Ports published on 127.0.0.1 leave by the bridge with that source until postrouting rewrites it.
-    set(&format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")?;
-    if network.ipv6 && !is("/proc/sys/net/ipv6/conf/all/forwarding", "1") {
-        keep_router_advertisements()?;
-        set("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
-    }
-    deaf(bridge, network.ipv6)
-}
-
-/// Lets an interface believe no router advertisement: any container on the link could make itself the way out for all others
-/// and for the host. Without addresses of ours it has no IPv6 at all.
-fn deaf(interface: &str, ipv6: bool) -> io::Result<()> {
-    let folder = Path::new("/proc/sys/net/ipv6/conf").join(interface);
-    if !folder.exists() {
-        // A kernel without IPv6.
-        return Ok(());
-    }
-    let values: &[(&str, &str)] =
-        if ipv6 { &[("accept_ra", "0"), ("autoconf", "0")] } else { &[("disable_ipv6", "1")] };
-    values.iter().try_for_each(|(name, value)| set(&folder.join(name).to_string_lossy(), value))
-}
-
-/// A forwarding host ignores router advertisements unless told twice: without this it would lose its own default route.
-fn keep_router_advertisements() -> io::Result<()> {
-    for entry in fs::read_dir("/proc/sys/net/ipv6/conf")? {
-        let path = entry?.path().join("accept_ra");
-        let path = path.to_string_lossy();
-        if is(&path, "1") {
-            set(&path, "2")?;
-        }
-    }
-    Ok(())
-}
-
 fn is(path: &str, value: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|text| text.trim() == value)
 }
 
 fn set(path: &str, value: &str) -> io::Result<()> {
     if is(path, value) { Ok(()) } else { fs::write(path, value) }
-}
-
-/// Whether br_netfilter shows bridged frames to the packet filter in this namespace, whatever a bridge itself says.
-fn frames_are_filtered() -> bool {
-    is("/proc/sys/net/bridge/bridge-nf-call-iptables", "1")
 }
 
 fn link_macvlan(
@@ -722,119 +420,6 @@ fn interface_name(inside: &mut Socket, wanted: Option<&str>) -> Result<String, E
 
 fn mac_text(mac: link::Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-fn fixed(mapping: &PortMapping) -> Option<PublishedPort> {
-    let (low, high) = mapping.host_ports?;
-    (low == high).then_some(PublishedPort {
-        host_ip: mapping.host_ip,
-        host_port: low,
-        container_port: mapping.container_port,
-        protocol: mapping.protocol,
-    })
-}
-
-/// Returns the elements of a published port: one for each family that both the host address and the container have.
-fn elements(attachment: &Attachment, port: &PublishedPort) -> Vec<PortElement> {
-    let targets = [attachment.ipv4().map(IpAddr::V4), attachment.ipv6().map(IpAddr::V6)];
-    targets
-        .into_iter()
-        .flatten()
-        .filter(|target| port.host_ip.is_none_or(|host| host.is_ipv4() == target.is_ipv4()))
-        // [::1] cannot be routed to a bridge: the monitor forwards it.
-        .filter(|_| port.host_ip != Some(IpAddr::V6(Ipv6Addr::LOCALHOST)))
-        .map(|target| PortElement {
-            host: port.host_ip.filter(|host| !host.is_unspecified()),
-            host_port: port.host_port,
-            protocol: port.protocol,
-            target,
-            target_port: port.container_port,
-        })
-        .collect()
-}
-
-fn port_text(port: &PublishedPort) -> String {
-    let address = port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    format!("{}/{}", SocketAddr::new(address, port.host_port), port.protocol)
-}
-
-/// The host's ephemeral range, where it can be read.
-fn ephemeral_range() -> (u16, u16) {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut numbers = text.split_whitespace().map(str::parse::<u16>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(low)), Some(Ok(high))) if low > 0 && low < high => (low, high),
-        _ => (32_768, 60_999),
-    }
-}
-
-/// Host ports held against other programs of the host: bound, never listened on. Dropping it frees them.
-///
-/// The sockets are not kept in this process's table, where thousands of them would not fit: they wait as messages in the
-/// queue of a socket pair that nobody reads.
-#[derive(Debug, Default)]
-pub struct Reservation {
-    shelves: Vec<(UnixStream, UnixStream)>,
-}
-
-impl Reservation {
-    fn keep(&mut self, sockets: &[OwnedFd]) -> io::Result<()> {
-        let shelf = UnixStream::pair()?;
-        let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        sendmsg::<()>(shelf.0.as_raw_fd(), &[io::IoSlice::new(b"p")], &rights, MsgFlags::MSG_DONTWAIT, None)?;
-        self.shelves.push(shelf);
-        Ok(())
-    }
-}
-
-/// Binds every published port, so that no program of the host takes it while the container has it. The monitor holds the
-/// result as long as the container runs. Packets never come here: they are rewritten before.
-pub fn reserve(ports: &[PublishedPort]) -> Result<Reservation, Error> {
-    reserve_but(ports, |_, _| false)
-}
-
-/// The same without the addresses that are listened on already.
-pub fn reserve_but(
-    ports: &[PublishedPort],
-    led: impl Fn(IpAddr, &PublishedPort) -> bool,
-) -> Result<Reservation, Error> {
-    let mut reservation = Reservation::default();
-    let mut sockets = Vec::with_capacity(SHELF.min(ports.len() * 2));
-    for port in ports {
-        let step = || format!("hold host port {}", port_text(port));
-        for address in port.host_addresses().into_iter().filter(|address| !led(*address, port)) {
-            match super::reserve::bind(address, port.host_port, port.protocol) {
-                Ok(Some(socket)) => sockets.push(socket),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    return Err(Error::PortBusy { port: port_text(port) });
-                }
-                Err(source) => return Err(Error::Io { step: step(), source }),
-            }
-            if sockets.len() >= SHELF {
-                reservation.keep(&sockets).step(step)?;
-                sockets.clear();
-            }
-        }
-    }
-    if !sockets.is_empty() {
-        reservation.keep(&sockets).step(|| "hold host ports".to_owned())?;
-    }
-    Ok(reservation)
-}
-
-/// How many sockets one message carries; the kernel takes 253 (SCM_MAX_FD).
-const SHELF: usize = 200;
-
-/// Makes the kernel forget UDP flows to these host ports: without this an old flow keeps its old target for minutes.
-fn forget_udp(ports: &[PublishedPort]) -> Result<(), Error> {
-    let udp: Vec<u16> =
-        ports.iter().filter(|port| port.protocol == crate::network::Protocol::Udp).map(|port| port.host_port).collect();
-    if udp.is_empty() {
-        return Ok(());
-    }
-    super::firewall::conntrack::forget_udp(&udp).map(|_| ()).step(|| "delete conntrack entries of UDP ports".to_owned())
 }
 
 /// Runs `work` inside a container's network namespace, on a thread of its own.
