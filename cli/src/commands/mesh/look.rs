@@ -4,6 +4,7 @@ use super::client::{At, Client, encode};
 use super::show::{Entry, Form, Output, print_document, short};
 use crate::commands::Global;
 use crate::error::Error;
+use crate::output::template::Template;
 use clap::{Args, Subcommand};
 use p2p::membership::{Liveness, Member};
 use scheduler::node::api::view::Done;
@@ -17,8 +18,12 @@ pub(crate) struct Status {
     /// Print again every two seconds
     #[arg(short, long)]
     watch: bool,
-    #[command(flatten)]
-    output: Output,
+    /// json, or a Go template over the document of `-o json`
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "output")]
+    format: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
     #[command(flatten)]
     at: At,
 }
@@ -76,13 +81,17 @@ pub(crate) fn status(global: &Global, status: &Status) -> Result<ExitCode, Error
     let client = Client::new(global, &status.at)?;
     loop {
         let value: serde_json::Value = client.get("/v1/status")?;
-        if status.output.output == Form::Table && status.output.format.is_none() {
-            print_status(&serde_json::from_value(value.clone())?);
-            if let (Some(url), Some(pin)) = (value["api"]["url"].as_str(), value["api"]["pin"].as_str()) {
-                println!("api         {url}, its key {pin}");
+        match (status.format.as_deref(), status.output) {
+            (Some("json"), _) => println!("{value}"),
+            (Some(text), _) => println!("{}", Template::parse(text)?.render(&value)?),
+            (None, Form::Table) => {
+                print_status(&serde_json::from_value(value.clone())?);
+                if let (Some(url), Some(pin)) = (value["api"]["url"].as_str(), value["api"]["pin"].as_str()) {
+                    println!("api         {url}, its key {pin}");
+                }
             }
-        } else {
-            print_document(status.output.output, &value)?;
+            (None, Form::Name) => println!("{}", value["name"].as_str().unwrap_or_default()),
+            (None, form) => print_document(form, &value)?,
         }
         if !status.watch {
             return Ok(ExitCode::SUCCESS);
