@@ -65,11 +65,14 @@ pub fn step(facts: &Facts<'_>) -> Step {
     let outdated: Vec<&Slot> = facts.wanted.iter().filter(|slot| is_outdated(facts, slot)).collect();
     let running = matches!(state, RolloutState::Updating | RolloutState::RollbackStarted);
     let done = matches!(state, RolloutState::Completed | RolloutState::RollbackCompleted);
-    if !running && (outdated.is_empty() || !done) {
+    // The row of the last change lost to a concurrent one, which tells of another template: the slots of an update that
+    // failed may hold nothing that is outdated, and its state would stand for ever.
+    let lost = facts.rollout.is_some_and(|row| row.revision != facts.service.revision);
+    if !running && ((outdated.is_empty() && !lost) || !done) {
         return Step::default();
     }
     if !running {
-        // Outdated instances without an update under way (a row that lost to a concurrent one): begin one.
+        // Outdated instances, or such a row, without an update under way: begin one.
         let state = if facts.rolled_back { RolloutState::RollbackStarted } else { RolloutState::Updating };
         return Step { state: Some((state, String::new())), ..Step::default() };
     }

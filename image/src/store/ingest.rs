@@ -103,13 +103,15 @@ pub(crate) fn publish(store: &Store, file: &File, temporary: &Path, digest: &Dig
     rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o644))
         .map_err(StoreError::errno("change the mode of", temporary))?;
     let to = store.layout().blob_folder(digest.algorithm())?;
-    move_verified(file, temporary, &to, &digest.hex()).map_err(StoreError::io("give the blob its name", &blob))?;
+    let is_blob = || store.layout().verify_blob(digest).unwrap_or(false);
+    move_verified(file, temporary, &to, &digest.hex(), is_blob)
+        .map_err(StoreError::io("give the blob its name", &blob))?;
     rustix::fs::fsync(&to).map_err(StoreError::errno("make durable the folder of", &blob))
 }
 
-/// Moves the open file, which lies at `from`, to `name` in the folder `to`. What was verified is the open file: when
-/// something else lies under its name, nothing keeps the blob's name.
-fn move_verified(file: &File, from: &Path, to: &OwnedFd, name: &str) -> io::Result<()> {
+/// Moves the open file, which lies at `from`, to `name` in the folder `to`. What was verified is the open file: something
+/// else keeps the blob's name only when `is_blob` finds that it is the blob, as another writer of it moves there, too.
+fn move_verified(file: &File, from: &Path, to: &OwnedFd, name: &str, is_blob: impl FnOnce() -> bool) -> io::Result<()> {
     let own = rustix::fs::fstat(file)?;
     let is_own = |folder: &OwnedFd, name: &std::ffi::OsStr| {
         let found = sys::stat_at(folder, name)?;
@@ -123,7 +125,7 @@ fn move_verified(file: &File, from: &Path, to: &OwnedFd, name: &str) -> io::Resu
         return Err(replaced());
     }
     rustix::fs::renameat(&folder, base, to, name)?;
-    if is_own(to, name.as_ref())? {
+    if is_own(to, name.as_ref())? || is_blob() {
         return Ok(());
     }
     rustix::fs::unlinkat(to, name, AtFlags::empty())?;
@@ -209,6 +211,21 @@ mod tests {
             assert!(!store.has(&digest).unwrap());
         }
         assert_eq!(std::fs::read_to_string(&outside).unwrap(), "of the host");
+    }
+
+    #[test]
+    fn writers_of_one_blob_at_once_do_not_take_it_from_each_other() {
+        let (_dir, store) = scratch();
+        for round in 0..100_u32 {
+            let put = || store.put("a/b", &round.to_le_bytes()).unwrap();
+            std::thread::scope(|scope| {
+                let writers: Vec<_> = (0..4).map(|_| scope.spawn(put)).collect();
+                for writer in writers {
+                    let blob = writer.join().expect("no writer fails");
+                    assert!(store.has(&blob.digest).unwrap(), "round {round}");
+                }
+            });
+        }
     }
 
     #[test]

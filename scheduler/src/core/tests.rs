@@ -407,6 +407,25 @@ fn a_way_back_is_named_so_also_where_its_row_comes_later_than_the_services_or_ne
 }
 
 #[test]
+fn a_way_back_whose_row_lost_to_the_pause_is_named_all_the_same() {
+    let mut sim = Sim::new(3, 8);
+    let old = spec("a:1", 3);
+    sim.put_service(old.clone(), 1, None);
+    sim.run(10_000);
+    sim.put_service(spec("crash:2", 3), 2, Some(old));
+    sim.run(60_000);
+    let core = sim.cores[0].as_ref().unwrap();
+    assert_eq!(core.rollout("web").unwrap().state, RolloutState::Paused);
+    let back = crate::rollout::rolled_back(core.service("web").unwrap().0, sim.now);
+    sim.broadcast(|_| Event::Service(Box::new(back.clone())));
+    sim.run(60_000);
+    assert_eq!(sim.count("a:1"), 3);
+    for core in sim.cores.iter().flatten() {
+        assert_eq!(core.rollout("web").unwrap().state, RolloutState::RollbackCompleted);
+    }
+}
+
+#[test]
 fn a_crash_loop_slows_down_and_does_not_flood_the_table() {
     let mut sim = Sim::new(3, 8);
     sim.put_service(spec("crash:1", 1), 1, None);
