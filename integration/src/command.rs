@@ -117,6 +117,14 @@ impl Cmd {
     /// # Panics
     /// When it cannot be started or does not end before its deadline (it is then killed).
     pub fn run(&self) -> Outcome {
+        self.attempt().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Like [`Cmd::run`], for whoever tidies up: a panic in a `Drop` would hide what a test found, or end its neighbours.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end before its deadline (it is then killed).
+    pub fn attempt(&self) -> Result<Outcome, String> {
         let line = self.line();
         let mut child = self
             .command()
@@ -124,7 +132,7 @@ impl Cmd {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("start {line}: {error}"));
+            .map_err(|error| format!("start {line}: {error}"))?;
         let mut stdin = child.stdin.take().expect("stdin is piped");
         let input = self.input.clone();
         let feeder = std::thread::spawn(move || {
@@ -133,9 +141,9 @@ impl Cmd {
         });
         let stdout = drain(child.stdout.take().expect("stdout is piped"));
         let stderr = drain(child.stderr.take().expect("stderr is piped"));
-        let status = wait(&mut child, &line, self.deadline);
+        let status = wait(&mut child, &line, self.deadline)?;
         feeder.join().expect("the feeder does not panic");
-        Outcome { status, stdout: finish(stdout), stderr: finish(stderr), line }
+        Ok(Outcome { status, stdout: finish(stdout), stderr: finish(stderr), line })
     }
 
     /// Runs the command and returns its standard output.
@@ -240,18 +248,18 @@ fn finish(drain: Drain) -> String {
     String::from_utf8_lossy(&drain.reader.join().expect("a reader does not panic")).into_owned()
 }
 
-fn wait(child: &mut Child, line: &str, within: Duration) -> ExitStatus {
+fn wait(child: &mut Child, line: &str, within: Duration) -> Result<ExitStatus, String> {
     let deadline = Instant::now() + within;
     let mut pause = Duration::from_micros(200);
     loop {
         if let Some(status) = child.try_wait().expect("a child of ours can be waited for") {
-            return status;
+            return Ok(status);
         }
         if Instant::now() >= deadline {
             // The process may have ended in between; then there is nothing to kill.
             let _ = child.kill();
             let _ = child.wait();
-            panic!("{line}: still running after {within:?}");
+            return Err(format!("{line}: still running after {within:?}"));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));

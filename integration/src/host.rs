@@ -56,17 +56,19 @@ impl Drop for Host {
         if let Ok(bin) = std::panic::catch_unwind(binaries::shoal)
             && self.root().join("data").exists()
         {
-            let list = self.cmd(&bin).args(["ps", "-aq", "--no-trunc"]).run();
-            let ids: Vec<&str> = list.stdout.split_whitespace().collect();
-            if list.status.success() && !ids.is_empty() {
-                let _ = self.cmd(&bin).args(["rm", "-f", "-v"]).args(ids).run();
+            let list = self.cmd(&bin).args(["ps", "-aq", "--no-trunc"]).attempt().ok();
+            let list = list.filter(|list| list.status.success()).map(|list| list.stdout).unwrap_or_default();
+            let ids: Vec<&str> = list.split_whitespace().collect();
+            if !ids.is_empty() {
+                let _ = self.cmd(&bin).args(["rm", "-f", "-v"]).args(ids).attempt();
             }
         }
-        let pids = Cmd::new("ip").args(["netns", "pids", &self.netns]).run();
-        for pid in pids.stdout.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        let pids = Cmd::new("ip").args(["netns", "pids", &self.netns]).attempt();
+        let pids = pids.map(|out| out.stdout).unwrap_or_default();
+        for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
-        let _ = Cmd::new("ip").args(["netns", "del", &self.netns]).run();
+        let _ = Cmd::new("ip").args(["netns", "del", &self.netns]).attempt();
     }
 }
 

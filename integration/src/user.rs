@@ -59,6 +59,6 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        let _ = Cmd::new(binaries::tool("userdel", "passwd")).arg(&self.name).run();
+        let _ = Cmd::new(binaries::tool("userdel", "passwd")).arg(&self.name).attempt();
     }
 }

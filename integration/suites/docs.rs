@@ -52,7 +52,7 @@ impl Drop for Hosts {
     fn drop(&mut self) {
         for host in &self.0 {
             if host.root().join("run/node.sock").exists() {
-                let _ = host.shoal(["mesh", "down"]).deadline(Duration::from_secs(10)).run();
+                let _ = host.shoal(["mesh", "down"]).deadline(Duration::from_secs(40)).attempt();
             }
         }
     }

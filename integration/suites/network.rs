@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// No step of one host takes longer on two busy cores.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Who is connected has said its word after this time.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Runs `work` inside a network namespace.
 fn at<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -93,7 +96,7 @@ fn ask(netns: &Path, address: impl Into<IpAddr>, port: u16) -> Option<String> {
     let address = SocketAddr::new(address.into(), port);
     at(netns, move || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_read_timeout(Some(ANSWER)).ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         Some(text)
@@ -150,7 +153,8 @@ fn udp_and_ranges_are_published_and_a_new_container_gets_the_old_ones_flows() {
     let (_lan, host, client, address, other) = with_client("udp", 2);
     let first = run(&host, &["-p", "9000-9002:9000-9002/udp"]);
     first.serve_udp(9001, "first");
-    assert_eq!(ask_udp(&client.netns_path(), address, 9001), Some(format!("first {other}")));
+    let answer = eventually("a datagram is answered", PATIENCE, || ask_udp(&client.netns_path(), address, 9001));
+    assert_eq!(answer, format!("first {other}"));
     // One flow from one source port goes on while the container behind it is replaced.
     let socket = at(&client.netns_path(), || UdpSocket::bind("0.0.0.0:5353").expect("free"));
     socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
@@ -160,7 +164,8 @@ fn udp_and_ranges_are_published_and_a_new_container_gets_the_old_ones_flows() {
         let (length, _) = socket.recv_from(&mut buffer).ok()?;
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     };
-    assert!(say(&socket).is_some_and(|text| text.starts_with("first")));
+    let answer = eventually("the flow begins", PATIENCE, || say(&socket));
+    assert!(answer.starts_with("first"), "{answer}");
     let _ = host.shoal(["rm", "-f", &first.id]).ok();
     let second = run(&host, &["-p", "9001:9001/udp"]);
     second.serve_udp(9001, "second");
@@ -238,7 +243,7 @@ fn names_and_aliases_resolve_while_their_containers_live_and_the_resolver_goes_w
         let server = Ipv4Addr::from(u32::from(two.ip(&host, "web")) & 0xffff_ff00 | 1);
         Cmd::new("nsenter")
             .arg(format!("--net={}", container.netns.display()))
-            .args(["dig", "+time=2", "+tries=1", &format!("@{server}")])
+            .args(["dig", "+time=5", "+tries=3", &format!("@{server}")])
             .args(question)
             .ok()
     };
@@ -275,7 +280,7 @@ fn a_resolver_tells_strangers_nothing() {
     let dig = |netns: &Path| {
         let at = format!("@{server}");
         let enter = Cmd::new("nsenter").arg(format!("--net={}", netns.display()));
-        enter.args(["dig", "+time=2", "+tries=1", &at, "one"]).run().stdout
+        enter.args(["dig", "+time=5", "+tries=3", &at, "one"]).run().stdout
     };
     assert!(dig(&other.netns).contains("status: REFUSED"), "{}", dig(&other.netns));
     let address = one.ip(&host, "web").to_string();
@@ -358,7 +363,8 @@ fn many_ports_are_published_in_one_go() {
     let took = before.elapsed();
     web.serve_tcp(20_321, "web");
     assert!(ask(&client.netns_path(), address, 20_321).is_some());
-    assert!(took < Duration::from_secs(3), "500 ports took {took:?}");
+    // One by one it was minutes.
+    assert!(took < Duration::from_secs(20), "500 ports took {took:?}");
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        let _ = Cmd::new(binaries::tool("userdel", "passwd")).arg(&self.name).run();
+        let _ = Cmd::new(binaries::tool("userdel", "passwd")).arg(&self.name).attempt();
     }
 }
 

@@ -48,7 +48,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = self.cmd(&["delete", "--force", self.id()]).run();
+        let _ = self.cmd(&["delete", "--force", self.id()]).attempt();
     }
 }
 

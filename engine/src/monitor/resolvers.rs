@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const SPREAD_MS: u32 = 500;
 /// When a resolver that could not be started is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// When one that was started, or that another monitor is starting, is asked again who it is.
+const SOON: Duration = Duration::from_millis(200);
 
 /// The resolvers of one container.
 #[derive(Debug, Default)]
@@ -50,7 +52,8 @@ impl Resolvers {
             match resolver::revive(&folder) {
                 Ok(Some(handle)) => self.alive.push(handle),
                 // Its names are missed until the next look; the container goes on.
-                Ok(None) | Err(_) => self.due = Some(Instant::now() + AGAIN),
+                Ok(None) => self.due = Some(Instant::now() + SOON),
+                Err(_) => self.due = Some(self.due.unwrap_or_else(|| Instant::now() + AGAIN)),
             }
         }
     }

@@ -177,7 +177,7 @@ impl Podman {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(podman) = &mut self.podman {
-            let _ = podman.command(&self.host).args(["rm", "-f", "-a", "-v", "-t", "0"]).run();
+            let _ = podman.command(&self.host).args(["rm", "-f", "-a", "-v", "-t", "0"]).attempt();
             // A child of ours; what it may still hold goes with the host.
             let _ = podman.holder.kill();
             let _ = podman.holder.wait();

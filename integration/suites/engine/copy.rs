@@ -10,6 +10,9 @@ fn owners_are_roots_or_with_archive_the_sources() {
     let file = place.file("mine", "x");
     std::os::unix::fs::chown(&file, Some(1234), Some(1235)).expect("root may");
     let _ = place.ok("run -d --name box BB sh -c 'echo x > /own; chown 77:78 /own; sleep 1000'");
+    integration::eventually("it is another's", crate::case::PATIENCE, || {
+        (place.run("exec box stat -c %u:%g /own").stdout.trim() == "77:78").then_some(())
+    });
     let _ = place.ok("cp ~/mine box:/plain");
     let _ = place.ok("cp -a ~/mine box:/kept");
     assert_eq!(place.ok("exec box stat -c %u:%g /plain /kept"), "0:0\n1234:1235");

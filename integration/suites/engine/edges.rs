@@ -117,13 +117,20 @@ fn a_damaged_or_oversized_record_takes_nobodys_name() {
 #[test]
 fn who_waits_for_a_stop_or_reads_an_export_holds_nobody_up() {
     let place = Place::new("locks");
-    let _ = place.ok("run -d --name box BB sh -c 'trap : TERM; while :; do sleep 0.1; done'");
+    let _ = place.ok("run -d --name box BB sh -c 'trap \"echo told\" TERM; echo up; while :; do sleep 0.1; done'");
+    let says = |word: &str| {
+        eventually(word, PATIENCE, || place.ok("logs box").lines().any(|line| line == word).then_some(()));
+    };
+    says("up");
     let mut slow = place.cmd("stop -t 100 box").command().stdout(Stdio::null()).spawn().expect("shoal starts");
+    says("told");
     let begun = Instant::now();
     let _ = place.ok("rm -f box");
     assert!(begun.elapsed() < PATIENCE, "rm -f took {:?}", begun.elapsed());
     assert!(slow.wait().expect("a child of ours").success(), "it is stopped all the same");
-    let _ = place.ok("run -d --name box BB sh -c 'dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null; sleep 1000'");
+    let _ = place
+        .ok("run -d --name box BB sh -c 'dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null; echo made; sleep 1000'");
+    says("made");
     let mut export = place.cmd("export box").command().stdout(Stdio::piped()).spawn().expect("shoal starts");
     let mut tar = export.stdout.take().expect("piped");
     let mut head = [0; 512];

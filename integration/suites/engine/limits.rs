@@ -32,13 +32,12 @@ fn a_hog_is_killed_and_its_end_is_told_as_out_of_memory() {
 fn a_kill_for_want_of_memory_is_told_while_the_container_goes_on() {
     let place = Place::new("oom-live");
     let _ = place.ok("run -d --name hog -m 32m --memory-swap 32m BB sh -c 'probe hog 200; sleep 1000'");
-    // Up to a time to come: it sleeps until something is written.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
-    let line =
-        format!("events --since 1h --until {} --filter event=oom --format '{{{{.Actor.Attributes.name}}}}'", now + 4);
-    let events = place.ok(&line);
-    assert!(events.lines().any(|name| name == "hog"), "{events:?}");
-    assert_eq!((place.state("hog", "OOMKilled"), place.state("hog", "Status")), ("true".into(), "running".into()));
+    let told = || place.ok("events --since 1h --until 0s --filter event=oom --format '{{.Actor.Attributes.name}}'");
+    integration::eventually("it is told", crate::case::PATIENCE, || {
+        told().lines().any(|name| name == "hog").then_some(())
+    });
+    place.await_state("hog", "OOMKilled", "true");
+    assert_eq!(place.state("hog", "Status"), "running");
 }
 
 #[test]

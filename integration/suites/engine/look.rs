@@ -97,8 +97,9 @@ fn top_stats_port_and_diff_look_inside() {
 #[test]
 fn events_tell_what_happened_and_can_be_followed() {
     let place = Place::new("events");
+    // What it missed before it looked is told first.
     let follower = place
-        .cmd("events --filter container=box --format '{{.Action}}'")
+        .cmd("events --since 1h --filter container=box --format '{{.Action}}'")
         .command()
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -113,24 +114,24 @@ fn events_tell_what_happened_and_can_be_followed() {
         place.ok("events --since 1h --until 0s --filter event=die --format '{{.Actor.Attributes.exitCode}}'"),
         "2"
     );
-    let mut lines = follower.lines();
-    let deadline = std::time::Instant::now() + crate::case::PATIENCE;
-    while lines.next().is_some_and(|line| line != "destroy") {
-        assert!(std::time::Instant::now() < deadline);
-    }
+    follower.says("destroy");
 }
 
 /// A child that is killed when the test ends.
 struct Watched(std::process::Child);
 
 impl Watched {
-    fn lines(mut self) -> impl Iterator<Item = String> {
+    /// Waits until it writes this line.
+    fn says(mut self, wanted: &'static str) {
         use std::io::BufRead;
         let pipe = self.0.stdout.take().expect("stdout is piped");
-        std::io::BufReader::new(pipe).lines().map_while(move |line| {
-            let _alive = &self;
-            line.ok()
-        })
+        let (sender, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let found = std::io::BufReader::new(pipe).lines().map_while(Result::ok).any(|line| line == wanted);
+            // Nobody listens any more when the test has failed.
+            let _ = sender.send(found);
+        });
+        assert_eq!(said.recv_timeout(crate::case::PATIENCE), Ok(true), "{wanted:?} was not written");
     }
 }
 

@@ -142,7 +142,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // The node first, so that nothing is started again; the host removes the containers.
-        let _ = self.host.shoal(["mesh", "down"]).deadline(Duration::from_secs(5)).run();
+        let _ = self.host.shoal(["mesh", "down"]).deadline(Duration::from_secs(40)).attempt();
     }
 }
 

@@ -148,12 +148,19 @@ fn failures_are_seen_slowed_down_and_gone_back_from() {
     };
     let out = update(&["--update-failure-action", "pause", "--wait"]).expect_failure();
     assert!(out.stderr.contains("paused: 1 of 3 slots failed"), "{}", out.stderr);
-    assert_eq!(rollout(&mesh, "web"), "paused");
+    let stands = |state: &str| {
+        eventually(&format!("every node knows of {state}"), PATIENCE, || {
+            (rollout(&mesh, "web") == state).then_some(())
+        });
+    };
+    stands("paused");
     assert_eq!(version(&mesh, 8085), "one");
     let _ = mesh.nodes[1].shoal(["service", "rollback", "web", "--wait"]).deadline(SLOW).ok();
-    assert_eq!(rollout(&mesh, "web"), "rollback_completed");
-    let views = first.json(&["service", "inspect", "web"]);
-    assert_eq!((&views[0]["running"], &views[0]["wanted"]), (&Value::from(3), &Value::from(3)), "{views}");
+    stands("rollback_completed");
+    eventually("all three run again", PATIENCE, || {
+        let views = first.json(&["service", "inspect", "web"]);
+        (views[0]["running"] == 3 && views[0]["wanted"] == 3).then_some(())
+    });
     assert_eq!(version(&mesh, 8085), "one");
 
     let _ = update(&["--update-failure-action", "rollback", "--update-order", "start-first"]).expect_success();
@@ -161,8 +168,10 @@ fn failures_are_seen_slowed_down_and_gone_back_from() {
     for _ in 0..10 {
         assert_eq!(version(&mesh, 8085), "one");
     }
-    let pretty = first.shoal(["service", "inspect", "--pretty", "web"]).ok();
-    assert!(pretty.contains("UpdateStatus: rollback_completed"), "{pretty}");
+    eventually("it is told in words", PATIENCE, || {
+        let pretty = first.shoal(["service", "inspect", "--pretty", "web"]).ok();
+        pretty.contains("UpdateStatus: rollback_completed").then_some(())
+    });
 
     // A good update after it goes through, also from another node.
     let args =

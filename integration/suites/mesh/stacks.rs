@@ -97,8 +97,11 @@ services:
     let _ = deploy(&["--wait"]).expect_success();
     let plan = first.shoal(["stack", "plan", "-c", &path, "shop"]).run().expect_code(0);
     assert!(plan.stdout.contains("unchanged shop_db"), "{}", plan.stdout);
-    let shown = mesh.nodes[2].shoal(["stack", "ps", "shop"]).ok();
-    assert_eq!(shown.matches("shop_web.").count(), 3, "{shown}");
+    eventually("three run", PATIENCE, || {
+        let shown = mesh.nodes[2].shoal(["stack", "ps", "shop"]).ok();
+        let runs = shown.lines().filter(|line| line.contains("shop_web.") && line.contains(" Running "));
+        (runs.count() == 3).then_some(())
+    });
     assert!(mesh.nodes[1].shoal(["stack", "ls"]).ok().contains("shop"));
     assert!(mesh.nodes[1].shoal(["stack", "services", "shop"]).ok().contains("shop_db"));
 

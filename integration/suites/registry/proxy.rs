@@ -101,6 +101,13 @@ impl Drop for Proxy {
 impl State {
     fn serve(self: Arc<Self>, client: TcpStream) {
         let Ok(server) = TcpStream::connect(&self.to) else { return };
+        if self.pause > Duration::ZERO {
+            // What was sent is then nearly what has arrived, also when the other end is not given a processor for a while.
+            for stream in [&client, &server] {
+                nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::SndBuf, &(64 << 10)).expect("a socket");
+                nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::RcvBuf, &(64 << 10)).expect("a socket");
+            }
+        }
         let (Ok(from), Ok(to)) = (client.try_clone(), server.try_clone()) else { return };
         let state = Arc::clone(&self);
         let up = std::thread::spawn(move || state.pass_up(from, to));

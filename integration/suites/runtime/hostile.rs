@@ -256,8 +256,8 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let _ = Cmd::new("umount").arg(self.0.join("below")).run();
-        let _ = Cmd::new("umount").arg(self.0.path()).run();
+        let _ = Cmd::new("umount").arg(self.0.join("below")).attempt();
+        let _ = Cmd::new("umount").arg(self.0.path()).attempt();
     }
 }
 
@@ -473,7 +473,10 @@ fn a_poststart_hook_may_use_the_container(subject: &Subject) {
     drop(container);
     // Also in the foreground.
     std::fs::remove_file(&log).expect("it is there");
-    bundle.config["process"]["args"] = json!(["sleep", "1"]);
+    let exec = subject.cmd(["exec", bundle.id(), "/bin/sh", "-c", "'echo from inside; touch /used'"]).line();
+    let path = script(&bundle, "use-too", &format!("{exec} > {} 2>&1", log.display()));
+    bundle.config["hooks"]["poststart"][0]["path"] = json!(path);
+    bundle.config["process"]["args"] = json!(["sh", "-c", "until [ -e /used ]; do sleep 0.05; done"]);
     let _ = subject.run(&bundle).expect_success();
     assert_eq!(std::fs::read_to_string(&log).expect("the hook ran"), "from inside\n");
 }

@@ -118,6 +118,6 @@ impl Container<'_> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
-        let _ = self.subject.cmd(["delete", "--force", &self.id]).run();
+        let _ = self.subject.cmd(["delete", "--force", &self.id]).attempt();
     }
 }

@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_child_that_keeps_stderr_does_not_keep_the_hook() {
         let begun = Instant::now();
-        assert!(shell("sleep 4 & echo why >&2; exit 1", 1).unwrap_err().contains("why"));
-        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert!(shell("sleep 30 & echo why >&2; exit 1", 1).unwrap_err().contains("why"));
+        assert!(begun.elapsed() < Duration::from_secs(20));
     }
 }

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How long a detached node may take until it serves: a join over a slow link included.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// What the engine is asked to do when the node ends may take so long.
+const LAST_WORK: Duration = Duration::from_secs(2);
 /// In place of a token: it comes on standard input.
 const FROM_STDIN: &str = "-";
 /// A bound for a token: one has a few hundred bytes.
@@ -92,7 +94,7 @@ pub(crate) fn run(global: &Global, up: Up) -> Result<ExitCode, Error> {
     let port = scheduler::node::containers::engine::Host::open(&roots)
         .map_err(|error| Error::new(format!("failed to open the engine of this host: {error}")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let stop = stop_signal()?;
         let (socket, folder) = (options.socket.clone(), options.mesh.dir.clone());
         let ready = move |mesh: &p2p::Mesh| {
@@ -102,8 +104,10 @@ pub(crate) fn run(global: &Global, up: Up) -> Result<ExitCode, Error> {
             eprintln!("node {} of mesh {} serves on {}", mesh.id(), mesh.cluster(), socket.display());
         };
         scheduler::node::run(options, std::sync::Arc::new(port), stop, ready).await.map_err(Error::from)
-    })?;
-    Ok(ExitCode::SUCCESS)
+    });
+    // A stop's grace, a pull or a mirror's copy may be under way for minutes: whoever starts next finds what they left.
+    runtime.shutdown_timeout(LAST_WORK);
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
