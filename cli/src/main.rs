@@ -29,11 +29,20 @@ struct Args {
 /// The definition of every command, with the overview as the first page of help.
 fn definition() -> clap::Command {
     let mut command = Args::command();
-    if std::env::vars_os().any(|(_, value)| value.is_empty()) {
-        command = blind_to(command, &|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+    if has_empty_variables() {
+        command = blind(command);
     }
     let overview = commands::about::overview(&command);
     command.override_help(overview)
+}
+
+fn has_empty_variables() -> bool {
+    std::env::vars_os().any(|(_, value)| value.is_empty())
+}
+
+/// Without the variables that are empty.
+fn blind(command: clap::Command) -> clap::Command {
+    blind_to(command, &|name| std::env::var_os(name).is_some_and(|value| value.is_empty()))
 }
 
 /// The command and all below it, without the variables that count as none: an empty one is as one that is not there.
@@ -45,17 +54,38 @@ fn blind_to(command: clap::Command, is_none: &dyn Fn(&std::ffi::OsStr) -> bool) 
     command.mut_subcommands(|below| blind_to(below, is_none))
 }
 
+/// The definition of the one verb that these words name, where it is one that is said often: a tenth of the work of all. Good
+/// for nothing but reading these very words; help and whatever is wrong with them is a matter of [`definition`].
+fn lean(words: &[OsString]) -> Option<clap::Command> {
+    let verb = commands::engine::definition(words::verb(words)?)?;
+    let command = clap::Command::new("shoal").disable_help_subcommand(true).subcommand_required(true);
+    let command = <commands::Global as clap::Args>::augment_args(command).subcommand(verb);
+    Some(if has_empty_variables() { blind(command) } else { command })
+}
+
+/// Reads a command line: its words, fenced, and what they mean.
+fn read(given: &[OsString]) -> (Vec<OsString>, Result<clap::ArgMatches, clap::Error>) {
+    let by = |definition: clap::Command| {
+        let words = words::fenced(&definition, given.to_vec());
+        let matches = definition.try_get_matches_from(line(&words));
+        (words, matches)
+    };
+    match lean(given).map(by) {
+        Some((words, Ok(matches))) => (words, Ok(matches)),
+        _ => by(definition()),
+    }
+}
+
 fn main() -> ExitCode {
     let refused = |error: clap::Error| {
         let code = usage_code(&error, std::env::args().skip(1));
         usage::report(&error);
         ExitCode::from(code)
     };
-    let definition = definition();
-    let words = words::fenced(&definition, std::env::args_os().skip(1).collect());
-    let matches = match definition.try_get_matches_from(line(&words)) {
-        Ok(matches) => matches,
-        Err(error) => return refused(error),
+    let given: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let (words, matches) = match read(&given) {
+        (words, Ok(matches)) => (words, matches),
+        (_, Err(error)) => return refused(error),
     };
     let matches = match with_defaults(&words, matches) {
         Ok(Ok(matches)) => matches,
@@ -141,6 +171,33 @@ mod tests {
         for line in ["shoal ps --nosuch", "shoal --root run ps --nosuch", "shoal nosuch"] {
             assert_eq!(code(line), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn a_verb_by_itself_is_read_as_among_all() {
+        let shape = |command: &clap::Command| {
+            let args: Vec<String> = command.get_arguments().map(|arg| format!("{arg:?}")).collect();
+            let groups: Vec<String> = command.get_groups().map(|group| format!("{group:?}")).collect();
+            let flags = [
+                command.is_trailing_var_arg_set(),
+                command.is_subcommand_required_set(),
+                command.is_args_conflicts_with_subcommands_set(),
+                command.is_disable_help_flag_set(),
+                command.is_arg_required_else_help_set(),
+            ];
+            (args, groups, flags)
+        };
+        let mut all = definition();
+        all.build();
+        let mut seen = 0;
+        for verb in all.get_subcommands() {
+            let Some(mut lean) = lean(&[verb.get_name().into()]) else { continue };
+            lean.build();
+            let alone = lean.find_subcommand(verb.get_name()).expect("the verb");
+            assert_eq!(shape(alone), shape(verb), "shoal {}", verb.get_name());
+            seen += 1;
+        }
+        assert!(seen > 20, "{seen}");
     }
 
     #[test]

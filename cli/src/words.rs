@@ -7,6 +7,19 @@
 use clap::{Arg, Command};
 use std::ffi::OsString;
 
+/// The verb of a command line, where nothing but `--root` stands before it.
+pub(crate) fn verb(words: &[OsString]) -> Option<&str> {
+    let mut words = words.iter();
+    loop {
+        let word = words.next()?.to_str()?;
+        match word {
+            "--root" => drop(words.next()?),
+            _ if word.starts_with("--root=") => {}
+            _ => return (!word.starts_with('-')).then_some(word),
+        }
+    }
+}
+
 /// Puts `--` behind the first argument of a verb whose last one takes all that follows. `words` are those after the program's
 /// name.
 pub(crate) fn fenced(definition: &Command, mut words: Vec<OsString>) -> Vec<OsString> {
@@ -94,6 +107,20 @@ mod tests {
             ("run image -- x", "run image -- -- x"),
         ] {
             assert_eq!(read(line), expected);
+        }
+    }
+
+    #[test]
+    fn the_verb_is_found_behind_the_root_alone() {
+        let found = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            verb(&words).map(str::to_owned)
+        };
+        for line in ["run -d ps", "--root /x run", "--root=/x run", "--root run run"] {
+            assert_eq!(found(line).as_deref(), Some("run"), "{line}");
+        }
+        for line in ["--help run", "-V", "--root", "--root /x", "-- run"] {
+            assert_eq!(found(line), None, "{line}");
         }
     }
 

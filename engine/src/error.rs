@@ -45,6 +45,12 @@ pub enum EngineError {
     /// The user asked for something that cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// A bind's path is not there, and was not to be made.
+    #[error("bind source path does not exist: {path}")]
+    NoSource {
+        /// The path of the host.
+        path: String,
+    },
     /// The container could not be started; the code is `run`'s exit code.
     #[error("{message}")]
     Start {

@@ -47,6 +47,17 @@ pub fn file(run: &Path) -> PathBuf {
     run.join("events.jsonl")
 }
 
+/// Writes down what happened to an image: `pull`, `push`, `tag`, `untag`, `delete`, `load`, `save`, `import`. `id` is the image's,
+/// or its name where docker says that: of what was pulled and pushed.
+pub fn image(run: &Path, action: &str, id: &str, name: &str) {
+    let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+    let (kind, action, id) = ("image".to_owned(), action.to_owned(), id.to_owned());
+    let event = Event { version: VERSION, time: crate::time::now(), kind, action, id, attributes };
+    // A lost event stops nothing. The folder may be as young as the first image.
+    fs::create_dir_all(run).ok();
+    append(&file(run), &event).ok();
+}
+
 /// Writes one event down. Losing an event stops nothing: errors are for callers who want to know.
 pub fn append(file: &Path, event: &Event) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;

@@ -2,8 +2,8 @@
 //!
 //! In: the command line. Out: the exit code of the command, 128 + signal when a signal ended it. docker's `tini`.
 
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use crate::host::sys;
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -34,22 +34,19 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     nix::unistd::tcsetpgrp(std::io::stdin(), pid).ok();
     loop {
         while let Some((ended, code)) = reap() {
-            if ended == pid {
+            if ended == pid.as_raw() {
                 return ExitCode::from(code);
             }
         }
-        match signals.wait() {
-            Ok(Signal::SIGCHLD) | Err(_) => {}
-            Ok(signal) => drop(kill(pid, signal)),
+        match sys::wait_signal(&signals) {
+            Ok(libc::SIGCHLD) | Err(_) => {}
+            Ok(signal) => drop(sys::send_signal(pid.as_raw(), signal)),
         }
     }
 }
 
 /// Reaps one process that has ended.
-fn reap() -> Option<(Pid, u8)> {
-    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(pid, code)) => Some((pid, u8::try_from(code).unwrap_or(255))),
-        Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid, u8::try_from(128 + signal as i32).unwrap_or(255))),
-        _ => None,
-    }
+fn reap() -> Option<(i32, u8)> {
+    let (pid, code) = sys::wait_child(-1, libc::WNOHANG).ok()??;
+    Some((pid, u8::try_from(code).unwrap_or(255)))
 }

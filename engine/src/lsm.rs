@@ -11,6 +11,10 @@ const PROFILES: [&str; 3] = ["shoal-default", "docker-default", "containers-defa
 /// The label of a container's processes where only parts of it are given; docker's and podman's.
 const LABEL: [&str; 4] = ["system_u", "system_r", "container_t", "s0"];
 
+/// The profile `shoal-default` as `apparmor_parser` reads it. The kernel takes only what that program has compiled, so loading it
+/// is left to the host's administrator.
+pub const APPARMOR_PROFILE: &str = include_str!("../apparmor/shoal-default");
+
 /// Whether the kernel confines by AppArmor.
 pub fn has_apparmor() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
@@ -66,6 +70,18 @@ mod tests {
         assert_eq!(loaded(list).as_deref(), Some("docker-default"));
         assert_eq!(loaded("containers-default-0.50.1 (enforce)\n").as_deref(), Some("containers-default-0.50.1"));
         assert_eq!(loaded("docker-defaults (enforce)\nman (enforce)\n"), None);
+    }
+
+    #[test]
+    fn the_shipped_profile_has_the_name_that_is_looked_for_and_closes_what_it_opens() {
+        assert!(APPARMOR_PROFILE.contains(&format!("profile {} flags", PROFILES[0])));
+        let count = |letter: char| APPARMOR_PROFILE.chars().filter(|other| *other == letter).count();
+        assert_eq!(count('{'), count('}'));
+        let rules = APPARMOR_PROFILE.lines().map(str::trim);
+        let rules = rules.filter(|line| !line.is_empty() && !line.starts_with('#') && !line.ends_with(['{', '}']));
+        for rule in rules {
+            assert!(rule.ends_with(','), "{rule}");
+        }
     }
 
     #[test]

@@ -200,6 +200,8 @@ impl Volumes {
                 File::create(draft.join("users").join(&volume.maker))?;
             }
             fs::create_dir(draft.join("_data"))?;
+            // Whatever the umask of who makes it: users inside enter it.
+            fs::set_permissions(draft.join("_data"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
             fs::write(draft.join("volume.json"), serde_json::to_vec_pretty(volume)?)?;
             File::open(draft.join("volume.json"))?.sync_all()?;
             fs::rename(&draft, self.data.join(&volume.name))

@@ -180,6 +180,8 @@ pub struct Endpoint {
     pub ip6: Option<Ipv6Addr>,
     /// `--alias`.
     pub aliases: Vec<String>,
+    /// `--mac-address`.
+    pub mac: Option<String>,
 }
 
 /// Resource flags; `None` means unlimited or the kernel's default.

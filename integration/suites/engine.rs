@@ -1,6 +1,8 @@
 //! Docker's verbs of everyday life on one host: each case asserts an effect seen inside the container or on the host. Every
 //! test has a network namespace and a `SHOAL_ROOT` of its own; both go when it ends.
 
+#[path = "engine/care.rs"]
+mod care;
 #[path = "engine/case.rs"]
 mod case;
 #[path = "engine/config.rs"]

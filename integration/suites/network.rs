@@ -351,8 +351,38 @@ fn a_foreign_drop_policy_is_named_with_the_rule_to_add() {
     let _ = host.cmd("nft").args(["add", "chain", "ip", "filter", "FORWARD", chain]).ok();
     let told = host.shoal(["run", "--rm", "localhost/net:1", "true"]).run().expect_success();
     assert!(told.stderr.contains("iptables -I FORWARD"), "{}", told.stderr);
+    assert!(!told.stderr.contains("dport 53"), "nobody asks the host: {}", told.stderr);
     let rules = host.cmd("nft").args(["list", "table", "ip", "filter"]).ok();
     assert!(!rules.contains("accept"), "others' rules are theirs: {rules}");
+    let chain = "{ type filter hook input priority 0 ; policy drop ; }";
+    let _ = host.cmd("nft").args(["add", "chain", "ip", "filter", "INPUT", chain]).ok();
+    let _ = host.shoal(["network", "create", "names"]).ok();
+    let told = || host.shoal(["run", "--rm", "--network", "names", "localhost/net:1", "true"]).run().expect_success();
+    assert!(told().stderr.contains("iptables -I INPUT -i 'sh-+' -p udp --dport 53"), "{}", told().stderr);
+    let rule = ["add", "rule", "ip", "filter", "INPUT", "iifname", "sh-*", "udp", "dport", "53", "accept"];
+    let _ = host.cmd("nft").args(rule).ok();
+    assert!(!told().stderr.contains("dport 53"), "{}", told().stderr);
+}
+
+#[test]
+fn an_interface_of_the_host_never_becomes_a_networks_bridge() {
+    let host = host("bridges");
+    let bridge = |name: &str| host.cmd("ip").args(["link", "add", name, "type", "bridge"]).ok();
+    let create = |network: &str, name: &str| {
+        let option = format!("com.docker.network.bridge.name={name}");
+        host.shoal(["network", "create", "-o", &option, network]).run()
+    };
+    let _ = bridge("lan0");
+    assert!(create("one", "lan0").expect_failure().stderr.contains("lan0 is an interface of this host"));
+    let _ = create("one", "own0").expect_success();
+    assert!(create("two", "own0").expect_failure().stderr.contains("network one"));
+    // Somebody makes one of that name before the first container does.
+    let _ = bridge("own0");
+    let refused = host.shoal(["run", "--rm", "--network", "one", "localhost/net:1", "true"]).run().expect_failure();
+    assert!(refused.stderr.contains("not made for network one"), "{}", refused.stderr);
+    let _ = host.shoal(["network", "rm", "one"]).ok();
+    let links = host.cmd("ip").args(["-o", "link"]).ok();
+    assert!(links.contains("own0") && links.contains("lan0"), "{links}");
 }
 
 #[test]
@@ -446,7 +476,11 @@ fn what_connect_gave_is_kept_and_a_new_name_is_known_at_once() {
     let _ = host.shoal(["network", "create", "--subnet", "10.92.0.0/24", "web"]).ok();
     let _ = run(&host, &["--name", "client", "--network", "web"]);
     let boxed = run(&host, &["--name", "box", "--network-alias", "mine"]);
-    let _ = host.shoal(["network", "connect", "--alias", "db", "--ip", "10.92.0.77", "web", "box"]).ok();
+    let mac = "02:5c:00:00:00:77";
+    let fixed = ["--alias", "db", "--ip", "10.92.0.77", "--mac-address", mac, "web", "box"];
+    let bad = host.shoal(["network", "connect", "--mac-address", "02:5c", "web", "box"]).run().expect_failure();
+    assert!(bad.stderr.contains("02:5c"), "{}", bad.stderr);
+    let _ = host.shoal(["network", "connect"]).args(fixed).ok();
     let found = |name: &str| {
         let outcome = host.shoal(["exec", "client", "nslookup", name]).run();
         outcome.status.success() && outcome.stdout.contains("10.92.0.77")
@@ -455,6 +489,7 @@ fn what_connect_gave_is_kept_and_a_new_name_is_known_at_once() {
         eventually(when, PATIENCE, || found("db").then_some(()));
         assert!(!found("mine"), "the alias of run is for its own networks");
         assert_eq!(boxed.ip(&host, "web"), Ipv4Addr::new(10, 92, 0, 77));
+        assert!(host.shoal(["exec", "box", "ip", "link"]).ok().contains(mac), "{when}");
     };
     check("connected");
     let _ = host.shoal(["restart", "-t", "0", "box"]).ok();

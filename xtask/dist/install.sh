@@ -18,7 +18,7 @@ case "${1:-}" in
     while IFS= read -r file; do rm -f "$DESTDIR$file"; done < "$list"
     rm -f "$list"
     # Folders of ours alone; those that others use are not empty and stay.
-    for folder in share/shoal share/doc/shoal/docs/how-to share/doc/shoal/docs share/doc/shoal; do
+    for folder in share/shoal/apparmor share/shoal share/doc/shoal/docs/how-to share/doc/shoal/docs share/doc/shoal; do
       rmdir "$DESTDIR$PREFIX/$folder" 2>/dev/null || :
     done
     echo "removed shoal from $DESTDIR$PREFIX; configuration in $DESTDIR/etc/shoal and data in /var/lib/shoal stay"

@@ -55,6 +55,7 @@ pub(crate) fn run() -> Result<()> {
     for unit in ["shoal-boot.service", "shoal-node.service"] {
         copy(&top.join("xtask/dist").join(unit), &folder.join("systemd").join(unit))?;
     }
+    copy(&top.join("engine/apparmor/shoal-default"), &folder.join("share/shoal/apparmor/shoal-default"))?;
     copy(&top.join("xtask/dist/node.env"), &folder.join("etc/node.env"))?;
     copy(&top.join("xtask/dist/install.sh"), &folder.join("install.sh"))?;
     pack(&out, &name)

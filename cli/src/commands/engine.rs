@@ -93,6 +93,44 @@ pub(crate) enum Verb {
     Commit(copy::CommitArgs),
 }
 
+/// Makes the arguments of a verb.
+type Augment = fn(clap::Command) -> clap::Command;
+
+/// The verbs of everyday by themselves.
+const EVERYDAY: [(&str, Augment); 25] = [
+    ("run", <run::Args as clap::Args>::augment_args),
+    ("create", <create::Args as clap::Args>::augment_args),
+    ("start", <attach::StartArgs as clap::Args>::augment_args),
+    ("stop", <lifecycle::StopArgs as clap::Args>::augment_args),
+    ("restart", <lifecycle::RestartArgs as clap::Args>::augment_args),
+    ("kill", <lifecycle::KillArgs as clap::Args>::augment_args),
+    ("pause", <lifecycle::PauseArgs as clap::Args>::augment_args),
+    ("unpause", <lifecycle::UnpauseArgs as clap::Args>::augment_args),
+    ("rm", <lifecycle::RmArgs as clap::Args>::augment_args),
+    ("wait", <lifecycle::WaitArgs as clap::Args>::augment_args),
+    ("rename", <update::RenameArgs as clap::Args>::augment_args),
+    ("update", <update::Args as clap::Args>::augment_args),
+    ("logs", <logs::Args as clap::Args>::augment_args),
+    ("exec", <exec::Args as clap::Args>::augment_args),
+    ("attach", <attach::Args as clap::Args>::augment_args),
+    ("stats", <stats::Args as clap::Args>::augment_args),
+    ("top", <top::Args as clap::Args>::augment_args),
+    ("port", <top::PortArgs as clap::Args>::augment_args),
+    ("cp", <copy::CpArgs as clap::Args>::augment_args),
+    ("diff", <copy::DiffArgs as clap::Args>::augment_args),
+    ("export", <copy::ExportArgs as clap::Args>::augment_args),
+    ("commit", <copy::CommitArgs as clap::Args>::augment_args),
+    ("ps", <ps::Args as clap::Args>::augment_args),
+    ("inspect", <inspect::Args as clap::Args>::augment_args),
+    ("events", <events::Args as clap::Args>::augment_args),
+];
+
+/// The definition of one verb by itself, if it is one of those that are said too often to make all the others first.
+pub(crate) fn definition(verb: &str) -> Option<clap::Command> {
+    let (name, augment) = EVERYDAY.iter().find(|(name, _)| *name == verb)?;
+    Some(augment(clap::Command::new(*name)))
+}
+
 /// Runs one verb.
 pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> {
     match command {
@@ -173,6 +211,9 @@ pub(crate) fn explain(error: EngineError) -> Error {
         EngineError::NameTaken { name, .. } => {
             Some(format!("remove it with `shoal rm -f {name}`, rename it, or use another name"))
         }
+        EngineError::NoSource { path } => {
+            Some(format!("make it with `mkdir -p {path}`, or bind it with `-v {path}:…`, which makes it"))
+        }
         EngineError::Image { missing: true, .. } => {
             Some("`shoal images` lists images; `shoal pull` fetches one".to_owned())
         }
@@ -201,6 +242,50 @@ pub(crate) fn each(
             }
         }
     }
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// How many things are done at once: most of the time each is waited for.
+const AT_ONCE_MAX: usize = 32;
+
+/// As [`each`], several at once; what is printed keeps the order of the names.
+pub(crate) fn each_at_once(
+    names: &[String],
+    act: impl Fn(&str) -> Result<Option<String>, EngineError> + Sync,
+) -> Result<ExitCode, Error> {
+    let mut failed = false;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let (done, results) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..names.len().min(AT_ONCE_MAX) {
+            let (done, next, act) = (done.clone(), &next, &act);
+            scope.spawn(move || {
+                while let Some((at, name)) = {
+                    let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    names.get(at).map(|name| (at, name))
+                } {
+                    // Nobody listens only when this command is over.
+                    done.send((at, act(name))).ok();
+                }
+            });
+        }
+        drop(done);
+        let (mut waiting, mut printed) = (std::collections::BTreeMap::new(), 0);
+        for (at, result) in results {
+            waiting.insert(at, result);
+            while let Some(result) = waiting.remove(&printed) {
+                printed += 1;
+                match result {
+                    Ok(Some(text)) => println!("{text}"),
+                    Ok(None) => {}
+                    Err(error) => {
+                        explain(error).report();
+                        failed = true;
+                    }
+                }
+            }
+        }
+    });
     Ok(ExitCode::from(u8::from(failed)))
 }
 

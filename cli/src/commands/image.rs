@@ -99,6 +99,13 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
     }
 }
 
+/// Writes down what happened to an image.
+pub(super) fn happened(global: &Global, action: &str, id: impl std::fmt::Display, name: impl std::fmt::Display) {
+    if let Ok(roots) = engine::Roots::from_option(global.root.as_deref()) {
+        engine::events::image(&roots.run, action, &id.to_string(), &name.to_string());
+    }
+}
+
 /// Opens the image store of these roots.
 pub(crate) fn open_store(global: &Global) -> Result<image::Store, Error> {
     let roots = engine::Roots::from_option(global.root.as_deref())?;

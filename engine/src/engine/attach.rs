@@ -86,6 +86,7 @@ impl Engine {
         if let Some((rows, columns)) = size {
             client.send(&Request::Resize { rows, columns }).map_err(speak())?;
         }
+        self.event(&container.record, "attach", &[]);
         Ok(Launch { container, client, warnings: Vec::new() })
     }
 
@@ -222,7 +223,7 @@ fn tolerant(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Writes everything, also to a descriptor that somebody has made non-blocking.
-fn write_whole(out: &mut std::fs::File, mut bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_whole(out: &mut std::fs::File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -254,6 +255,9 @@ pub(super) fn terminal(
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut other = std::fs::File::from(other);
+    // It takes no more while nobody reads what the program says: never waited for.
+    nix::fcntl::fcntl(&other, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    let mut typed: Vec<u8> = Vec::new();
     resize(&other);
     let stdin = io::stdin();
     let mut stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -262,11 +266,15 @@ pub(super) fn terminal(
     let mut over = false;
     let left = loop {
         let mut polled = vec![
-            PollFd::new(other.as_fd(), PollFlags::POLLIN),
+            PollFd::new(
+                other.as_fd(),
+                if typed.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT },
+            ),
             PollFd::new(ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        if reading {
+        let room = reading && typed.is_empty();
+        if room {
             polled.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
         }
         // After the end only what is left in the terminal is read.
@@ -282,8 +290,14 @@ pub(super) fn terminal(
             match io::Read::read(&mut other, &mut bytes) {
                 Ok(count) if count > 0 => write_whole(&mut stdout, &bytes[..count])?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !over => {}
                 // EIO: the last holder of the terminal's other end has gone.
                 _ => break false,
+            }
+            match other.write(&typed) {
+                Ok(count) => drop(typed.drain(..count)),
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+                Err(_) => break false,
             }
         } else if over {
             break false;
@@ -294,16 +308,16 @@ pub(super) fn terminal(
                 resize(&other);
             }
         }
-        if reading && ready[3] {
+        if room && ready[3] {
             let mut bytes = [0u8; 8 * 1024];
             match nix::unistd::read(&stdin, &mut bytes) {
                 Ok(0) => {
                     reading = false;
-                    write_whole(&mut other, keys.rest())?;
-                    write_whole(&mut other, &[4])?;
+                    typed.extend_from_slice(keys.rest());
+                    typed.push(4);
                 }
                 Ok(count) => match keys.filter(&bytes[..count]) {
-                    Some(bytes) => write_whole(&mut other, &bytes)?,
+                    Some(bytes) => typed.extend_from_slice(&bytes),
                     None => break true,
                 },
                 Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}

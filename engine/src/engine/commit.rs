@@ -36,18 +36,29 @@ impl Engine {
         let root = self.rootfs(container)?;
         // The image's owners, whatever the container's users are on this host.
         let first = self.first_id(container);
-        if locked.is_active() {
-            // Held open, it stays whole whatever becomes of the container: nobody waits for who reads the tar.
-            let held = std::fs::File::open(&root).map_err(step())?;
-            drop(locked);
-            let root = format!("/proc/self/fd/{}/.", std::os::fd::AsRawFd::as_raw_fd(&held));
-            return diff::write_from(std::path::Path::new(&root), Form::Whole, first, out)
-                .map(|_| ())
-                .map_err(EngineError::io("export a container"));
+        // Held open, it stays whole whatever becomes of the container: nobody waits for who reads the tar.
+        let held = std::fs::File::open(&root).map_err(step())?;
+        self.event(&container.record, "export", &[]);
+        let (container, active) = (container.id().to_owned(), locked.is_active());
+        drop(locked);
+        let root = format!("/proc/self/fd/{}/.", std::os::fd::AsRawFd::as_raw_fd(&held));
+        let written = diff::write_from(std::path::Path::new(&root), Form::Whole, first, out)
+            .map(|_| ())
+            .map_err(EngineError::io(format!("export container {name}")));
+        drop(held);
+        if !active {
+            self.release_unused(&container)?;
         }
-        let written = diff::write_from(&root, Form::Whole, first, out).map_err(step());
-        self.rootfs_release(container)?;
-        written.map(|_| ())
+        written
+    }
+
+    /// Unmounts the root of a container that was only looked at, unless it has been started or removed meanwhile.
+    pub(super) fn release_unused(&self, id: &str) -> Result<(), EngineError> {
+        match self.lock(id) {
+            Ok(locked) if !locked.is_active() => self.rootfs_release(&locked.container),
+            Ok(_) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes an image of a container's changes and returns its id.

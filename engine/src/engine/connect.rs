@@ -11,6 +11,9 @@ use std::time::Duration;
 /// How long a monitor may take to hear that the networks have changed.
 const HEARD: Duration = Duration::from_secs(2);
 
+/// In a container's data folder while a running one is being connected: what is made then may not be on record yet.
+pub(super) const CONNECTING: &str = "connecting";
+
 impl Engine {
     /// Connects a container to one more network, now when it runs and at every later start. Returns warnings.
     pub fn network_connect(
@@ -32,10 +35,14 @@ impl Engine {
         if names.contains(&network.name) {
             return Err(locked.container.state_error(format!("is on network {} already", network.name)));
         }
+        // Also where it is only written down now: a start must not be what finds it wrong.
+        let mac = wanted.mac.as_deref().map(super::launch::mac).transpose()?;
         let mut warnings = Vec::new();
         if locked.is_active() {
             let mut attachments = self.attachments(&locked.container);
             let leads_out = self.way_out(&attachments)?.is_none() && !network.internal;
+            let mark = locked.container.data.join(CONNECTING);
+            std::fs::write(&mark, "").map_err(EngineError::io(format!("write {}", mark.display())))?;
             let mut attachment = networks.attach(
                 &network,
                 &Attach {
@@ -44,6 +51,7 @@ impl Engine {
                     netns: namespace(&locked.container),
                     ip: wanted.ip,
                     ip6: wanted.ip6,
+                    mac,
                     aliases: wanted.aliases.clone(),
                     dns: locked.container.record.wish.dns.iter().filter_map(|text| text.parse().ok()).collect(),
                     default_route: leads_out,
@@ -57,6 +65,7 @@ impl Engine {
             warnings.append(&mut attachment.warnings);
             attachments.push(attachment);
             self.save_attachments(&locked.container, &attachments)?;
+            std::fs::remove_file(&mark).map_err(EngineError::io(format!("remove {}", mark.display())))?;
         }
         names.push(network.name.clone());
         let wish = &mut locked.container.record.wish;

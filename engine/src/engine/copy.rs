@@ -6,7 +6,7 @@
 
 use super::{Container, Engine, Locked};
 use crate::error::EngineError;
-use crate::host::copy::{Merge, Owners, SAME};
+use crate::host::copy::{Merge, NONE_IMPLIED, Owners};
 use crate::host::rootfs::Rootfs;
 use crate::host::sys;
 use crate::wish::MountKind;
@@ -17,6 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -181,7 +182,6 @@ impl Engine {
         let step = || EngineError::io(format!("copy from container {name}"));
         let (user, group) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let own = move |_: u32, _: u32| (user, group);
-        let owners: Owners<'_> = if wish.archive { SAME } else { &own };
         let to = absolute(to).map_err(EngineError::io("find the working directory"))?;
         if fs::metadata(&to).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
             // It would be replaced: `/dev/null` by a file.
@@ -190,9 +190,12 @@ impl Engine {
                 to.display()
             )));
         }
-        self.in_root(name, false, |root, _| {
+        self.in_root(name, false, |root, first| {
             let host = Rootfs::open(Path::new("/"))?;
-            let merge = Merge { owners, attributes: wish.archive };
+            // As the container's own users see them, whatever their numbers are on this host.
+            let inside = move |user: u32, group: u32| (within(user, first), within(group, first));
+            let owners: Owners<'_> = if wish.archive { &inside } else { &own };
+            let merge = Merge { owners, attributes: wish.archive, implied: &NONE_IMPLIED };
             copy(&End { root, path }, &End { root: &host, path: &to }, wish.follow, merge)
         })?
         .map_err(step())
@@ -207,7 +210,7 @@ impl Engine {
             let archive = move |user: u32, group: u32| (first.saturating_add(user), first.saturating_add(group));
             let own = move |_: u32, _: u32| (first, first);
             let owners: Owners<'_> = if wish.archive { &archive } else { &own };
-            let merge = Merge { owners, attributes: wish.archive };
+            let merge = Merge { owners, attributes: wish.archive, implied: &NONE_IMPLIED };
             copy(&End { root: &host, path: &from }, &End { root, path }, wish.follow, merge)
         })?
         .map_err(step())
@@ -222,7 +225,7 @@ impl Engine {
         out: impl Write + Send,
     ) -> Result<(), EngineError> {
         let step = || EngineError::io(format!("copy from container {name}"));
-        self.in_root(name, false, |root, _| {
+        self.in_root(name, false, |root, first| {
             let from = End { root, path };
             let of = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
             let spot = from.spot(wish.follow).map_err(of)?;
@@ -231,7 +234,7 @@ impl Engine {
             }
             let label =
                 if from.is_content() { OsStr::new(".") } else { from.name().unwrap_or_else(|| OsStr::new(".")) };
-            diff::write_entry(&spot.parent, &spot.name, label.as_bytes(), out).map(|_| ())
+            diff::write_entry(&spot.parent, &spot.name, label.as_bytes(), first, out).map(|_| ())
         })?
         .map_err(step())
     }
@@ -243,7 +246,7 @@ impl Engine {
         // First where nobody else is, then into the container like any other tree.
         let draft = container.data.join(format!("cp-{}", std::process::id()));
         fs::create_dir(&draft).map_err(EngineError::io(format!("make {}", draft.display())))?;
-        let copied = unpack(&draft, input).and_then(|folder| {
+        let copied = unpack(&draft, input).and_then(|(folder, implied)| {
             self.in_root(container.id(), true, |root, first| {
                 let to = End { root, path };
                 let of = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -252,7 +255,7 @@ impl Engine {
                     return Err(of(Errno::ENOTDIR.into()));
                 }
                 let owners = move |user: u32, group: u32| (first.saturating_add(user), first.saturating_add(group));
-                let merge = Merge { owners: &owners, attributes: true };
+                let merge = Merge { owners: &owners, attributes: true, implied: &implied };
                 merge.content(folder.as_fd(), spot.directory()?.as_fd()).map_err(of)
             })?
             .map_err(step())
@@ -294,22 +297,33 @@ impl Engine {
         if locked.is_active() {
             return Err(locked.container.state_error("is just being started or stopped: try again"));
         }
-        let done = self.in_stopped(&locked, work);
-        self.rootfs_release(&locked.container)?;
+        // Who only reads holds the root itself once it is there, and nobody up: a reader of the tar may take its time.
+        let done = self.in_stopped(locked, writes, work);
+        self.release_unused(container.id())?;
         done?.map_err(step())
     }
 
     /// A container without processes: its mounts are made in a mount namespace of a thread's own, and go with it.
-    fn in_stopped<T: Send>(&self, locked: &Locked, work: impl FnOnce(&Rootfs) -> T + Send) -> Result<T, EngineError> {
+    fn in_stopped<T: Send>(
+        &self,
+        locked: Locked,
+        writes: bool,
+        work: impl FnOnce(&Rootfs) -> T + Send,
+    ) -> Result<T, EngineError> {
         let container = &locked.container;
         fs::create_dir_all(&container.run).map_err(EngineError::io(format!("make {}", container.run.display())))?;
         let path = self.rootfs(container)?;
         let binds = self.binds(container)?;
         let step = || EngineError::io(format!("open the root of container {}", container.name()));
         let read_only = container.record.wish.read_only;
-        let done =
-            std::thread::scope(|scope| scope.spawn(|| view(&path, read_only, &binds).map(|root| work(&root))).join());
-        done.unwrap_or_else(|_| Err(io::Error::other("a thread died"))).map_err(step())
+        let failed = step();
+        let look = move || {
+            let root = view(&path, read_only, &binds)?;
+            let _until_written = writes.then_some(locked);
+            Ok(work(&root))
+        };
+        let done = std::thread::scope(|scope| scope.spawn(look).join());
+        done.unwrap_or_else(|_| Err(io::Error::other("a thread died"))).map_err(failed)
     }
 
     /// The folders and files that are mounted over the root.
@@ -332,6 +346,11 @@ impl Engine {
         }
         Ok(binds)
     }
+}
+
+/// An id of the host as the container knows it, whose user 0 is `first`; one that it does not know stays.
+fn within(id: u32, first: u32) -> u32 {
+    id.checked_sub(first).unwrap_or(id)
 }
 
 /// What is mounted over a stopped container's root for a copy.
@@ -372,14 +391,16 @@ fn view(rootfs: &Path, read_only: bool, binds: &[Over]) -> io::Result<Rootfs> {
     Ok(root)
 }
 
-fn unpack(draft: &Path, input: impl Read) -> Result<File, EngineError> {
+/// Unpacks, and tells which directories the archive says nothing of.
+fn unpack(draft: &Path, input: impl Read) -> Result<(File, BTreeSet<u64>), EngineError> {
     let step = || EngineError::io("unpack the tar on stdin");
     let folder = File::open(draft).map_err(step())?;
     let into: OwnedFd = folder.try_clone().map_err(step())?.into();
     let options = Options { whiteouts: Whiteouts::Keep, owners: nix::unistd::geteuid().is_root() };
     let mut reader = tar::Reader::new(input);
-    Extractor::new(into, options).layer(&mut reader).map_err(|error| step()(io::Error::other(chain(&error))))?;
-    Ok(folder)
+    let mut extractor = Extractor::new(into, options);
+    extractor.layer(&mut reader).map_err(|error| step()(io::Error::other(chain(&error))))?;
+    Ok((folder, extractor.implied_inodes()))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -438,7 +459,7 @@ mod tests {
 
     fn to(room: &Path, path: &str, source: &Path) -> io::Result<u64> {
         let (root, host) = (Rootfs::open(&room.join("root")).unwrap(), Rootfs::open(Path::new("/")).unwrap());
-        let merge = Merge { owners: SAME, attributes: false };
+        let merge = Merge { owners: &|user, group| (user, group), attributes: false, implied: &NONE_IMPLIED };
         copy(&End { root: &host, path: source }, &End { root: &root, path: Path::new(path) }, false, merge)
     }
 

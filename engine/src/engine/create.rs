@@ -27,6 +27,18 @@ pub struct Created {
 }
 
 impl Engine {
+    /// Whether a container can be made as wished, as far as that can be told without making it.
+    pub fn check(&self, wish: &Wish) -> Result<(), EngineError> {
+        check(wish)?;
+        self.image_of(wish)?;
+        if let crate::network::Mode::Networks(names) = crate::network::Mode::parse(&wish.networks)?
+            && crate::roots::rootless().is_none()
+        {
+            names.iter().try_for_each(|name| self.networks().find(name).map(drop))?;
+        }
+        Ok(())
+    }
+
     /// Makes a container; its image must be here already.
     pub fn create(&self, wish: &Wish) -> Result<Created, EngineError> {
         let warnings = check(wish)?;
@@ -169,6 +181,17 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
     if !wish.workdir.is_empty() && !wish.workdir.starts_with('/') {
         return Err(EngineError::Invalid(format!("the working directory {:?} is not absolute", wish.workdir)));
     }
+    if let Some(check) = &wish.health {
+        let times = [
+            ("--health-interval", check.interval),
+            ("--health-timeout", check.timeout),
+            ("--health-start-period", check.start_period),
+            ("--health-start-interval", check.start_interval),
+        ];
+        if let Some((flag, _)) = times.iter().find(|(_, time)| (1..1_000_000).contains(time)) {
+            return Err(EngineError::Invalid(format!("{flag} cannot be less than 1ms")));
+        }
+    }
     if wish.hostname.len() > 64 {
         return invalid("-h: a host name has at most 64 characters");
     }
@@ -211,6 +234,7 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
         if !targets.insert(mount.target.trim_end_matches('/')) {
             return Err(EngineError::Invalid(format!("duplicate mount point: {}", mount.target)));
         }
+        super::mounts::has_source(mount)?;
     }
     let mut warnings = Vec::new();
     let publishes = !wish.publish.is_empty() || wish.publish_all;

@@ -1,5 +1,7 @@
 //! `exec`: one more process in a running container, born by the runtime, without the monitor.
 
+mod carry;
+
 use super::{Container, Engine, Streams, attach};
 use crate::account;
 use crate::error::EngineError;
@@ -50,8 +52,15 @@ impl Engine {
         }
         let spec: Spec = crate::file::load(&container.run.join("config.json"))?;
         let process = self.exec_process(&container, &spec, wish)?;
-        let folder = container.run.join(format!("exec-{:08x}", u32::from_be_bytes(process::random())));
-        fs::create_dir(&folder).map_err(EngineError::io("make a folder for the exec"))?;
+        let exec_id = crate::name::new_id();
+        let happened = |action: &str, more: &[(&str, &str)]| {
+            let more: Vec<_> = [("execID", exec_id.as_str())].into_iter().chain(more.iter().copied()).collect();
+            self.event(&container.record, action, &more);
+        };
+        let command = wish.args.join(" ");
+        happened(&format!("exec_create: {command}"), &[]);
+        happened(&format!("exec_start: {command}"), &[]);
+        let (folder, _held) = exec_folder(&container.run).map_err(EngineError::io("make a folder for the exec"))?;
         let ended = crate::file::save(&folder.join("process.json"), &process, crate::file::Durable::No)
             .map_err(EngineError::from)
             .and_then(|()| {
@@ -72,6 +81,12 @@ impl Engine {
             },
         };
         fs::remove_dir_all(&folder).ok();
+        // Nobody waits for one in the background: its end is not seen.
+        if let Ok(code) = &code
+            && !wish.detach
+        {
+            happened("exec_die", &[("exitCode", &code.to_string())]);
+        }
         code
     }
 
@@ -80,7 +95,8 @@ impl Engine {
         let mut process = spec.process.clone().unwrap_or_default();
         process.args.clone_from(&wish.args);
         process.terminal = wish.tty;
-        process.console_size = None;
+        process.console_size =
+            crate::host::terminal::size().filter(|_| wish.tty && !wish.detach).map(super::launch::console_size);
         for entry in &wish.env {
             let name = entry.split('=').next().unwrap_or_default();
             process.env.retain(|known| known.split('=').next() != Some(name));
@@ -150,16 +166,24 @@ impl Engine {
         Ok(command)
     }
 
-    /// Without a terminal the process gets our own descriptors: nothing is copied.
+    /// Without a terminal the process gets pipes.
     fn exec_pipes(&self, container: &Container, folder: &Path, wish: &ExecWish) -> Result<i32, EngineError> {
         let mut command = self.exec_command(container, folder)?;
         if wish.detach {
             command.arg("--detach").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        } else {
-            command.stdin(if wish.interactive { Stdio::inherit() } else { Stdio::null() });
         }
         command.arg("--pid-file").arg(folder.join("pid")).arg(container.id());
-        let status = command.status().map_err(EngineError::io("execute the runtime"))?;
+        let run = |mut command: Command| {
+            if wish.detach {
+                return command.status();
+            }
+            let pipes = carry::Pipes::lay(&mut command, wish.interactive)?;
+            let mut child = command.spawn()?;
+            // With its ends of the pipes.
+            drop(command);
+            pipes.carry(&mut child)
+        };
+        let status = run(command).map_err(EngineError::io("execute the runtime"))?;
         use std::os::unix::process::ExitStatusExt;
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255);
         if code != 0 && !folder.join("pid").exists() {
@@ -203,12 +227,7 @@ impl Engine {
             return Ok(0);
         }
         poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).ok();
-        use nix::sys::wait::{WaitStatus, waitpid};
-        match waitpid(nix::unistd::Pid::from_raw(pid), None) {
-            Ok(WaitStatus::Exited(_, code)) => Ok(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Ok(128 + signal as i32),
-            _ => Ok(255),
-        }
+        Ok(sys::wait_child(pid, 0).ok().flatten().map_or(255, |(_, code)| code))
     }
 
     /// Why the process did not begin: the runtime's errno, else what the root file system says.
@@ -232,6 +251,30 @@ impl Engine {
         };
         EngineError::Start { code, message }
     }
+}
+
+/// What an exec's folder is called.
+const FOLDER: &str = "exec-";
+
+/// Makes a folder that is this exec's for as long as it is held, and takes those of killed ones away.
+fn exec_folder(run: &Path) -> io::Result<(PathBuf, fs::File)> {
+    for entry in fs::read_dir(run)?.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(FOLDER.as_bytes())
+            && let Ok(left) = fs::File::open(entry.path())
+            && left.try_lock().is_ok()
+        {
+            // Another exec may be at the same; what stays is for the next.
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+    let name = format!("{FOLDER}{:08x}", u32::from_be_bytes(process::random()));
+    // Under another name until it is locked.
+    let (draft, folder) = (run.join(format!(".{name}")), run.join(&name));
+    fs::create_dir(&draft)?;
+    let held = fs::File::open(&draft)?;
+    held.lock()?;
+    fs::rename(&draft, &folder)?;
+    Ok((folder, held))
 }
 
 /// The last error in the runtime's log.

@@ -129,5 +129,9 @@ fn host_resolver() -> String {
 /// Written in place: the file is mounted into a container that may be running.
 fn write(folder: &Path, name: &str, text: &str) -> Result<(), EngineError> {
     let path = folder.join(name);
-    fs::write(&path, text).map_err(EngineError::io(format!("write {}", path.display())))
+    let written = fs::write(&path, text).and_then(|()| {
+        // Whatever the umask of who started it: every user inside reads it.
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+    });
+    written.map_err(EngineError::io(format!("write {}", path.display())))
 }

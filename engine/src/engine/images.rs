@@ -17,6 +17,9 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+/// The shortest pause between two probes that an image may ask for.
+const INTERVAL_NS_MIN: u64 = 1_000_000_000;
+
 /// Beside a container's changes while its files are given to other owners, and after.
 const SHIFTING: &str = "shifting";
 const SHIFTED: &str = "shifted";
@@ -236,12 +239,17 @@ fn defaults(config: ContainerConfig) -> ImageDefaults {
 /// Negative durations mean nothing an image could want.
 fn check(health: Healthcheck) -> Check {
     let nanos = |value: i64| u64::try_from(value).unwrap_or(0);
+    // Probes are work of the host's, outside the container's limits.
+    let bounded = |value: i64| match nanos(value) {
+        0 => 0,
+        value => value.max(INTERVAL_NS_MIN),
+    };
     Check {
         test: health.test,
-        interval: nanos(health.interval),
+        interval: bounded(health.interval),
         timeout: nanos(health.timeout),
         start_period: nanos(health.start_period),
-        start_interval: nanos(health.start_interval),
+        start_interval: bounded(health.start_interval),
         retries: u32::try_from(health.retries).unwrap_or(0),
     }
 }

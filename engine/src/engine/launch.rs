@@ -60,6 +60,7 @@ impl Engine {
         if locked.is_active() {
             return Err(locked.container.state_error("is already running"));
         }
+        self.event(&locked.container.record, "attach", &[]);
         self.launch(locked, Some(streams))
     }
 
@@ -138,7 +139,11 @@ impl Engine {
             }
         }
         let prepared = Prepared { rootfs: rootfs.to_string_lossy().into_owned(), netns, mounts };
-        let spec = self.spec(container, &prepared)?;
+        let mut spec = self.spec(container, &prepared)?;
+        if let (Some(process), Some(size)) = (spec.process.as_mut(), streams.and_then(|streams| streams.size)) {
+            // Of its terminal, before its first look.
+            process.console_size = process.terminal.then(|| console_size(size));
+        }
         file::save(&run.join("config.json"), &spec, Durable::No)?;
         let plan = self.plan(container, streams)?;
         file::save(&run.join("monitor.json"), &plan, Durable::No)?;
@@ -234,6 +239,7 @@ impl Engine {
                     ip: wish.ip.as_deref().filter(|_| first).map(|text| parse(text, "--ip")).transpose()?,
                     ip6: wish.ip6.as_deref().filter(|_| first).map(|text| parse(text, "--ip6")).transpose()?,
                     aliases: wish.network_aliases.clone(),
+                    mac: wish.mac.clone().filter(|_| first),
                 },
             };
             let request = Attach {
@@ -244,7 +250,7 @@ impl Engine {
                 interface: None,
                 ip: own.ip,
                 ip6: own.ip6,
-                mac: wish.mac.as_deref().filter(|_| first).map(mac).transpose()?,
+                mac: own.mac.as_deref().map(mac).transpose()?,
                 aliases: own.aliases,
                 dns: wish.dns.iter().filter_map(|text| text.parse().ok()).collect(),
                 default_route: leads_out,
@@ -439,6 +445,11 @@ impl Engine {
     }
 }
 
+/// Rows and columns as the document has them.
+pub(super) fn console_size((rows, columns): (u16, u16)) -> oci::spec::ConsoleSize {
+    oci::spec::ConsoleSize { height: rows.into(), width: columns.into() }
+}
+
 /// Which of a container's networks leads out and has its published ports: the first that is not internal.
 pub(super) fn outward(internal: impl Iterator<Item = bool>) -> Option<usize> {
     internal.into_iter().position(|internal| !internal)
@@ -458,7 +469,7 @@ fn parse<T: std::str::FromStr>(text: &str, flag: &str) -> Result<T, EngineError>
     text.parse().map_err(|_| EngineError::Invalid(format!("{flag} {text:?}: not an address")))
 }
 
-fn mac(text: &str) -> Result<[u8; 6], EngineError> {
+pub(super) fn mac(text: &str) -> Result<[u8; 6], EngineError> {
     let refuse = || EngineError::Invalid(format!("--mac-address {text:?}: six bytes as in 02:42:ac:11:00:02"));
     let bytes: Vec<u8> = text
         .split([':', '-'])

@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 /// Below a container's run folder: parts of volumes that are mounted into it.
 const PINS: &str = "pins";
 
+/// In a container's data folder once its volumes were filled from the image: what it removes there does not come back.
+const FILLED: &str = "filled";
+
 impl Engine {
     /// Gives names to volumes without one and takes over what `--volumes-from` names; at `create`, so that every start
     /// finds the same.
@@ -64,7 +67,11 @@ impl Engine {
 
     /// Turns the container's mounts into the document's; makes missing folders of `-v` and missing volumes.
     pub(super) fn mounts(&self, container: &Container, rootfs: &Path) -> Result<Vec<Mount>, EngineError> {
-        container.record.wish.mounts.iter().map(|wish| self.mount(container, rootfs, wish)).collect()
+        let mounts = container.record.wish.mounts.iter().map(|wish| self.mount(container, rootfs, wish));
+        let mounts = mounts.collect::<Result<_, _>>()?;
+        let filled = container.data.join(FILLED);
+        fs::write(&filled, "").map_err(EngineError::io(format!("write {}", filled.display())))?;
+        Ok(mounts)
     }
 
     /// The volumes of these roots.
@@ -78,7 +85,7 @@ impl Engine {
         // Made anew when somebody has removed it with force; the note is renewed with it.
         let volume = volumes.obtain(&wish.source, &BTreeMap::new(), container.id())?;
         let folder = volumes.prepare(&volume)?;
-        if !wish.no_copy {
+        if !wish.no_copy && !container.data.join(FILLED).exists() {
             volumes.populate(&volume, rootfs, Path::new(&wish.target), self.mapped_from(container))?;
         }
         if wish.subpath.is_empty() {
@@ -134,11 +141,9 @@ impl Engine {
             }
             MountKind::Bind => {
                 let source = Path::new(&wish.source);
+                has_source(wish)?;
                 if !source.exists() {
-                    if !wish.create_source {
-                        return Err(EngineError::Invalid(format!("bind source path does not exist: {}", wish.source)));
-                    }
-                    fs::create_dir_all(source).map_err(EngineError::io(format!("make {}", wish.source)))?;
+                    make_shared(source).map_err(EngineError::io(format!("make {}", wish.source)))?;
                 }
                 Ok(bind(wish, &wish.source))
             }
@@ -148,6 +153,26 @@ impl Engine {
             }
         }
     }
+}
+
+/// Makes a folder and those above it that users inside can enter, whatever the umask of who starts the container.
+fn make_shared(folder: &Path) -> io::Result<()> {
+    if let Some(above) = folder.parent().filter(|above| !above.exists()) {
+        make_shared(above)?;
+    }
+    match fs::create_dir(folder) {
+        Ok(()) => fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a bind of what is not there, unless it was said that it be made: a path that was mistyped is no empty folder.
+pub(super) fn has_source(wish: &MountWish) -> Result<(), EngineError> {
+    if wish.kind == MountKind::Bind && !wish.create_source && !Path::new(&wish.source).exists() {
+        return Err(EngineError::NoSource { path: wish.source.clone() });
+    }
+    Ok(())
 }
 
 /// Holds a directory that was looked up by a mount of its own, and returns its place. Its path in the volume may be made to lead

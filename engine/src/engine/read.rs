@@ -103,7 +103,7 @@ impl Engine {
         if let Ok(mut client) = Client::connect(&locked.container.run) {
             // Only its log and events name it; a monitor that does not answer keeps the old name.
             client.send(&Request::Rename { name: new.to_owned() }).ok();
-            client.reply().ok();
+            client.reply_within(super::stop::ANSWER).ok();
         }
         self.event(&locked.container.record, "rename", &[("oldName", &former)]);
         Ok(())
@@ -136,10 +136,11 @@ impl Engine {
                 cpu.quota = Some((nanos / 10_000).max(1000));
             }
             self.runtime_update(container, &resources)?;
+            keep_for_restarts(container, resources)?;
             if let (Some(policy), Ok(mut client)) = (restart, Client::connect(&container.run)) {
                 let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
                 client.send(&Request::Restart { policy }).map_err(speak())?;
-                client.reply().map_err(speak())?;
+                client.reply_within(super::stop::ANSWER).map_err(speak())?;
             }
         }
         locked.save_record()?;
@@ -276,6 +277,18 @@ fn interface_bytes(text: &str) -> (u64, u64) {
         let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         (received + numbers.first().unwrap_or(&0), sent + numbers.get(8).unwrap_or(&0))
     })
+}
+
+/// Writes changed limits into the document by which the monitor starts the container again.
+fn keep_for_restarts(container: &Container, changed: oci::spec::LinuxResources) -> Result<(), EngineError> {
+    let path = container.run.join("config.json");
+    let mut spec: oci::spec::Spec = crate::file::load(&path)?;
+    let own = spec.linux.get_or_insert_default().resources.get_or_insert_default();
+    own.memory = changed.memory.or(own.memory.take());
+    own.cpu = changed.cpu.or(own.cpu.take());
+    own.pids = changed.pids.or(own.pids.take());
+    own.block_io = changed.block_io.or(own.block_io.take());
+    Ok(crate::file::save(&path, &spec, crate::file::Durable::No)?)
 }
 
 #[cfg(test)]

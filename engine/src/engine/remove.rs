@@ -4,6 +4,7 @@ use super::{Container, Engine, Locked, mounts};
 use crate::error::EngineError;
 use crate::file::{self, Durable};
 use crate::host::{netns, slirp};
+use crate::network::Mode;
 use crate::record::Status;
 use image::store::remove_tree;
 use nix::fcntl::{Flock, FlockArg};
@@ -59,9 +60,20 @@ impl Engine {
                 left.push(attachment.clone());
             }
         }
-        if container.run.exists() || record.exists() {
-            // Also what a crash between connecting and writing it down has left.
-            keep(networks.sweep(container.id()).map_err(EngineError::from));
+        // What a crash between connecting and writing it down has left: it is looked for among the leases of everybody, so only
+        // where something is missing in the record.
+        let connecting = container.data.join(super::connect::CONNECTING);
+        let wanted = match Mode::parse(&container.record.wish.networks) {
+            Ok(Mode::Networks(names)) => names.len(),
+            _ => 0,
+        };
+        let incomplete = attachments.len() < wanted || connecting.exists();
+        if incomplete && (container.run.exists() || record.exists()) {
+            let swept = networks.sweep(container.id()).map_err(EngineError::from);
+            if swept.is_ok() {
+                fs::remove_file(&connecting).ok();
+            }
+            keep(swept);
         }
         if left.is_empty() {
             fs::remove_file(&record).ok();

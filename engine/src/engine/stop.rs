@@ -20,7 +20,7 @@ const GOES: Duration = Duration::from_secs(1);
 /// How long a monitor may take to listen; it does before it starts anything.
 const REACH: Duration = Duration::from_secs(10);
 /// How long a monitor may take to answer beyond what it was asked to wait for; then it is held to be hung, and is killed.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How long a monitor may be found stopped (SIGSTOP, a tracer) before it is killed: it can neither stop nor log anything.
 const STOPPED: Duration = Duration::from_secs(2);
 /// How often it is looked at while it says nothing.
@@ -50,7 +50,9 @@ impl Engine {
             other => other?,
         };
         let promise = match (locked.is_active(), answered) {
-            (false, answered) => answered.flatten(),
+            // It did not run: nothing of it changes.
+            (false, None) => return self.give_back(&locked.container),
+            (false, Some(promise)) => promise,
             // It had stopped, and somebody else has started it again.
             (true, Some(Some(_))) => return Ok(()),
             (true, Some(None)) => {
@@ -118,8 +120,15 @@ impl Engine {
         let mut stopped = None;
         loop {
             match client.reply_within(ANSWER_LOOK).map_err(speak())? {
-                Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) | Word::Gone => {
+                Word::Said(Reply::Exited { last: true, .. } | Reply::Failed { .. }) => {
                     return Ok(Some(Promise(client)));
+                }
+                Word::Gone => {
+                    lock::await_free(&container.run, SETTLE);
+                    let killed =
+                        self.load(container.id()).is_ok_and(|now| !now.monitored && now.state.status.is_active());
+                    // Its last word may be in the state. One that was killed has left none, and its container runs on.
+                    return Ok((!killed).then_some(Promise(client)));
                 }
                 Word::Said(_) => {}
                 Word::Silent => {
@@ -259,7 +268,7 @@ impl Engine {
         let held = client.stream().try_clone().map_err(speak())?;
         self.runtime_verb_with(container, "pause", Stdio::from(OwnedFd::from(held)))?;
         client.send(&Request::Paused { paused: true }).map_err(speak())?;
-        client.reply_within(ANSWER).map_err(speak())?;
+        refused(container, &client.reply_within(ANSWER).map_err(speak())?)?;
         self.event(&container.record, "pause", &[]);
         Ok(client)
     }
@@ -295,8 +304,7 @@ impl Engine {
         let speak = || EngineError::io(format!("speak to the monitor of {}", container.name()));
         let mut client = Client::connect(&container.run).map_err(speak())?;
         client.send(&Request::Paused { paused }).map_err(speak())?;
-        client.reply_within(ANSWER).map_err(speak())?;
-        Ok(())
+        refused(container, &client.reply_within(ANSWER).map_err(speak())?)
     }
 
     /// Waits until a container ends and returns its exit code; at once for one that does not run.
@@ -353,6 +361,14 @@ impl Drop for Promise {
             // It answers by going; no process of ours is left behind when this command ends.
             while let Ok(Word::Said(_)) = self.0.reply_within(GOES) {}
         }
+    }
+}
+
+/// A monitor that does not let its container be frozen has thawed it.
+fn refused(container: &Container, word: &Word) -> Result<(), EngineError> {
+    match word {
+        Word::Said(Reply::Refused { message }) => Err(container.state_error(message.clone())),
+        _ => Ok(()),
     }
 }
 

@@ -182,7 +182,10 @@ impl Networks {
     /// Undoes an attachment. Repeatable; what is gone already is fine. Goes on after a failure and returns the first.
     pub fn detach(&self, attachment: &Attachment) -> Result<(), Error> {
         let run = self.run_folder(&attachment.network_id);
-        let member = run.join("members").join(format!("{}.json", attachment.container));
+        let members = run.join("members");
+        let member = members.join(format!("{}.json", attachment.container));
+        // A killed rename's.
+        let _ = fs::remove_file(members.join(format!(".{}", attachment.container)));
         let unpublished = self.unpublish(attachment, &attachment.ports);
         let unlinked = self.unlink(attachment);
         let withdrawn = absent(fs::remove_file(&member)).map(|_| ()).step(|| format!("remove {}", member.display()));

@@ -11,7 +11,7 @@ use nix::sys::stat::{
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence, fchown, fchownat, linkat, lseek, symlinkat, unlinkat};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
@@ -41,7 +41,12 @@ pub(crate) struct Merge<'a> {
     pub(crate) owners: Owners<'a>,
     /// Attributes of every kind, not only the user's own.
     pub(crate) attributes: bool,
+    /// Directories of the source, by inode, of which nothing is said: where one is there already it stays as it is.
+    pub(crate) implied: &'a BTreeSet<u64>,
 }
+
+/// No such directories.
+pub(crate) static NONE_IMPLIED: BTreeSet<u64> = BTreeSet::new();
 
 impl Merge<'_> {
     /// Copies what `name` is in `from` to `new` in `to`. Files there are replaced, directories are filled; one never becomes
@@ -55,6 +60,7 @@ impl Merge<'_> {
     /// Copies what is in one directory into another; the directory itself stays as it is.
     pub(crate) fn content(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<u64> {
         let mut copier = Copier::new(to, self.owners, self.attributes, true)?;
+        copier.implied = self.implied;
         copier.directory(from, to, &mut Vec::new(), false)?;
         Ok(copier.bytes)
     }
@@ -75,12 +81,21 @@ struct Copier<'a> {
     attributes: bool,
     /// What is there already is replaced or filled.
     merge: bool,
+    implied: &'a BTreeSet<u64>,
     bytes: u64,
 }
 
 impl<'a> Copier<'a> {
     fn new(root: BorrowedFd<'_>, owners: Owners<'a>, attributes: bool, merge: bool) -> io::Result<Self> {
-        Ok(Self { links: HashMap::new(), root: root.try_clone_to_owned()?, owners, attributes, merge, bytes: 0 })
+        Ok(Self {
+            links: HashMap::new(),
+            root: root.try_clone_to_owned()?,
+            owners,
+            attributes,
+            merge,
+            implied: &NONE_IMPLIED,
+            bytes: 0,
+        })
     }
 
     fn directory(
@@ -120,8 +135,9 @@ impl<'a> Copier<'a> {
         };
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFDIR {
-            let (inner_from, inner_to) = self.open_both(from, name, to, path)?;
-            return self.directory(inner_from.as_fd(), inner_to.as_fd(), path, true);
+            let (inner_from, inner_to, is_new) = self.open_both(from, name, to, path)?;
+            let told_of = is_new || !self.implied.contains(&stat.st_ino);
+            return self.directory(inner_from.as_fd(), inner_to.as_fd(), path, told_of);
         }
         if self.merge && kind != SFlag::S_IFSOCK {
             self.free(to, new)?;
@@ -158,20 +174,20 @@ impl<'a> Copier<'a> {
         Ok(linkat(AT_FDCWD, path.as_str(), to, new, AtFlags::AT_SYMLINK_FOLLOW)?)
     }
 
-    /// Opens a directory and the one that it goes to, which is made or, where things are merged, there already.
+    /// Opens a directory and the one that it goes to, which is made (`true`) or, where things are merged, there already.
     fn open_both(
         &self,
         from: BorrowedFd<'_>,
         name: &OsStr,
         to: BorrowedFd<'_>,
         path: &[OsString],
-    ) -> io::Result<(OwnedFd, OwnedFd)> {
+    ) -> io::Result<(OwnedFd, OwnedFd, bool)> {
         let new = path.last().cloned().unwrap_or_default();
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        match mkdirat(to, new.as_os_str(), Mode::S_IRWXU) {
-            Err(Errno::EEXIST) if self.merge => {}
-            other => other?,
-        }
+        let is_new = match mkdirat(to, new.as_os_str(), Mode::S_IRWXU) {
+            Err(Errno::EEXIST) if self.merge => false,
+            other => other.map(|()| true)?,
+        };
         let inner_from = openat(from, name, flags, Mode::empty())?;
         let inner_to = openat(to, new.as_os_str(), flags, Mode::empty()).map_err(|error| match error {
             Errno::ENOTDIR | Errno::ELOOP => {
@@ -179,7 +195,7 @@ impl<'a> Copier<'a> {
             }
             other => other.into(),
         })?;
-        Ok((inner_from, inner_to))
+        Ok((inner_from, inner_to, is_new))
     }
 
     /// Makes a name free for something that is no directory.

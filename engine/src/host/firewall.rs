@@ -22,9 +22,11 @@ pub(crate) struct Firewall {
     socket: Socket,
 }
 
-/// A base chain of somebody else that drops what it does not know, on the way of forwarded packets.
+/// A base chain of somebody else that drops what it does not know, on the way of packets of containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ForeignDrop {
+    /// Whether it is on the way to the host itself, where the resolvers of networks are, and not on that through it.
+    pub(crate) input: bool,
     /// `ip`, `ip6` or `inet`.
     pub(crate) family: &'static str,
     /// The table.
@@ -36,6 +38,21 @@ pub(crate) struct ForeignDrop {
 impl ForeignDrop {
     /// Returns the commands that let containers through, for a person to run.
     pub(crate) fn remedy(&self, prefix: &str) -> Vec<String> {
+        if self.input {
+            let questions = |protocol: &str| match (self.chain.as_str(), self.table.as_str()) {
+                ("INPUT", "filter") => {
+                    let program = if self.family == "ip6" { "ip6tables" } else { "iptables" };
+                    format!("{program} -I INPUT -i '{prefix}+' -p {protocol} --dport 53 -j ACCEPT")
+                }
+                (chain, table) => {
+                    format!(
+                        "nft insert rule {} {table} {chain} iifname '{prefix}*' {protocol} dport 53 accept",
+                        self.family
+                    )
+                }
+            };
+            return ["udp", "tcp"].map(questions).to_vec();
+        }
         if self.chain == "FORWARD" && self.table == "filter" {
             let program = if self.family == "ip6" { "ip6tables" } else { "iptables" };
             return vec![
@@ -219,8 +236,10 @@ impl Firewall {
         }
     }
 
-    /// Finds base chains of others that would drop forwarded packets and know nothing of our bridges.
-    pub(crate) fn foreign_drops(&mut self, prefix: &str) -> io::Result<Vec<ForeignDrop>> {
+    /// Finds base chains of others that would drop forwarded packets, and with `input` those to the host, and know nothing of
+    /// our bridges.
+    pub(crate) fn foreign_drops(&mut self, prefix: &str, input: bool) -> io::Result<Vec<ForeignDrop>> {
+        const INPUT: u32 = 1;
         const FORWARD: u32 = 2;
         let mut found = Vec::new();
         for answer in self.socket.dump(GETCHAIN, &[0, 0, 0, 0])? {
@@ -235,8 +254,10 @@ impl Firewall {
             let Some(hook) = value(4).and_then(|hook| Attributes::find(hook, 1)) else { continue };
             let drops = value(5).is_some_and(|policy| be32(policy, 0) == 0);
             let name = value(1).map(text).unwrap_or_default();
-            if be32(hook, 0) == FORWARD && drops && !name.starts_with(TABLE) {
-                found.push(ForeignDrop { family, table: name, chain: value(3).map(text).unwrap_or_default() });
+            let hook = be32(hook, 0);
+            if (hook == FORWARD || input && hook == INPUT) && drops && !name.starts_with(TABLE) {
+                let chain = value(3).map(text).unwrap_or_default();
+                found.push(ForeignDrop { input: hook == INPUT, family, table: name, chain });
             }
         }
         if found.is_empty() {
@@ -247,7 +268,10 @@ impl Firewall {
         found.retain(|chain| {
             !rules.iter().any(|rule| {
                 let attributes = rule.payload.get(4..).unwrap_or_default();
+                let within = Attributes::find(attributes, 2).map(text).unwrap_or_default();
                 Attributes::find(attributes, 1).map(text).as_deref() == Some(&chain.table)
+                    // A rule about forwarding in the same table lets no question through.
+                    && (!chain.input || within.to_ascii_lowercase().contains("input"))
                     && Attributes::find(attributes, 4)
                         .is_some_and(|body| body.windows(prefix.len()).any(|window| window == prefix.as_bytes()))
             })

@@ -147,6 +147,7 @@ pub fn main(arguments: &[OsString]) -> Result<(), Error> {
     let [folder] = arguments else {
         return Err(Error::Invalid { reason: "usage: shoal-monitor resolver FOLDER".to_owned() });
     };
+    super::sys::close_inherited();
     let folder = PathBuf::from(folder);
     // Waits: ensure() of another process may hold it for the instant of its look.
     let Some(mut held) = claim(&folder)? else { return Ok(()) };

@@ -22,6 +22,65 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()>
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Waits for a child (any with -1) and returns its number and exit code: 128 + signal when a signal ended it, also one of the
+/// real-time signals, which have no name. `None` with `WNOHANG` while none has ended. `waitpid(2)`
+pub fn wait_child(pid: i32, flags: i32) -> io::Result<Option<(i32, i32)>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: the kernel writes one integer into `status`.
+        match unsafe { libc::waitpid(pid, &raw mut status, flags) } {
+            0 => return Ok(None),
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            pid if libc::WIFEXITED(status) => return Ok(Some((pid, libc::WEXITSTATUS(status)))),
+            pid if libc::WIFSIGNALED(status) => return Ok(Some((pid, 128 + libc::WTERMSIG(status)))),
+            _ => {}
+        }
+    }
+}
+
+/// The number of a child that has ended and is still to be waited for. `waitid(2)`
+pub fn ended_child() -> io::Result<Option<i32>> {
+    // SAFETY: all zeroes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one siginfo_t into `info`.
+    let answer = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: after a waitid the number is set, or zero where no child has ended.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Waits for a blocked signal of the set and returns its number, a real-time one's too. `sigwait(3)`
+pub fn wait_signal(set: &nix::sys::signal::SigSet) -> io::Result<i32> {
+    let mut signal = 0;
+    // SAFETY: reads the set and writes one integer.
+    match unsafe { libc::sigwait(set.as_ref(), &raw mut signal) } {
+        0 => Ok(signal),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Sends a signal by number. `kill(2)`
+pub fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    if unsafe { libc::kill(pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes what the caller had open beyond the first three descriptors and did not mean for this process: it would stay open for
+/// as long. To be called first of all, before anything is opened. `close_range(2)`
+pub fn close_inherited() {
+    // SAFETY: nothing of this process is open yet, so no descriptor that is closed has an owner here. A kernel without the call
+    // leaves them open.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
 /// Leaves the caller's session and process group: the parent process ends at once with status 0, the child goes on.
 /// Must be called before any thread is started.
 pub fn daemonize() -> io::Result<()> {

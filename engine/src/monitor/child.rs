@@ -4,8 +4,6 @@
 use super::plan::Plan;
 use crate::host::process::ProcessId;
 use crate::host::sys;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -179,24 +177,17 @@ struct LogLine {
 
 /// Reaps the container's process; the exit code is 128 + signal when a signal ended it.
 pub(super) fn reap(process: ProcessId) -> i32 {
-    loop {
-        match waitpid(Pid::from_raw(process.pid), None) {
-            Ok(WaitStatus::Exited(_, code)) => return code,
-            Ok(WaitStatus::Signaled(_, signal, _)) => return 128 + signal as i32,
-            Err(nix::Error::EINTR) | Ok(_) => {}
-            // Not our child: the runtime did not let it be adopted. Its code cannot be known.
-            Err(_) => return 255,
-        }
+    match sys::wait_child(process.pid, 0) {
+        Ok(Some((_, code))) => code,
+        // Not our child: the runtime did not let it be adopted. Its code cannot be known.
+        _ => 255,
     }
 }
 
 /// Reaps orphans that were handed to us; the container's own process is reaped by [`reap`] alone.
 pub(super) fn reap_orphans(keep: &[i32]) {
-    use nix::sys::wait::{Id, waitid};
-    loop {
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) = waitid(Id::All, look) else { return };
-        if keep.contains(&pid.as_raw()) || waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
+    while let Ok(Some(pid)) = sys::ended_child() {
+        if keep.contains(&pid) || sys::wait_child(pid, libc::WNOHANG).is_err() {
             return;
         }
     }

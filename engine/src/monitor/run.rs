@@ -75,6 +75,7 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> MonitorError {
 /// [`super::lock`].
 pub fn main(arguments: &[std::ffi::OsString]) -> Result<(), MonitorError> {
     let [folder] = arguments else { return Err(MonitorError::Usage) };
+    sys::close_inherited();
     std::env::set_current_dir(folder).map_err(step("enter the run folder"))?;
     let plan: Plan = file::load(Path::new("monitor.json"))?;
     if plan.version != PLAN_VERSION {
@@ -413,6 +414,7 @@ impl Monitor {
                     sys::set_window_size(terminal.as_fd(), rows, columns).ok();
                 }
                 self.plan.size = Some((rows, columns));
+                self.event("resize", &[("height", &rows.to_string()), ("width", &columns.to_string())]);
             }
             Request::Signal { signal } => {
                 // As docker: a signal that is meant to end it is a stop by hand.
@@ -432,6 +434,12 @@ impl Monitor {
                 self.names.look_anew();
                 self.ports_anew();
                 self.connections[at].reply(&Reply::Done);
+            }
+            Request::Paused { paused: true } if self.kill_at.is_some() => {
+                if self.child.is_some() {
+                    child::resume(&self.plan);
+                }
+                self.connections[at].reply(&Reply::Refused { message: "is being stopped".into() });
             }
             Request::Paused { paused } => {
                 if !paused && self.connections[at].freezes {
@@ -686,6 +694,10 @@ impl Monitor {
         }
         if due(&mut self.kill_at) {
             self.signal(libc::SIGKILL);
+            if self.state.status == Status::Paused {
+                // A frozen process does not even die.
+                self.thaw();
+            }
         }
         if due(&mut self.timeout_at) {
             self.stopped_by_hand();

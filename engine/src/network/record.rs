@@ -3,7 +3,7 @@
 
 use super::ipam::absent;
 use super::{DEFAULT, Error, Member, Networks, Step, plan};
-use crate::host::netlink::{Family, Socket, route};
+use crate::host::netlink::{Family, Socket, link, route};
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -198,6 +198,7 @@ impl Networks {
         let id = new_id().step(|| "read random bytes for the network's id".to_owned())?;
         let taken = self.taken()?;
         let network = draw_up(request, &id, &taken, self.salt, crate::time::now())?;
+        self.check_bridge(&network)?;
         let draft = self.data.join(format!(".new-{id}"));
         let write = || -> std::io::Result<()> {
             fs::create_dir(&draft)?;
@@ -207,6 +208,25 @@ impl Networks {
         };
         write().step(|| format!("write the record of network {}", request.name))?;
         Ok(network)
+    }
+
+    /// Refuses a bridge whose name an interface of the host or another network has.
+    fn check_bridge(&self, network: &Network) -> Result<(), Error> {
+        let name = &network.bridge;
+        if name.is_empty() {
+            return Ok(());
+        }
+        if let Some(other) = self.list()?.into_iter().find(|other| other.bridge == *name) {
+            return Err(Error::Invalid { reason: format!("bridge {name} is that of network {}", other.name) });
+        }
+        let step = || format!("look up bridge {name}");
+        let mut socket = Socket::open(Family::Route).step(step)?;
+        match link::find(&mut socket, name).step(step)? {
+            Some(_) => Err(Error::Invalid {
+                reason: format!("{name} is an interface of this host already: give the network's bridge another name"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// What a new subnet must not overlap: the host's routes and addresses, and the networks of these roots.

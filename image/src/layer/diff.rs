@@ -45,8 +45,8 @@ pub fn write_from<W: Write>(root: &Path, form: Form, first: u32, out: W) -> io::
 }
 
 /// Writes one entry of an open directory, and everything below it, under the name `path`; returns the stream.
-pub fn write_entry<W: Write>(folder: &OwnedFd, name: &OsStr, path: &[u8], out: W) -> io::Result<W> {
-    let mut walk = Walk { writer: Writer::new(out), form: Form::Whole, first: 0, links: HashMap::new() };
+pub fn write_entry<W: Write>(folder: &OwnedFd, name: &OsStr, path: &[u8], first: u32, out: W) -> io::Result<W> {
+    let mut walk = Walk { writer: Writer::new(out), form: Form::Whole, first, links: HashMap::new() };
     walk.entry(folder, name, &mut path.to_vec(), 0)?;
     walk.writer.finish()
 }

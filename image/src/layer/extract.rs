@@ -160,6 +160,11 @@ impl Extractor {
         self.implied.values().cloned().collect()
     }
 
+    /// The inodes of the directories that the archive does not mention, and that were made for what is in them.
+    pub fn implied_inodes(&self) -> std::collections::BTreeSet<u64> {
+        self.implied.keys().copied().collect()
+    }
+
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<(), ExtractError> {
         let (directory, name) = split(&entry.path);
         if name.is_empty() {
@@ -249,7 +254,7 @@ impl Extractor {
         rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755)).map_err(io)?;
         if opaque {
             self.set_opaque(made.as_fd(), entry)?;
-        } else if !self.options.whiteouts.apply() {
+        } else if !self.options.whiteouts.apply() || self.options.whiteouts == Whiteouts::Keep {
             let inode = rustix::fs::fstat(&made).map_err(io)?.st_ino;
             self.implied.insert(inode, self.real_path(&made));
         }

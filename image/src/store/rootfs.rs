@@ -117,7 +117,7 @@ fn make(
     let form = store.layer_form();
     sys::create_dirs(&request.dir).map_err(StoreError::io("create", &request.dir))?;
     write_use(store, image, request, &diff_ids, form)?;
-    let stack = stack::make(store, image, &diff_ids, form, &request.layers, progress)?;
+    let stack = stack::make(store, image, &diff_ids, form, (&request.layers, &request.id), progress)?;
     let lower = lower_dirs(request, &stack.dirs)?;
     let upper = request.dir.join("upper");
     let work = request.dir.join("work");
@@ -140,7 +140,10 @@ pub fn release(store: &Store, request: &RootfsRequest) -> Result<(), StoreError>
     }
     // Absent when the layers are plain directories.
     let _ = std::fs::remove_dir(&request.mount);
-    mounts::unmount_idle(store, &request.layers, Some(&request.id))
+    match read_use(&use_path(store, &request.id))? {
+        Some(used) => mounts::let_go(&used.layers, &used.diff_ids, &request.id),
+        None => Ok(()),
+    }
 }
 
 /// Unmounts the root file system of a container that is removed, deletes its changes and gives up its claim.
@@ -154,7 +157,7 @@ pub fn remove(store: &Store, request: &RootfsRequest) -> Result<(), StoreError> 
     let path = use_path(store, &request.id);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("remove", &path)(error)),
-        _ => mounts::unmount_idle(store, &request.layers, None),
+        _ => Ok(()),
     }
 }
 
@@ -169,29 +172,37 @@ pub(crate) fn uses(store: &Store, sweep: bool) -> Result<Vec<(String, Use)>, Sto
         if id.starts_with('.') {
             continue;
         }
-        let raw = match std::fs::read(entry.path()) {
-            Ok(raw) => raw,
-            // Its container was removed meanwhile.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(StoreError::io("read the use", entry.path())(error)),
-        };
-        let used: Use = serde_json::from_slice(&raw).map_err(|source| StoreError::Document {
-            what: "the use",
-            digest: entry.path().display().to_string(),
-            source,
-        })?;
-        if used.version != USE_VERSION {
-            let reason = format!("uses/{id} has version {}, which a newer shoal wrote", used.version);
-            return Err(StoreError::Invalid { name: id, reason });
-        }
+        // Its container was removed meanwhile.
+        let Some(used) = read_use(&entry.path())? else { continue };
         // Not being able to look is not being gone.
         if used.dir.try_exists().map_err(StoreError::io("look at", &used.dir))? {
             uses.push((id, used));
         } else if sweep {
+            mounts::let_go(&used.layers, &used.diff_ids, &id)?;
             let _ = std::fs::remove_file(entry.path());
         }
     }
     Ok(uses)
+}
+
+/// Reads the claim of one container; `None` when there is none.
+fn read_use(path: &Path) -> Result<Option<Use>, StoreError> {
+    let raw = match std::fs::read(path) {
+        Ok(raw) => raw,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("read the use", path)(error)),
+    };
+    let used: Use = serde_json::from_slice(&raw).map_err(|source| StoreError::Document {
+        what: "the use",
+        digest: path.display().to_string(),
+        source,
+    })?;
+    if used.version != USE_VERSION {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let reason = format!("uses/{name} has version {}, which a newer shoal wrote", used.version);
+        return Err(StoreError::Invalid { name, reason });
+    }
+    Ok(Some(used))
 }
 
 fn use_path(store: &Store, id: &str) -> PathBuf {
@@ -289,6 +300,9 @@ fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) ->
         }
         rustix::mount::fsconfig_set_string(fs.as_fd(), "upperdir", upper)?;
         rustix::mount::fsconfig_set_string(fs.as_fd(), "workdir", work)?;
+        // Whatever the host's default: with an index a second mount of these directories is refused while somebody still
+        // looks at the first.
+        rustix::mount::fsconfig_set_string(fs.as_fd(), "index", "off")?;
         if user {
             rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr")?;
         }
@@ -308,7 +322,7 @@ fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) ->
             let escape = |path: &Path| path.display().to_string().replace('\\', "\\\\").replace([':', ','], "\\:");
             let dirs: Vec<String> = lower.iter().map(|dir| escape(dir)).collect();
             let options = format!(
-                "lowerdir={},upperdir={},workdir={}{}",
+                "lowerdir={},upperdir={},workdir={},index=off{}",
                 dirs.join(":"),
                 escape(upper),
                 escape(work),
@@ -368,6 +382,7 @@ fn mapped_overlay(lower: &[PathBuf], dir: &Path, target: &Path, mapping: Mapping
             rustix::mount::fsconfig_set_string(fs.as_fd(), "workdir", place.join("work"))?;
         }
     }
+    rustix::mount::fsconfig_set_string(fs.as_fd(), "index", "off")?;
     rustix::mount::fsconfig_create(fs.as_fd())?;
     Ok(rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }

@@ -1,7 +1,7 @@
 //! The layers of an image, stacked: each by itself where it can stand alone, together with those below where not.
 //!
-//! In: an image and the form in which this host mounts layers. Out: the directories that show it, base first, which stay as
-//! long as the stack is held. A layer that needs what is below it (a hard link to a file of a lower layer, a file in a
+//! In: an image, the form in which this host mounts layers, and a container. Out: the directories that show it, base first,
+//! which stay until the container lets go of them. A layer that needs what is below it (a hard link to a file of a lower layer, a file in a
 //! directory that is a link or has other attributes down there) is unpacked with all layers under it into one directory,
 //! named by its chain id: what every tool makes that unpacks layers in order. The layers above it are shared as ever.
 
@@ -15,7 +15,6 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::collections::HashSet;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -25,17 +24,15 @@ pub(crate) struct Stack {
     pub(crate) dirs: Vec<PathBuf>,
     /// What the topmost layer that mentions the root directory says about it.
     pub(crate) root: Option<RootEntry>,
-    /// None of them is unmounted while this is held.
-    _stacking: File,
 }
 
-/// Makes and mounts what is missing.
+/// Makes and mounts what is missing, for the container `id`.
 pub(crate) fn make(
     store: &Store,
     image: &ImageRecord,
     diff_ids: &[Digest],
     form: Form,
-    layers_dir: &Path,
+    (layers_dir, id): (&Path, &str),
     progress: &dyn Progress,
 ) -> Result<Stack, StoreError> {
     let mut layers = Vec::with_capacity(diff_ids.len());
@@ -50,13 +47,13 @@ pub(crate) fn make(
         let rest = &layers[first..];
         let found = match rest.iter().rposition(|layer| layer.meta.below.needs.is_some()) {
             Some(place) => Found::Needs(place),
-            None => mount(layers_dir, merged.as_ref().map(|(_, layer)| layer), rest)?,
+            None => mount((layers_dir, id), merged.as_ref().map(|(_, layer)| layer), rest)?,
         };
         match found {
-            Found::Mounted(dirs, stacking) => {
+            Found::Mounted(dirs) => {
                 let own = rest.iter().rev().find_map(|layer| layer.meta.root);
                 let root = own.or_else(|| merged.and_then(|(_, layer)| layer.meta.root));
-                return Ok(Stack { dirs, root, _stacking: stacking });
+                return Ok(Stack { dirs, root });
             }
             Found::Needs(place) => {
                 let last = first + place;
@@ -68,8 +65,8 @@ pub(crate) fn make(
 
 /// What looking at layers one over the other finds.
 enum Found {
-    /// The directories, base first, and the lock that keeps them mounted.
-    Mounted(Vec<PathBuf>, File),
+    /// The directories, base first.
+    Mounted(Vec<PathBuf>),
     /// The place of a layer that needs what is below it.
     Needs(usize),
 }
@@ -91,8 +88,11 @@ fn merged_already(store: &Store, diff_ids: &[Digest]) -> Result<Option<(usize, L
 }
 
 /// Mounts layers over each other, as far as each can stand alone.
-fn mount(layers_dir: &Path, merged: Option<&LayerOnDisk>, layers: &[LayerOnDisk]) -> Result<Found, StoreError> {
-    let stacking = mounts::stacking(layers_dir)?;
+fn mount(
+    (layers_dir, id): (&Path, &str),
+    merged: Option<&LayerOnDisk>,
+    layers: &[LayerOnDisk],
+) -> Result<Found, StoreError> {
     let mut dirs: Vec<PathBuf> = merged.map(LayerOnDisk::tree).into_iter().collect();
     for (place, layer) in layers.iter().enumerate() {
         let has_implied = !layer.meta.below.implied.is_empty();
@@ -100,11 +100,11 @@ fn mount(layers_dir: &Path, merged: Option<&LayerOnDisk>, layers: &[LayerOnDisk]
             return Ok(Found::Needs(place));
         }
         dirs.push(match layer.meta.form {
-            Form::Index => mounts::mount_layer(layers_dir, layer)?,
+            Form::Index => mounts::hold(layers_dir, layer, id)?,
             Form::Directory | Form::Merged => layer.tree(),
         });
     }
-    Ok(Found::Mounted(dirs, stacking))
+    Ok(Found::Mounted(dirs))
 }
 
 /// Whether what lies below says nothing of a layer's implied directories that the layer itself does not.

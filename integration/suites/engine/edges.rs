@@ -212,6 +212,39 @@ fn networks_and_volumes_have_events() {
 }
 
 #[test]
+fn images_attaches_and_execs_have_events() {
+    let place = Place::new("more-events");
+    let _ = place.ok("tag BB localhost/second:1");
+    let _ = place.ok("rmi localhost/second:1");
+    let _ = place.ok("save -o ~/saved.tar BB");
+    let _ = place.cmd("import - localhost/empty:1").input(vec![0; 1024]).ok();
+    let _ = place.ok("rmi localhost/empty:1");
+    let list = |flags: &str| {
+        place.ok(&format!("events --since 1h --until 0s {flags} --format '{{{{.Action}}}}'")).replace('\n', ", ")
+    };
+    assert_eq!(list("--filter type=image"), "load, tag, untag, save, import, untag, delete");
+    let id = place.ok("images -q --no-trunc BB");
+    let tagged =
+        place.ok("events --since 1h --until 0s --filter event=tag --format '{{.ID}} {{.Actor.Attributes.name}}'");
+    assert_eq!(tagged, format!("{id} localhost/second:1"));
+    assert_eq!(list("--filter image=localhost/second:1"), "tag");
+    let _ = place.ok("run -d --name box BB sleep 1000");
+    let _ = place.run("exec box sh -c 'exit 3'").expect_code(3);
+    let execs = "exec_create: sh -c exit 3, exec_start: sh -c exit 3, exec_die";
+    assert_eq!(list("--filter container=box"), format!("create, start, {execs}"));
+    let code = "events --since 1h --until 0s --filter event=exec_die --format '{{.Actor.Attributes.exitCode}}'";
+    assert_eq!(place.ok(code), "3");
+    // A terminal has its size before the first look.
+    let program = integration::binaries::shoal();
+    let line = format!("stty rows 31 cols 97; {} run --rm --name tty -t localhost/bb:1 stty size", program.display());
+    let seen = place.host.cmd("script").args(["-qec", &line, "/dev/null"]).ok();
+    assert!(seen.contains("31 97"), "{seen:?}");
+    let told = list("--filter container=tty");
+    assert!(told.starts_with("create, attach, start") && told.ends_with("die, destroy"), "{told}");
+    assert!(!place.run("events --filter type=colour").status.success());
+}
+
+#[test]
 fn labels_and_the_tag_are_written_beside_each_line() {
     let place = Place::new("attrs");
     let _ = place.ok("run --name marked --label colour=blue --log-opt labels=colour --log-opt tag={{.Name}} BB echo x");

@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 /// The monitor of a container: the process whose command line names its run folder.
-fn monitor(place: &Place, id: &str) -> i32 {
+pub(crate) fn monitor(place: &Place, id: &str) -> i32 {
     let run = place.host.root().join("run/containers").join(id).to_string_lossy().into_owned();
     let pids = fs::read_dir("/proc").expect("proc is mounted").flatten();
     pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())

@@ -210,8 +210,26 @@ fn files_of_a_container_with_users_of_its_own_are_its_roots_and_on_disk_the_imag
     assert_eq!(place.sh("-v data:/d -v etc:/e", "stat -c %u /d/made /e/passwd"), "0\n0");
     let _ = place.ok("commit box localhost/made:1");
     assert_eq!(place.ok("run --rm localhost/made:1 stat -c %u:%g /made"), "77:78");
+    let _ = place.file("given", "given");
+    for state in ["running", "stopped"] {
+        if state == "stopped" {
+            let _ = place.ok("stop -t 0 box");
+        }
+        let _ = place.ok(&format!("cp ~/given box:/{state}"));
+        let _ = place.ok(&format!("cp -a box:/made ~/made-{state}"));
+        let made = std::fs::metadata(place.host.root().join(format!("made-{state}"))).expect("copied");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 77, "{state}");
+        let _ = place.ok(&format!("export -o ~/{state}.tar box"));
+        let list = integration::Cmd::new("tar").args(["--numeric-owner", "-tvf"]);
+        let list = list.arg(place.host.root().join(format!("{state}.tar"))).ok();
+        let owner = |name: &str| {
+            let line = list.lines().find(|line| line.ends_with(&format!(" {name}")));
+            line.and_then(|line| line.split_whitespace().nth(1)).unwrap_or("absent").to_owned()
+        };
+        assert_eq!([owner("made"), owner(state), owner("bin/busybox")], ["77/78", "0/0", "0/0"], "{state}: {list}");
+    }
     let _ = place.ok("restart -t 0 box");
-    assert_eq!(place.ok("exec box stat -c %u:%g /made"), "77:78");
+    assert_eq!(place.ok("exec box stat -c %u:%g /made /running /stopped"), "77:78\n0:0\n0:0");
     let _ = place.ok("rm -f box");
     assert!(integration::scratch::mounts_below(&place.host.root().join("run/containers")).is_empty());
 }

@@ -15,7 +15,13 @@ fn binds_show_the_hosts_files_with_their_options() {
     assert_eq!(place.sh("-v ~/shared/file:/etc/one", "cat /etc/one"), "of the host");
     assert_eq!(place.sh("--mount type=bind,source=~/shared,target=/s", "cat /s/file"), "of the host");
     let _ = place.run("run --rm --mount type=bind,src=~/shared,dst=/s,readonly BB touch /s/no").expect_failure();
-    place.refused("run --rm --mount type=bind,source=~/absent,target=/s BB true", 125, "absent");
+    for verb in ["run --rm", "create"] {
+        let line = format!("{verb} --mount type=bind,source=~/absent,target=/s BB true");
+        let refused = place.refused(&line, 125, "absent");
+        assert!(refused.stderr.contains("mkdir -p") || !refused.stderr.contains("hint"), "{}", refused.stderr);
+        assert!(!root.with_file_name("absent").exists(), "{verb} --mount makes nothing");
+        assert_eq!(place.ok("ps -aq"), "");
+    }
     let _ = place.ok("run --rm -v ~/absent:/s BB true");
     assert!(place.host.root().join("absent").is_dir(), "-v makes a missing folder");
     place.refused("run --rm -v ~/shared:relative BB true", 125, "relative");

@@ -87,7 +87,10 @@ pub(crate) fn finish(engine: &Engine, mut launch: Launch, options: &AttachOption
             code
         }
         AttachEnd::Exited { code, last: false } => code,
-        AttachEnd::Detached => 0,
+        AttachEnd::Detached => {
+            engine.event(&launch.container.record, "detach", &[]);
+            0
+        }
         AttachEnd::Lost => match engine.load(launch.container.id()) {
             Ok(container) if container.state.status.is_active() => {
                 let message = format!("the monitor of {} went away; the container goes on", container.name());
@@ -111,7 +114,10 @@ fn clean_up(engine: &Engine, launch: Launch) {
 fn finish_foreign(engine: &Engine, mut launch: Launch, options: &AttachOptions) -> Result<ExitCode, Error> {
     let code = match engine::proxy(&mut launch.client, options)? {
         AttachEnd::Exited { code, .. } => code,
-        AttachEnd::Detached => 0,
+        AttachEnd::Detached => {
+            engine.event(&launch.container.record, "detach", &[]);
+            0
+        }
         AttachEnd::Lost => match engine.load(launch.container.id()) {
             Ok(container) if container.state.status.is_active() => {
                 let name = container.name();

@@ -49,18 +49,20 @@ pub(crate) fn create(
         None => None,
     };
     let made = (|| {
-        if replace && !wish.name.is_empty() {
-            match engine.remove(&wish.name, true, true) {
-                Ok(()) | Err(engine::EngineError::NoSuchContainer { .. }) => {}
-                Err(error) => return Err(fail(error)),
-            }
-        }
         let here = !wish.rootfs && pull != "always" && engine.has_image(wish).map_err(fail)?;
         if !wish.rootfs && !here && pull != "never" {
             if pull == "missing" {
                 eprintln!("Unable to find image '{}' locally", wish.image);
             }
             fetch(global, wish)?;
+        }
+        if replace && !wish.name.is_empty() {
+            // Only once it is known that there can be a new one. What the old one kept in volumes stays.
+            engine.check(wish).map_err(fail)?;
+            match engine.remove(&wish.name, true, false) {
+                Ok(()) | Err(engine::EngineError::NoSuchContainer { .. }) => {}
+                Err(error) => return Err(fail(error)),
+            }
         }
         engine.create(wish).map_err(fail)
     })();

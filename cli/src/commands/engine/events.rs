@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Show what happens
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these: container, event, image, label, type
+    /// Only these: container, event, image, label, network, type, volume
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// json, or a Go template
@@ -25,6 +25,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
 }
+
+/// What `--filter` knows.
+const KEYS: [&str; 7] = ["container", "event", "image", "label", "network", "type", "volume"];
+/// What has events.
+const KINDS: [&str; 4] = ["container", "image", "network", "volume"];
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let engine = open(global)?;
@@ -41,14 +46,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         .iter()
         .map(|text| text.split_once('=').ok_or_else(|| Error::new(format!("invalid filter {text:?}: KEY=VALUE"))))
         .collect::<Result<_, _>>()?;
-    if let Some((key, _)) =
-        filters.iter().find(|(key, _)| !["container", "event", "image", "label", "type"].contains(key))
-    {
-        return Err(Error::new(format!("invalid filter {key:?}: container, event, image, label, type")));
+    if let Some((key, _)) = filters.iter().find(|(key, _)| !KEYS.contains(key)) {
+        return Err(Error::new(format!("invalid filter {key:?}: {}", KEYS.join(", "))));
     }
-    let unknown = |(key, value): &&(&str, &str)| *key == "type" && !["container", "network"].contains(value);
+    let unknown = |(key, value): &&(&str, &str)| *key == "type" && !KINDS.contains(value);
     if let Some((_, kind)) = filters.iter().find(unknown) {
-        return Err(Error::new(format!("--filter type={kind}: only containers and networks have events")));
+        return Err(Error::new(format!("--filter type={kind}: {} have events", KINDS.join(", "))));
     }
     let template = match args.format.as_deref() {
         None | Some("json") => None,
@@ -86,7 +89,15 @@ fn fits(event: &Event, filters: &[(&str, &str)]) -> bool {
                 && (event.id.starts_with(value) || event.attributes.get("name").is_some_and(|name| name == value))
         }
         "event" => event.action == value || event.action.split(':').next() == Some(value),
+        "image" if event.kind == "image" => {
+            // By id, by name, by name without its tag.
+            event.id == value || event.attributes.get("name").is_some_and(|name| name == value)
+        }
         "image" => event.attributes.get("image").is_some_and(|image| image == value),
+        "network" | "volume" => {
+            event.kind == key
+                && (event.id.starts_with(value) || event.attributes.get("name").is_some_and(|name| name == value))
+        }
         "label" => match value.split_once('=') {
             Some((name, wanted)) => event.attributes.get(name).is_some_and(|found| found == wanted),
             None => event.attributes.contains_key(value),

@@ -116,7 +116,7 @@ fn warnings() -> Vec<&'static str> {
     let mut warnings = Vec::new();
     if engine::lsm::has_apparmor() && engine::lsm::apparmor_default().is_none() {
         warnings.push(
-            "no AppArmor profile for containers is loaded (shoal-default, docker-default): they run unconfined by it",
+            "no AppArmor profile for containers is loaded, so they run unconfined by it: shoal generate apparmor | apparmor_parser -r",
         );
     }
     if engine::lsm::has_selinux() {

@@ -1,10 +1,11 @@
 //! `stop`, `restart`, `kill`, `pause`, `unpause`, `rm`, `wait`.
 
-use super::{each, explain, open, warn};
+use super::{each_at_once, explain, open, warn};
 use crate::commands::Global;
 use crate::error::Error;
 use engine::EngineError;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Stop containers: their stop signal, then SIGKILL
 #[derive(Debug, clap::Args)]
@@ -78,7 +79,7 @@ pub(crate) struct WaitArgs {
 
 pub(crate) fn stop(global: &Global, args: &StopArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    each(&args.containers, |name| {
+    each_at_once(&args.containers, |name| {
         engine.stop(name, args.signal.as_deref(), args.timeout)?;
         Ok(Some(name.to_owned()))
     })
@@ -87,7 +88,7 @@ pub(crate) fn stop(global: &Global, args: &StopArgs) -> Result<ExitCode, Error> 
 pub(crate) fn restart(global: &Global, args: &RestartArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
     let args = &args.stop;
-    each(&args.containers, |name| {
+    each_at_once(&args.containers, |name| {
         warn(&engine.restart(name, args.signal.as_deref(), args.timeout)?);
         Ok(Some(name.to_owned()))
     })
@@ -95,7 +96,7 @@ pub(crate) fn restart(global: &Global, args: &RestartArgs) -> Result<ExitCode, E
 
 pub(crate) fn kill(global: &Global, args: &KillArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    each(&args.containers, |name| {
+    each_at_once(&args.containers, |name| {
         engine.kill(name, &args.signal)?;
         Ok(Some(name.to_owned()))
     })
@@ -103,7 +104,7 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> Result<ExitCode, Error> 
 
 pub(crate) fn pause(global: &Global, args: &PauseArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    each(&args.containers, |name| {
+    each_at_once(&args.containers, |name| {
         engine.pause(name)?;
         Ok(Some(name.to_owned()))
     })
@@ -111,7 +112,7 @@ pub(crate) fn pause(global: &Global, args: &PauseArgs) -> Result<ExitCode, Error
 
 pub(crate) fn unpause(global: &Global, args: &UnpauseArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    each(&args.containers, |name| {
+    each_at_once(&args.containers, |name| {
         engine.unpause(name)?;
         Ok(Some(name.to_owned()))
     })
@@ -123,16 +124,16 @@ const SWEPT_ALONG_MAX: usize = 16;
 
 pub(crate) fn rm(global: &Global, args: &RmArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    let mut whole = true;
-    let code = each(&args.containers, |name| match engine.remove(name, args.force, args.volumes) {
+    let whole = AtomicBool::new(true);
+    let code = each_at_once(&args.containers, |name| match engine.remove(name, args.force, args.volumes) {
         Err(error) => {
-            whole = false;
+            whole.store(false, Ordering::Relaxed);
             if args.force && matches!(error, EngineError::NoSuchContainer { .. }) { Ok(None) } else { Err(error) }
         }
         Ok(()) => Ok(Some(name.to_owned())),
     })?;
     // Among many that are removed one after the other each would look at all the others.
-    if args.force && (!whole || engine.ids().map_err(explain)?.len() <= SWEPT_ALONG_MAX) {
+    if args.force && (!whole.load(Ordering::Relaxed) || engine.ids().map_err(explain)?.len() <= SWEPT_ALONG_MAX) {
         // What killed commands have left of containers that no name leads to.
         engine.sweep_folders().map_err(explain)?;
     }
@@ -141,5 +142,5 @@ pub(crate) fn rm(global: &Global, args: &RmArgs) -> Result<ExitCode, Error> {
 
 pub(crate) fn wait(global: &Global, args: &WaitArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
-    each(&args.containers, |name| Ok(Some(engine.wait(name)?.to_string())))
+    each_at_once(&args.containers, |name| Ok(Some(engine.wait(name)?.to_string())))
 }

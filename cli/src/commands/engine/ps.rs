@@ -99,9 +99,9 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
     };
     let command = argv.join(" ");
     let command = if no_trunc || command.chars().count() <= 20 {
-        format!("\"{command}\"")
+        quoted(&command)
     } else {
-        format!("\"{}…\"", command.chars().take(19).collect::<String>())
+        quoted(&format!("{}…", command.chars().take(19).collect::<String>()))
     };
     // Only what runs is connected to anything.
     let active = container.state.status.is_active();
@@ -138,6 +138,30 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
         "Networks": if networks.is_empty() { "bridge".to_owned() } else { networks.join(",") },
         "Size": size,
     })
+}
+
+/// A text in quotes as Go writes it: one line, whatever an image's author put into it, and nothing that commands a terminal.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0b' => out.push_str("\\v"),
+            '\x0c' => out.push_str("\\f"),
+            letter if letter.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(letter))),
+            letter if letter.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            letter => out.push(letter),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// docker's PORTS: published ones with their host's side, then the exposed ones.
@@ -194,4 +218,15 @@ pub(crate) fn folder_bytes(folder: &std::path::Path) -> u64 {
         }
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_command_is_one_line_without_control_characters() {
+        assert_eq!(quoted("sh -c 'a=1\nsleep'"), r#""sh -c 'a=1\nsleep'""#);
+        assert_eq!(quoted("x\u{1b}[31m\u{9b}\"\\…"), r#""x\x1b[31m\u009b\"\\…""#);
+    }
 }

@@ -42,6 +42,8 @@ pub(crate) struct PruneArgs {
 /// `shoal generate …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Generate {
+    /// Print the AppArmor profile of containers, for `apparmor_parser -r`
+    Apparmor,
     /// Write a systemd unit that starts and stops a container
     Systemd {
         /// The container
@@ -179,7 +181,10 @@ fn prune_all(global: &Global, engine: &engine::Engine, args: &PruneArgs) -> Resu
 }
 
 pub(crate) fn generate(global: &Global, verb: &Generate) -> Result<ExitCode, Error> {
-    let Generate::Systemd { container } = verb;
+    let Generate::Systemd { container } = verb else {
+        print!("{}", engine::lsm::APPARMOR_PROFILE);
+        return Ok(ExitCode::SUCCESS);
+    };
     let engine = open(global)?;
     let container = engine.find(container).map_err(explain)?;
     let own = std::env::current_exe()?;
@@ -213,8 +218,8 @@ pub(crate) fn boot(global: &Global, _args: &BootArgs) -> Result<ExitCode, Error>
         let wanted = match container.record.wish.restart {
             Policy::Always => true,
             Policy::UnlessStopped => !state.stopped_by_hand,
-            Policy::OnFailure { .. } => !state.stopped_by_hand && state.exit_code != 0,
-            Policy::No => false,
+            // As docker: it is for failures of the container, and a restart of the host is none.
+            Policy::OnFailure { .. } | Policy::No => false,
         };
         if container.record.wish.remove && state.status == Status::Exited {
             // Its monitor would have taken it away, had it lived.

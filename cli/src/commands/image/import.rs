@@ -52,6 +52,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         Some(name) => store.tag(name, &target)?,
         None => store.keep(&target)?,
     }
-    println!("{}", store.record(&target, &Platform::host())?.id);
+    let id = store.record(&target, &Platform::host())?.id;
+    super::happened(global, "import", id, id);
+    println!("{id}");
     Ok(ExitCode::SUCCESS)
 }

@@ -54,6 +54,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         _ => archive::load_judged(&store, std::io::stdin(), name, policy.as_ref(), Path::new("-"))?,
     };
     for image in &loaded {
+        let id = image.id.unwrap_or(image.target.digest);
+        super::happened(global, "load", id, id);
         print(image);
     }
     Ok(ExitCode::SUCCESS)

@@ -62,14 +62,19 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
                 false,
             )?;
             for tag in repository.tags().await? {
-                one(&store, &reference.with_tag(&tag)?, &options, &reporter, args.progress.quiet).await?;
+                let reference = reference.with_tag(&tag)?;
+                one(&store, &reference, &options, &reporter, args.progress.quiet).await?;
+                super::happened(global, "pull", reference.familiar(), reference.familiar_name());
             }
             return Ok(ExitCode::SUCCESS);
         }
         let mut failure = None;
         for reference in &names {
             match one(&store, reference, &options, &reporter, args.progress.quiet).await {
-                Ok(()) => return Ok(ExitCode::SUCCESS),
+                Ok(()) => {
+                    super::happened(global, "pull", reference.familiar(), reference.familiar_name());
+                    return Ok(ExitCode::SUCCESS);
+                }
                 Err(error) => failure = Some(error),
             }
         }

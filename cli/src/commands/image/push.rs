@@ -79,6 +79,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
                         None => error,
                     }
                 })?;
+            super::happened(global, "push", destination.familiar(), destination.familiar_name());
             println!("{}: digest: {} size: {}", destination.identifier(), pushed.digest, pushed.size);
             if let Some(path) = &args.digestfile {
                 std::fs::write(path, pushed.digest.to_string())?;

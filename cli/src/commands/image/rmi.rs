@@ -24,7 +24,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let store = super::open_store(global)?;
     let mut code = ExitCode::SUCCESS;
     for text in &args.images {
-        if let Err(error) = remove(&store, text, args.force) {
+        if let Err(error) = remove(global, &store, text, args.force) {
             code = error.report();
         }
     }
@@ -34,13 +34,14 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     Ok(code)
 }
 
-fn remove(store: &Store, text: &str, force: bool) -> Result<(), Error> {
+fn remove(global: &Global, store: &Store, text: &str, force: bool) -> Result<(), Error> {
     let image = store.find(text)?;
     let name = text.parse::<Reference>().ok().filter(|name| image.names.contains(name) || name.digest().is_some());
     match name {
         // One name of several: the image stays.
         Some(name) if image.names.len() > 1 && name.digest().is_none() => {
             store.untag(&name)?;
+            super::happened(global, "untag", image.id, image.id);
             println!("Untagged: {}", name.familiar());
             Ok(())
         }
@@ -50,13 +51,13 @@ fn remove(store: &Store, text: &str, force: bool) -> Result<(), Error> {
                 .hint(format!("shoal rmi {} removes one, shoal rmi -f {text} removes all", names[0]))
                 .code(5))
         }
-        name => remove_all(store, &image, name.is_none(), force),
+        name => remove_all(global, store, &image, name.is_none(), force),
     }
 }
 
 /// Removes the image, and with `by_id` everything else that holds it. An image that was named and has another name by
 /// another manifest or index stays.
-fn remove_all(store: &Store, image: &ImageRecord, by_id: bool, force: bool) -> Result<(), Error> {
+fn remove_all(global: &Global, store: &Store, image: &ImageRecord, by_id: bool, force: bool) -> Result<(), Error> {
     let same = |other: &ImageRecord| other.id == image.id && other.target.digest != image.target.digest;
     let others: Vec<ImageRecord> = store.images()?.into_iter().filter(same).collect();
     let has_name = |other: &ImageRecord| !other.names.is_empty() || !other.digests.is_empty();
@@ -77,7 +78,9 @@ fn remove_all(store: &Store, image: &ImageRecord, by_id: bool, force: bool) -> R
         store.forget_seen(other)?;
     }
     store.forget_seen(image)?;
+    image.names.iter().for_each(|_| super::happened(global, "untag", image.id, image.id));
     if users.is_empty() && !stays {
+        super::happened(global, "delete", image.id, image.id);
         println!("Deleted: {}", image.id);
     }
     Ok(())

@@ -49,6 +49,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
                     .code(2));
             };
             archive::save_layout(&store, &images, path, None)?;
+            saved(global, &images);
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -76,7 +77,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
             archive::save(&store, &images, format, out)?.flush()?;
         }
     }
+    saved(global, &images);
     Ok(ExitCode::SUCCESS)
+}
+
+fn saved(global: &Global, images: &[(ImageRecord, Vec<Reference>)]) {
+    images.iter().for_each(|(image, _)| super::happened(global, "save", image.id, image.id));
 }
 
 /// Images with the names that were typed; an image that was typed twice gets both names.

@@ -25,5 +25,6 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let store = super::open_store(global)?;
     let image = store.find(&args.source)?;
     store.tag(&args.target, &image.target)?;
+    super::happened(global, "tag", image.id, args.target.familiar());
     Ok(ExitCode::SUCCESS)
 }

@@ -19,6 +19,9 @@ pub(crate) struct Connect {
     /// A further name on the network
     #[arg(long)]
     alias: Vec<String>,
+    /// The hardware address
+    #[arg(long, value_name = "MAC")]
+    mac_address: Option<String>,
     /// The network
     network: String,
     /// The container
@@ -38,7 +41,12 @@ pub(crate) struct Disconnect {
 }
 
 pub(super) fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode, Error> {
-    let wanted = engine::wish::Endpoint { ip: args.ip, ip6: args.ip6, aliases: args.alias.clone() };
+    let wanted = engine::wish::Endpoint {
+        ip: args.ip,
+        ip6: args.ip6,
+        aliases: args.alias.clone(),
+        mac: args.mac_address.clone(),
+    };
     warn(&engine.network_connect(&args.network, &args.container, &wanted)?);
     Ok(ExitCode::SUCCESS)
 }

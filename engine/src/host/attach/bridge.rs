@@ -20,7 +20,7 @@ const MTU: u32 = 1500;
 pub(super) fn build(network: &Network, host: &mut Socket, warnings: &mut Vec<String>) -> Result<link::Link, Error> {
     let name = &network.bridge;
     let bridge = match link::find(host, name).step(|| format!("look up bridge {name}"))? {
-        Some(bridge) => bridge,
+        Some(bridge) => ours(network, bridge)?,
         None => make_bridge(network, host)?,
     };
     // Repeated even where the bridge was there: another process may have made it a moment ago and not be further yet.
@@ -36,7 +36,8 @@ pub(super) fn build(network: &Network, host: &mut Socket, warnings: &mut Vec<Str
     forwarding(network).step(|| format!("let the kernel forward for bridge {name}"))?;
     let mut firewall = Firewall::open().step(|| "open nf_tables".to_owned())?;
     firewall.network_add(&rules(network)).step(|| format!("add network {} to table inet shoal", network.name))?;
-    if let Ok(drops) = firewall.foreign_drops(plan::BRIDGE_PREFIX) {
+    let asked = network.has_names() || super::super::resolver::only_the_host_can_ask();
+    if let Ok(drops) = firewall.foreign_drops(plan::BRIDGE_PREFIX, asked) {
         warnings.extend(drops.iter().map(warning));
     }
     Ok(bridge)
@@ -44,6 +45,12 @@ pub(super) fn build(network: &Network, host: &mut Socket, warnings: &mut Vec<Str
 
 fn warning(drop: &ForeignDrop) -> String {
     let commands = drop.remedy(plan::BRIDGE_PREFIX).join("; ");
+    if drop.input {
+        return format!(
+            "chain {} of table {} {} drops what is sent to this host, where the network's names are asked for, so containers may find no names; to let questions through, run: {commands}",
+            drop.chain, drop.family, drop.table
+        );
+    }
     format!(
         "chain {} of table {} {} drops forwarded packets, so containers may reach nothing; to let them through, run: {commands}",
         drop.chain, drop.family, drop.table
@@ -60,9 +67,26 @@ fn make_bridge(network: &Network, host: &mut Socket) -> Result<link::Link, Error
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
         other => other.step(|| format!("make bridge {name}"))?,
     }
-    link::find(host, name)
-        .step(|| format!("look up bridge {name}"))?
-        .ok_or_else(|| Error::NotFound { name: name.clone() })
+    let made = link::find(host, name).step(|| format!("look up bridge {name}"))?;
+    ours(network, made.ok_or_else(|| Error::NotFound { name: name.clone() })?)
+}
+
+/// Whether a link is the bridge that was made for this network, and not one of the host's that has the name: it keeps the
+/// hardware address that it was made with.
+fn is_ours(network: &Network, link: &link::Link) -> bool {
+    link.address == plan::bridge_mac(&network.id)
+}
+
+fn ours(network: &Network, link: link::Link) -> Result<link::Link, Error> {
+    if is_ours(network, &link) {
+        return Ok(link);
+    }
+    Err(Error::Invalid {
+        reason: format!(
+            "{} is an interface of this host, and not made for network {}: networks bring their own bridge, give it another name",
+            link.name, network.name
+        ),
+    })
 }
 
 fn default_mtu(host: &mut Socket) -> io::Result<u32> {
@@ -76,7 +100,8 @@ pub(crate) fn dismantle(network: &Network) -> Result<(), Error> {
         return Ok(());
     }
     let mut host = Socket::open(Family::Route).step(|| "open a netlink socket".to_owned())?;
-    if link::find(&mut host, &network.bridge).step(|| format!("look up bridge {}", network.bridge))?.is_some() {
+    let found = link::find(&mut host, &network.bridge).step(|| format!("look up bridge {}", network.bridge))?;
+    if found.is_some_and(|link| is_ours(network, &link)) {
         link::remove(&mut host, &network.bridge).step(|| format!("remove bridge {}", network.bridge))?;
     }
     // Also where the bridge is gone: somebody else may have removed it, and its elements would meet a later bridge.
