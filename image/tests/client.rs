@@ -189,7 +189,7 @@ impl Image {
 }
 
 fn options() -> PullOptions {
-    let limits = Limits { connect: Duration::from_secs(2), stall: Duration::from_secs(20), ..Limits::default() };
+    let limits = Limits { connect: Duration::from_secs(2), stall: Duration::from_secs(2), ..Limits::default() };
     PullOptions { limits, platform: Some("linux/amd64".parse().unwrap()), ..PullOptions::default() }
 }
 
