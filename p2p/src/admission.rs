@@ -419,6 +419,9 @@ impl Challenge {
     }
 }
 
+/// Behind a token's id: the key of the row that revokes it. It has the form of the token's own.
+pub const REVOKED_SUFFIX: &str = ".revoked";
+
 /// A token as the row of the table `token` keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRow {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::id::{ClusterId, NodeId};
 use crate::membership::{Liveness, Member, Role};
+use crate::swarm::backup;
 use crate::table::{Body, Key, Row, Table};
 
 /// Requests that wait for the task; more make callers wait, which is the backpressure.
@@ -293,8 +294,8 @@ pub(crate) enum Command {
     Conflicts(oneshot::Sender<Vec<Conflict>>),
     ResolveConflict(String, Resolve, Actor, oneshot::Sender<Result<(), Error>>),
     Quarantine(Key, String),
-    Backup(oneshot::Sender<Vec<u8>>),
-    Restore(Vec<u8>, Actor, oneshot::Sender<Result<usize, Error>>),
+    Backup(oneshot::Sender<Vec<Vec<u8>>>),
+    Restore(Vec<Row>, Actor, oneshot::Sender<Result<usize, Error>>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -547,15 +548,18 @@ impl Mesh {
     /// # Errors
     /// [`Error::Stopped`].
     pub async fn backup(&self) -> Result<Vec<u8>, Error> {
-        self.ask(Command::Backup).await
+        let (cluster, rows) = (self.cluster, self.ask(Command::Backup).await?);
+        tokio::task::spawn_blocking(move || backup::document(cluster, &rows)).await.map_err(|_| Error::Stopped)
     }
 
-    /// Writes the rows of a backup into the live cluster as edits; returns how many rows it wrote.
+    /// Writes the rows of a backup into the live cluster as edits; returns how many rows it wrote. Everything is read before
+    /// the first row is written; the node goes on with all else meanwhile.
     ///
     /// # Errors
     /// [`Error::Refused`] when the document is not a backup.
     pub async fn restore(&self, document: Vec<u8>, actor: Actor) -> Result<usize, Error> {
-        self.ask(|answer| Command::Restore(document, actor, answer)).await?
+        let rows = tokio::task::spawn_blocking(move || backup::read(&document)).await.map_err(|_| Error::Stopped)??;
+        self.ask(|answer| Command::Restore(rows, actor, answer)).await?
     }
 
     /// Stops the task after everything written is on disk. The node stays a member.

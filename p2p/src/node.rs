@@ -62,8 +62,12 @@ pub struct Node {
     recent: VecDeque<(u64, Position)>,
     changes: u64,
     roles: BTreeMap<NodeId, Role>,
+    /// Who was the first here to be called so, by the name's hash.
+    names: BTreeMap<u64, NodeId>,
     published: BTreeMap<NodeId, Vec<ClosedDay>>,
     dropped: BTreeMap<u32, (u64, u64)>,
+    /// Whom deletions have been waiting for, as was said last.
+    blockers: String,
     dice: Dice,
     out: VecDeque<Output>,
     unsaved: BTreeMap<Position, Option<Vec<u8>>>,
@@ -74,6 +78,8 @@ pub struct Node {
     next_ack: u64,
     owed: VecDeque<(u64, NodeId, u64)>,
     early: BTreeMap<NodeId, Vec<(NodeId, Vec<u8>)>>,
+    /// How many rows `early` holds.
+    early_rows: usize,
     certified: Vec<NodeId>,
     closing: Option<(u64, Vec<(u32, rows::Sum)>)>,
     beat_at: u64,
@@ -111,8 +117,10 @@ impl Node {
             recent: VecDeque::new(),
             changes: 0,
             roles: BTreeMap::new(),
+            names: BTreeMap::new(),
             published: BTreeMap::new(),
             dropped: BTreeMap::new(),
+            blockers: String::new(),
             dice,
             out: VecDeque::new(),
             unsaved: BTreeMap::new(),
@@ -123,6 +131,7 @@ impl Node {
             next_ack: 0,
             owed: VecDeque::new(),
             early: BTreeMap::new(),
+            early_rows: 0,
             certified: Vec::new(),
             closing: None,
             beat_at: now.ms,
@@ -288,7 +297,7 @@ impl Node {
         }
         self.flush_pushes(now);
         if now.ms >= self.repair_at {
-            self.repair_at = now.ms + REPAIR_MS * 3 / 4 + self.dice.below(REPAIR_MS / 2);
+            self.repair_at = self.next_repair(now);
             let linked: Vec<NodeId> = self.linked().collect();
             if !linked.is_empty() {
                 let peer = linked[self.dice.index(linked.len())];
@@ -308,6 +317,11 @@ impl Node {
             self.tombstones_at = now.ms + TOMBSTONES_MS;
             self.forget_tombstones(now);
         }
+    }
+
+    /// When to check the root next.
+    fn next_repair(&mut self, now: Now) -> u64 {
+        now.ms + REPAIR_MS * 3 / 4 + self.dice.below(REPAIR_MS / 2)
     }
 
     /// Writes a verdict about a subject.

@@ -3,12 +3,14 @@
 
 pub mod address;
 pub mod admit;
+pub(crate) mod backup;
 pub mod behaviour;
 pub mod calls;
 pub mod commands;
 pub(crate) mod doors;
 pub mod lanes;
 pub mod start;
+pub mod strangers;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,6 +141,7 @@ pub(crate) struct Task {
     pub(crate) expelled: Option<String>,
     /// Relays this node wants to be reached through, and the listener of each that stands.
     pub(crate) circuits: Vec<(Multiaddr, Option<ListenerId>)>,
+    pub(crate) restores: backup::Restores,
     /// Holes punched, and tries that came to nothing.
     pub(crate) holes: [u64; 2],
 }
@@ -189,7 +192,10 @@ impl Task {
                     self.stored(&progress);
                 }
                 Some((peer, message)) = inbox.beats.recv() => self.message(peer, message),
-                woken = next(&mut self.swarm, &mut commands, &mut inbox.messages, &mut inbox.events) => match woken {
+                woken = next(
+                    &mut self.swarm, &mut commands, &mut inbox.messages, &mut inbox.events, self.restores.due()
+                ) => match woken {
+                    Woken::Restore => self.restore_piece(),
                     Woken::Swarm(event) => self.swarm_event(event),
                     Woken::Message(peer, message) => self.message(peer, message),
                     Woken::Event(event) => self.event(event),
@@ -564,7 +570,7 @@ impl Task {
     }
 
     fn readdress(&mut self) {
-        let addresses = address::told(&self.advertise, &self.listening);
+        let addresses = address::told(&self.advertise, &self.listening, &address::Bridges::here());
         let now = self.clock.now();
         self.node.handle(now, Input::Addresses(addresses));
     }
@@ -582,6 +588,8 @@ enum Woken {
     Message(NodeId, Message),
     Event(Event),
     Command(Command),
+    /// The next rows of a restore are due.
+    Restore,
     /// Every handle is gone.
     Alone,
 }
@@ -592,11 +600,13 @@ async fn next(
     commands: &mut mpsc::Receiver<Command>,
     messages: &mut mpsc::Receiver<(NodeId, Message)>,
     events: &mut mpsc::Receiver<Event>,
+    restore: impl Future<Output = ()>,
 ) -> Woken {
     tokio::select! {
         event = swarm.select_next_some() => Woken::Swarm(event),
         Some((peer, message)) = messages.recv() => Woken::Message(peer, message),
         Some(event) = events.recv() => Woken::Event(event),
+        () = restore => Woken::Restore,
         command = commands.recv() => command.map_or(Woken::Alone, Woken::Command),
     }
 }

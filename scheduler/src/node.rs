@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod containers;
 pub mod host;
 pub mod journal;
+pub mod means;
 pub(crate) mod mirror;
 pub mod socket;
 pub mod traffic;
@@ -227,6 +228,8 @@ pub async fn run(
         me: me.clone(),
     }));
 
+    let (site, folder) = (options.mesh.site.clone(), options.mesh.dir.clone());
+    let teller = tokio::spawn(means::follow(mesh.clone(), site, folder, Arc::clone(&journal)));
     let (ended, end) = oneshot::channel();
     let told = secure.as_ref().map(|secure| secure.told.clone());
     if let Some(told) = &told {
@@ -242,6 +245,7 @@ pub async fn run(
     };
     router.abort();
     mirrors.abort();
+    teller.abort();
     server.abort();
     if let Some(server) = secure_server {
         server.abort();

@@ -110,7 +110,9 @@ impl Node {
     pub(super) fn absorb(&mut self, now: Now, peer: NodeId, packed: &[u8]) -> Result<Taken, Refusal> {
         let taken = self.absorb_one(now, peer, packed);
         while let Some(node) = self.certified.pop() {
-            for (peer, packed) in self.early.remove(&node).unwrap_or_default() {
+            let early = self.early.remove(&node).unwrap_or_default();
+            self.early_rows -= early.len();
+            for (peer, packed) in early {
                 // Refusals have their alarm; the row that came now is not to blame.
                 let _ = self.absorb_one(now, peer, &packed);
             }
@@ -188,7 +190,9 @@ impl Node {
             return true;
         }
         codec::head(packed).is_ok_and(|head| match head.version {
-            codec::VersionHead::Owned(owner, ..) => owner == peer && head.key_owner() == Some(peer),
+            codec::VersionHead::Owned(owner, ..) => {
+                owner == peer && head.key_owner() == Some(peer) && head.table.is_of_readers()
+            }
             codec::VersionHead::Shared(..) => matches!(head.table, Table::CERTIFICATE | Table::REVOKED),
         })
     }
@@ -338,7 +342,7 @@ impl Node {
 
     /// Sends the hot rows to a peer that has just come.
     fn welcome(&mut self, peer: NodeId) {
-        let hot = [Table::CAPACITY, Table::HEALTH, Table::SITE_SUMMARY];
+        let hot = [Table::HEALTH, Table::SITE_SUMMARY];
         let rows = self.replica.rows();
         let positions: Vec<Position> =
             hot.iter().flat_map(|table| rows.table(*table).map(|(at, _)| at)).take(HOT_WELCOME_MAX).collect();
@@ -348,7 +352,7 @@ impl Node {
 
     pub(super) fn republish_hot(&mut self, now: Now) {
         let me = self.setup.id;
-        let hot = [Table::CAPACITY, Table::HEALTH, Table::SITE_SUMMARY];
+        let hot = [Table::HEALTH, Table::SITE_SUMMARY];
         let own: Vec<Vec<u8>> = hot
             .iter()
             .flat_map(|table| self.replica.rows().table(*table))

@@ -3,9 +3,15 @@
 
 use super::{Node, Now, Output, links};
 use crate::id::NodeId;
+use crate::membership::Liveness;
 use crate::table::row::Version;
 use crate::table::tombstone::{self, ClosedDay};
 use crate::table::{Key, Position, Row, Table, codec, rows};
+
+/// Deletions that have waited for a member that is down for so many days are worth a word.
+const BLOCKED_DAYS: u32 = 7;
+/// Members named in it.
+const BLOCKERS_NAMED: usize = 3;
 
 impl Node {
     /// A row stands that did not before: keep it, tell about it, act on it.
@@ -32,7 +38,7 @@ impl Node {
 
     /// Whether a row is kept on disk: shared rows, own rows, and the addresses of others.
     pub(super) fn is_kept(&self, table: Table, owner: Option<NodeId>) -> bool {
-        if table.is_hot() || table == Table::BLOB_HOLDER {
+        if table.is_hot() || matches!(table, Table::BLOB_HOLDER | Table::CAPACITY) {
             return false;
         }
         owner.is_none_or(|owner| owner == self.setup.id || table == Table::NODE)
@@ -104,6 +110,7 @@ impl Node {
             let body = tombstone::publish(&mine);
             let _ = self.put(now, Key::owned(Table::TOMBSTONES, me, ""), Some(body));
         }
+        self.name_blockers(now, &held);
         for (day, sum) in closed {
             let others = self.view.peers().keys().filter(|node| **node != me);
             let agreed = tombstone::may_drop(day, sum, others.map(|node| self.published.get(node).map(Vec::as_slice)));
@@ -116,6 +123,38 @@ impl Node {
                     self.dropped.pop_first();
                 }
             }
+        }
+    }
+
+    /// Says once whom deletions have been waiting for: they are kept at every node for as long as a member that is down has not
+    /// confirmed them, and only people know whether it will come back.
+    fn name_blockers(&mut self, now: Now, held: &[(u32, rows::Sum)]) {
+        let today = u32::try_from(now.wall_ms / tombstone::DAY_MS).unwrap_or(u32::MAX);
+        let old: Vec<(u32, rows::Sum)> =
+            held.iter().copied().filter(|(day, _)| day.saturating_add(BLOCKED_DAYS) <= today).collect();
+        let waits = |node: &NodeId| {
+            let published = self.published.get(node).map(Vec::as_slice);
+            old.iter().any(|(day, sum)| !tombstone::may_drop(*day, *sum, std::iter::once(published)))
+        };
+        let blockers: Vec<String> = self
+            .view
+            .peers()
+            .iter()
+            .filter(|(node, peer)| peer.liveness == Liveness::Down && waits(node))
+            .map(|(node, peer)| format!("{} ({node})", peer.facts.name))
+            .take(BLOCKERS_NAMED)
+            .collect();
+        let names = if old.is_empty() { String::new() } else { blockers.join(", ") };
+        if self.blockers == names {
+            return;
+        }
+        self.blockers.clone_from(&names);
+        if !names.is_empty() {
+            let days = old.len();
+            let text = format!(
+                "deletions of {days} days are kept because {names} has not confirmed them and is down; evict it if it does not come back"
+            );
+            self.alarm(now, "tombstones", text);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What rows of the mesh's own tables mean: certificates, revocations, node facts, verdicts, published days.
 //! In: rows before and after they stand. Out: whether they may stand, and what follows from it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::{CLONE_BUMPS, EPOCH_STEP_MAX, Node, Now, Output};
 use crate::admission::{Certificate, Revocation};
 use crate::id::NodeId;
@@ -49,12 +51,16 @@ impl Node {
 
     /// Keeps a signed row until its issuer's certificate comes.
     pub(super) fn keep_early(&mut self, issuer: NodeId, peer: NodeId, packed: &[u8]) {
-        let kept: usize = self.early.values().map(Vec::len).sum();
-        let rows = self.early.entry(issuer).or_default();
-        if kept < EARLY_SIGNED_MAX && !rows.iter().any(|(_, row)| row == packed) {
-            rows.push((peer, packed.to_vec()));
-        }
         self.count("rows_early", 1);
+        // Nothing is made for what will not be kept: an issuer is whatever a peer has made up.
+        if self.early_rows >= EARLY_SIGNED_MAX {
+            return;
+        }
+        let rows = self.early.entry(issuer).or_default();
+        if !rows.iter().any(|(_, row)| row == packed) {
+            rows.push((peer, packed.to_vec()));
+            self.early_rows += 1;
+        }
     }
 
     /// Whether a row may be merged: signatures and rights of the signed tables, and tombstones that everybody has agreed to
@@ -143,7 +149,8 @@ impl Node {
                 if let Ok(certificate) = Certificate::from_bytes(&row.body.0) {
                     let node = certificate.node();
                     self.roles.insert(node, certificate.role);
-                    self.replica.mark_reader(node, certificate.role == Role::Reader);
+                    let beyond = self.replica.mark_reader(node, certificate.role == Role::Reader);
+                    self.forgotten(beyond);
                     self.view.set_role(node, certificate.role);
                     self.certified.push(node);
                 }
@@ -201,11 +208,34 @@ impl Node {
         }
         let Ok(facts) = row.body.parse::<Facts>() else { return };
         let role = self.role(node);
+        self.named(now, node, &facts.name);
         if self.view.liveness(node).is_none() && node != self.setup.id {
             self.out.push_back(Output::Turned(node, crate::membership::Liveness::Alive));
         }
         if let Some(turned) = self.view.set_facts(node, facts, role, (*epoch, *seq), now.wall_ms) {
             self.turned(now, turned);
+        }
+    }
+
+    /// A member says what it is called. Two of one name are no fault of the mesh, whose rows go by ids: whoever gives commands
+    /// by name is told.
+    fn named(&mut self, now: Now, node: NodeId, name: &str) {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let hash = hasher.finish();
+        let first = *self.names.entry(hash).or_insert(node);
+        if first == node {
+            return;
+        }
+        if self.facts(first).is_some_and(|facts| facts.name == name) {
+            if self.facts(node).is_none_or(|facts| facts.name != name) {
+                let text = format!(
+                    "{first} and {node} are both called {name}: commands need the id of either; start one with another --name, or evict the one that is gone"
+                );
+                self.alarm(now, "name", text);
+            }
+        } else {
+            self.names.insert(hash, node);
         }
     }
 

@@ -192,6 +192,8 @@ fn a_certificate_counts_only_when_its_issuer_may_admit() {
         let _ = node.absorb(now, id(9), &certificate_row(bytes)).unwrap();
     }
     assert!(node.early.values().map(Vec::len).sum::<usize>() <= rules::EARLY_SIGNED_MAX);
+    assert!(node.early.values().all(|rows| !rows.is_empty()), "nothing is kept of what is not kept");
+    assert_eq!(node.early.values().map(Vec::len).sum::<usize>(), node.early_rows);
 }
 
 fn hello(chain: Vec<Vec<u8>>) -> Message {
@@ -309,6 +311,49 @@ fn deletions_are_published_as_forgettable_only_when_they_are_on_disk() {
     }
     assert_eq!(lab.of(1).replica().rows().tombstones(), 0, "now both have forgotten it");
     assert_eq!(lab.of(2).replica().rows().tombstones(), 0);
+}
+
+#[test]
+fn who_keeps_deletions_from_being_forgotten_is_named_once() {
+    let mut lab = Lab::new(&[1, 2]);
+    let _ = lab.put(1, "x", vec![1]);
+    let now = lab.now;
+    let _ = lab.of(1).put(now, Key::global(Table::KV, "x"), None).unwrap();
+    for _ in 0..60 {
+        lab.pass(200, |_, _, _| false);
+    }
+    let named = |lab: &mut Lab| lab.of(1).alarms().filter(|alarm| alarm.kind == "tombstones").count();
+    lab.now.wall_ms += 3 * tombstone::DAY_MS;
+    lab.pass(TOMBSTONES_MS, |_, _, _| false);
+    assert_eq!(named(&mut lab), 0, "it may have been off over a weekend");
+    lab.now.wall_ms += 6 * tombstone::DAY_MS;
+    for _ in 0..20 {
+        lab.pass(TOMBSTONES_MS, |_, _, _| false);
+    }
+    assert_eq!(named(&mut lab), 1);
+    assert!(lab.of(1).alarms().any(|alarm| alarm.text.contains(&format!("n2 ({})", id(2)))));
+}
+
+#[test]
+fn two_members_of_one_name_are_named_to_the_operator() {
+    let mut lab = Lab::new(&[1, 2, 3]);
+    let facts = Facts { name: "n1".into(), ..lab.of(2).setup().facts.clone() };
+    let row = |seq| {
+        vec![codec::encode(&Row {
+            key: Key::owned(Table::NODE, id(2), ""),
+            version: Version::Owned { owner: id(2), epoch: 1, seq },
+            deleted: false,
+            body: Body::json(&facts).unwrap(),
+        })]
+    };
+    let now = lab.now;
+    for seq in [900, 901] {
+        lab.of(3).handle(now, Input::Message(id(2), Message::Rows(row(seq))));
+    }
+    let named: Vec<String> =
+        lab.of(3).alarms().filter(|alarm| alarm.kind == "name").map(|alarm| alarm.text.clone()).collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(named[0].contains("called n1") && named[0].contains(&id(2).to_string()), "{named:?}");
 }
 
 #[test]
@@ -486,7 +531,7 @@ fn an_evicted_node_that_was_away_is_told_when_it_dials() {
 fn a_reader_writes_no_row_of_others_whatever_it_sends() {
     let mut node = node(1, Role::Operator);
     let now = Now { ms: 2_000, wall_ms: WALL };
-    for (n, role) in [(2, Role::Member), (3, Role::Reader)] {
+    for (n, role) in [(2, Role::Member), (3, Role::Reader), (5, Role::Reader)] {
         let _ = node.absorb(now, id(9), &certificate_row(certificate(n, role, 200))).unwrap();
     }
     let owned = |table: Table, owner: u8, rest: &str| {
@@ -505,8 +550,22 @@ fn a_reader_writes_no_row_of_others_whatever_it_sends() {
         let key = codec::decode(&row).unwrap().key;
         assert!(node.replica().rows().get(&key).is_none(), "{key}");
     }
-    let _ = node.absorb(now, id(3), &owned(Table::MIRROR_STATE, 3, "m")).unwrap();
-    assert!(node.replica().rows().get(&Key::owned(Table::MIRROR_STATE, id(3), "m")).is_some(), "its own it may");
+    let _ = node.absorb(now, id(3), &owned(Table::NODE_FACTS, 3, "")).unwrap();
+    assert!(node.replica().rows().get(&Key::owned(Table::NODE_FACTS, id(3), "")).is_some(), "of itself it may");
+    // It may leave, too, and its word for that counts by its signature.
+    assert_eq!(node.absorb(now, id(2), &revocation_row(5, 5)).unwrap(), super::gossip::Taken::New);
+    assert!(node.replica().is_evicted(id(5)));
+    // An instance of its own would be given traffic: not from itself, not by way of a member.
+    let instance = owned(Table::INSTANCE, 3, "i");
+    assert_eq!(node.absorb(now, id(3), &instance).unwrap(), super::gossip::Taken::Known);
+    assert!(node.absorb(now, id(2), &instance).is_err());
+    // Nor before its certificate is known: then it goes as soon as that comes.
+    let early = owned(Table::INSTANCE, 4, "i");
+    let _ = node.absorb(now, id(2), &early).unwrap();
+    let key = Key::owned(Table::INSTANCE, id(4), "i");
+    assert!(node.replica().rows().get(&key).is_some());
+    let _ = node.absorb(now, id(2), &certificate_row(certificate(4, Role::Reader, 200))).unwrap();
+    assert!(node.replica().rows().get(&key).is_none(), "a reader's, as it turned out");
     let _ = node.absorb(now, id(2), &shared(Table::SERVICE, "web", 2, vec![1])).unwrap();
     assert!(node.get(&Key::global(Table::SERVICE, "web")).is_some(), "a member may");
 }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lanes::read_frame;
 use super::{Event, Task, node_of};
-use crate::admission::{self, Certificate, Challenge, Token, TokenRow};
+use crate::admission::{self, Certificate, Challenge, REVOKED_SUFFIX, Token, TokenRow};
 use crate::id::ClusterId;
 use crate::membership::Role;
 use crate::table::{Body, Key, Table};
@@ -48,7 +48,7 @@ async fn hear(stream: &mut Stream) -> Result<Words, String> {
 }
 
 /// Proves a token's secret to a member and returns the certificates it grants, our own first. `Err((true, …))` means that
-/// the member has refused, and another would too.
+/// the member has refused: it will again.
 pub(crate) async fn join(
     mut control: libp2p_stream::Control,
     peer: PeerId,
@@ -151,7 +151,16 @@ impl Task {
         Key::global(Table::TOKEN, format!("{id:016x}"))
     }
 
+    /// The row that says that a token is revoked. It stands beside the token's own, which every admission may write: a revocation
+    /// that is concurrent with one must not lose against it.
+    pub(crate) fn revoked_key(id: u64) -> Key {
+        Key::global(Table::TOKEN, format!("{id:016x}{REVOKED_SUFFIX}"))
+    }
+
     fn token_row(&self, ask: &Ask) -> Result<TokenRow, String> {
+        if let Some(why) = &self.expelled {
+            return Err(format!("it admits nobody any more: {why}"));
+        }
         let ours = self.cluster.cluster;
         if ask.cluster != ours {
             let error = admission::AdmissionError::ForeignCluster { theirs: ask.cluster, ours };
@@ -166,7 +175,8 @@ impl Task {
         }
         let unknown = || admission::AdmissionError::UnknownToken.to_string();
         let row = self.node.get(&Self::token_key(ask.token)).ok_or_else(unknown)?;
-        let row: TokenRow = row.body.parse().map_err(|_| unknown())?;
+        let mut row: TokenRow = row.body.parse().map_err(|_| unknown())?;
+        row.revoked |= self.node.get(&Self::revoked_key(ask.token)).is_some();
         // Whoever was admitted by this token and lost the answer may ask for it again.
         let again = self.held_certificate(ask).is_some();
         match row.check(self.clock.now().wall_ms) {
@@ -211,11 +221,14 @@ impl Task {
         let issuer: &ed25519::Keypair = &self.keypair;
         let certificate = Certificate::issue(self.cluster.cluster, ask.key, role, ask.token, now.wall_ms, issuer);
         let bytes = certificate.to_bytes();
-        row.used = row.used.saturating_add(1);
-        let body = Body::json(&row).map_err(|error| error.to_string())?;
         let put =
             |node: &mut crate::node::Node, key, body| node.put(now, key, Some(body)).map_err(|error| error.to_string());
-        put(&mut self.node, Self::token_key(ask.token), body)?;
+        // Only what is limited is counted.
+        if row.uses > 0 {
+            row.used = row.used.saturating_add(1);
+            let body = Body::json(&row).map_err(|error| error.to_string())?;
+            put(&mut self.node, Self::token_key(ask.token), body)?;
+        }
         put(&mut self.node, Key::global(Table::CERTIFICATE, subject.to_string()), Body(bytes.clone()))?;
         self.node.audit(now, &format!("token {:016x}", ask.token), &subject.to_string(), &format!("admit {subject}"));
         let mut chain = vec![bytes];

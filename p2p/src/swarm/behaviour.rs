@@ -1,15 +1,20 @@
 //! Which libp2p protocols a node speaks. In: its key. Out: a swarm: TCP, Noise, Yamux; streams of our own protocols,
-//! identify, relay (both sides) and hole punching.
+//! identify, relay (both sides), hole punching; connections of strangers are bounded.
 
 use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use libp2p::{Swarm, SwarmBuilder, dcutr, identify, noise, relay, tcp, yamux};
 
+use super::doors::Admitted;
+use super::strangers::Strangers;
+
 /// Everything a node speaks.
 #[derive(libp2p::swarm::NetworkBehaviour)]
 #[behaviour(to_swarm = "BehaviourEvent")]
 pub struct Behaviour {
+    /// Asked first about every connection.
+    strangers: Strangers,
     /// Our own protocols.
     pub streams: libp2p_stream::Behaviour,
     identify: identify::Behaviour,
@@ -38,6 +43,12 @@ impl From<identify::Event> for BehaviourEvent {
 impl From<()> for BehaviourEvent {
     fn from((): ()) -> Self {
         Self::Other
+    }
+}
+
+impl From<std::convert::Infallible> for BehaviourEvent {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
     }
 }
 
@@ -88,11 +99,11 @@ fn relaying() -> relay::Config {
     }
 }
 
-/// A swarm with this key.
+/// A swarm with this key, which lets members in by what `admitted` says.
 ///
 /// # Errors
 /// Words for the user, when the Noise handshake cannot be set up.
-pub fn swarm(key: Keypair) -> Result<Swarm<Behaviour>, String> {
+pub(crate) fn swarm(key: Keypair, admitted: Admitted) -> Result<Swarm<Behaviour>, String> {
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
@@ -102,6 +113,7 @@ pub fn swarm(key: Keypair) -> Result<Swarm<Behaviour>, String> {
         .with_behaviour(|key, relay_client| {
             let peer = key.public().to_peer_id();
             Behaviour {
+                strangers: Strangers::new(admitted),
                 streams: libp2p_stream::Behaviour::new(),
                 identify: identify::Behaviour::new(
                     identify::Config::new("/shoal/1".into(), key.public()).with_interval(IDENTIFY_EVERY),

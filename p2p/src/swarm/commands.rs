@@ -8,20 +8,7 @@ use crate::admission::{Revocation, Token, TokenRow, token_key};
 use crate::id::NodeId;
 use crate::membership::{Liveness, Role};
 use crate::mesh::{Actor, Command, Conflict, Durability, Error, Resolve, Serve, Status, TokenWish, Written};
-use crate::table::row::Version;
 use crate::table::{Body, Key, Row, Table, codec};
-
-/// Format of a backup document.
-pub const BACKUP_FORMAT: u32 = 1;
-/// Tables a backup leaves out: they belong to this cluster's members, not to its users.
-const NOT_BACKED_UP: [Table; 5] = [Table::CERTIFICATE, Table::REVOKED, Table::TOKEN, Table::CONFLICT, Table::API_TOKEN];
-
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Backup {
-    format: u32,
-    cluster: crate::id::ClusterId,
-    rows: Vec<String>,
-}
 
 fn refused(key: &Key, reason: impl std::fmt::Display) -> Error {
     Error::Refused { key: key.to_string(), reason: reason.to_string() }
@@ -62,14 +49,14 @@ impl Task {
                 self.node.quarantine(now, key, reason);
             }
             Command::Backup(answer) => drop(answer.send(self.backup())),
-            Command::Restore(document, actor, answer) => drop(answer.send(self.restore(&document, &actor))),
+            Command::Restore(rows, actor, answer) => self.restore(rows, actor, answer),
             // Both end the task and are handled where it can be ended.
             Command::Leave(_, answer) => drop(answer.send(Err(Error::Stopped))),
             Command::Stop(answer) => drop(answer.send(())),
         }
     }
 
-    fn write(&mut self, key: &Key, body: Option<Body>) -> Result<(Row, Option<u64>), Error> {
+    pub(crate) fn write(&mut self, key: &Key, body: Option<Body>) -> Result<(Row, Option<u64>), Error> {
         if let Some(why) = &self.expelled {
             return Err(refused(key, why));
         }
@@ -108,7 +95,7 @@ impl Task {
         }
     }
 
-    fn audit(&mut self, actor: &Actor, what: &str) {
+    pub(crate) fn audit(&mut self, actor: &Actor, what: &str) {
         let now = self.clock.now();
         self.node.audit(now, &actor.who, &actor.from, what);
     }
@@ -192,11 +179,12 @@ impl Task {
         let secret: [u8; 16] = rand::random();
         let expires_ms = wish.ttl_ms.map_or(0, |ttl| now.wall_ms.saturating_add(ttl));
         // Other members' addresses too: the token works while any of them is up.
-        let mut addresses = super::address::told(&self.advertise, &self.listening);
+        let mut addresses = super::address::told(&self.advertise, &self.listening, &super::address::Bridges::here());
         addresses.truncate(4);
-        for member in
-            self.node.members().into_iter().filter(|member| !member.is_self && member.liveness == Liveness::Alive)
-        {
+        let admits = |member: &crate::membership::Member| {
+            !member.is_self && member.liveness == Liveness::Alive && member.role >= Role::Member
+        };
+        for member in self.node.members().into_iter().filter(admits) {
             addresses.extend(member.addresses.into_iter().take(1));
         }
         addresses.truncate(crate::admission::TOKEN_ADDRESSES_MAX);
@@ -230,8 +218,10 @@ impl Task {
         let unknown = || Error::Token { reason: format!("no token {id}; see `shoal mesh token ls`") };
         let row = self.node.get(&key).ok_or_else(unknown)?;
         let mut token: TokenRow = row.body.parse().map_err(|_| unknown())?;
+        let number = u64::from_str_radix(id, 16).map_err(|_| unknown())?;
         token.revoked = true;
         let body = Body::json(&token).map_err(|error| Error::Token { reason: error.to_string() })?;
+        self.write(&Self::revoked_key(number), Some(body.clone()))?;
         self.write(&key, Some(body))?;
         self.audit(actor, &format!("token revoke {id}"));
         Ok(())
@@ -335,54 +325,6 @@ impl Task {
         self.node.put(self.clock.now(), key.clone(), None).map_err(|refusal| refused(&key, refusal))?;
         self.audit(actor, &format!("resolve conflict {id}: {how:?}"));
         Ok(())
-    }
-
-    fn backup(&self) -> Vec<u8> {
-        let rows = self
-            .node
-            .replica()
-            .rows()
-            .all()
-            .filter(|(_, packed)| {
-                codec::head(packed).is_ok_and(|head| {
-                    !head.deleted
-                        && matches!(head.version, codec::VersionHead::Shared(..))
-                        && !NOT_BACKED_UP.contains(&head.table)
-                })
-            })
-            .map(|(_, packed)| hex::encode(packed))
-            .collect();
-        let backup = Backup { format: BACKUP_FORMAT, cluster: self.cluster.cluster, rows };
-        serde_json::to_vec(&backup).expect("plain data with text keys")
-    }
-
-    fn restore(&mut self, document: &[u8], actor: &Actor) -> Result<usize, Error> {
-        let bad = |reason: String| Error::Refused { key: "backup".into(), reason };
-        let backup: Backup = serde_json::from_slice(document).map_err(|error| bad(format!("not a backup: {error}")))?;
-        if backup.format != BACKUP_FORMAT {
-            return Err(bad(format!("format {} is not known; it was written by a newer build", backup.format)));
-        }
-        // All are read before the first is written: half a restore helps nobody.
-        let mut rows = Vec::with_capacity(backup.rows.len());
-        for text in &backup.rows {
-            let row = hex::decode(text).ok().and_then(|bytes| codec::decode(&bytes).ok());
-            let row = row.ok_or_else(|| bad("a row of it cannot be read".into()))?;
-            if row.deleted || matches!(row.version, Version::Owned { .. }) || NOT_BACKED_UP.contains(&row.key.table) {
-                return Err(bad(format!("{} does not belong into a backup", row.key)));
-            }
-            rows.push(row);
-        }
-        let mut written = 0;
-        for row in rows {
-            if self.node.get(&row.key).is_some_and(|held| held.body == row.body) {
-                continue;
-            }
-            self.write(&row.key, Some(row.body))?;
-            self.act();
-            written += 1;
-        }
-        self.audit(actor, &format!("restore {written} rows"));
-        Ok(written)
     }
 
     /// Tells the others that this node leaves, then forgets the cluster.

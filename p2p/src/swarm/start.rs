@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use libp2p::identity::{Keypair, ed25519};
-use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{Multiaddr, Swarm};
 use tokio::sync::{mpsc, watch as latest};
 
@@ -34,6 +34,10 @@ const LISTEN_TIME: Duration = Duration::from_secs(5);
 const JOIN_TIME: Duration = Duration::from_secs(30);
 /// The least pause before members that were too busy are asked again.
 const JOIN_AGAIN: Duration = Duration::from_millis(300);
+/// How long a host may take to answer that somebody listens there: two packets may be lost.
+const ANSWER_TIME: Duration = Duration::from_secs(4);
+/// Addresses named in an error; the rest are counted.
+const NAMED_MAX: usize = 6;
 
 fn wrong(text: impl Into<String>) -> Error {
     Error::Start(text.into())
@@ -62,7 +66,8 @@ pub(crate) async fn start(config: Config) -> Result<(mpsc::Sender<Command>, Node
     let keypair = folder.identity(ed25519::Keypair::generate)?;
     let public = keypair.public().to_bytes();
     let id = NodeId::of_key(&public);
-    let mut swarm = behaviour::swarm(Keypair::from(keypair.clone())).map_err(wrong)?;
+    let admitted = Admitted::default();
+    let mut swarm = behaviour::swarm(Keypair::from(keypair.clone()), Admitted::clone(&admitted)).map_err(wrong)?;
     let (wanted, circuits) = circuits_apart(&config.listen)?;
     let listening = listen(&mut swarm, &wanted).await?;
     let cluster = match (known, token) {
@@ -78,7 +83,7 @@ pub(crate) async fn start(config: Config) -> Result<(mpsc::Sender<Command>, Node
             file
         }
     };
-    let (mut task, inbox) = task(config, folder, cluster, keypair, swarm, listening).await?;
+    let (mut task, inbox) = task(config, folder, cluster, keypair, (swarm, admitted), listening).await?;
     task.circuits = circuits.into_iter().map(|address| (address, None)).collect();
     let cluster = task.cluster.cluster;
     let (commands, command_inbox) = mpsc::channel(COMMANDS_MAX);
@@ -173,27 +178,53 @@ async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTree
 enum Asked {
     /// A member granted certificates.
     Granted(ClusterFile),
-    /// A member refused, and another would too.
+    /// Whoever could be asked refused.
     Refused(Error),
-    /// Nobody could be asked to the end; whether somebody listens at all, and the last reason.
-    Nobody(bool, String),
+    /// Nobody could be asked to the end; whether somebody listens at all, and what came of each address.
+    Nobody(bool, Vec<Tried>),
+}
+
+/// An address, and why it led to nothing.
+type Tried = (Multiaddr, String);
+
+/// Addresses as an error names them.
+fn named(tried: &[Tried]) -> String {
+    let mut text: Vec<String> =
+        tried.iter().take(NAMED_MAX).map(|(address, why)| format!("{} ({why})", address::shown(address))).collect();
+    if tried.len() > NAMED_MAX {
+        text.push(format!("and {} more", tried.len() - NAMED_MAX));
+    }
+    text.join(", ")
 }
 
 /// Dials the token's addresses until a member grants a certificate or refuses. A member that is too busy for all who come at
-/// once is asked again for as long as [`JOIN_TIME`]; hosts where nobody listens are not.
+/// once is asked again for as long as [`JOIN_TIME`]; hosts where nobody listens, or that do not answer, are not.
 async fn join(swarm: &mut Swarm<Behaviour>, token: &Token, public: [u8; 32]) -> Result<ClusterFile, Error> {
     let until = tokio::time::Instant::now() + JOIN_TIME;
+    if token.addresses.is_empty() {
+        return Err(wrong("join: the token holds no address; append @HOST:PORT"));
+    }
     loop {
-        let last = match ask_round(swarm, token, public, until).await {
+        let tried = match ask_round(swarm, token, public, until).await {
             Asked::Granted(file) => return Ok(file),
             Asked::Refused(error) => return Err(error),
-            Asked::Nobody(false, last) => return Err(wrong(format!("join: no member could be reached; {last}"))),
-            Asked::Nobody(true, last) => last,
+            Asked::Nobody(false, tried) if tried.is_empty() => {
+                let text = token.addresses.join(", ");
+                return Err(wrong(format!("join: no name in the token's addresses could be resolved ({text})")));
+            }
+            Asked::Nobody(false, tried) => {
+                let tried = named(&tried);
+                return Err(wrong(format!(
+                    "join: no member could be reached; tried {tried}; is a node up there, and does a firewall let its port in? Another address can be appended to the token: TOKEN@HOST:PORT"
+                )));
+            }
+            Asked::Nobody(true, tried) => tried,
         };
         // Not all at once again.
         let pause = JOIN_AGAIN + Duration::from_millis(rand::random::<u64>() % 700);
         if tokio::time::Instant::now() + pause >= until {
-            return Err(wrong(format!("join: no member answered in time (last: {last})")));
+            let tried = named(&tried);
+            return Err(wrong(format!("join: no member answered within {} s; tried {tried}", JOIN_TIME.as_secs())));
         }
         let _ = tokio::time::timeout(pause, async {
             loop {
@@ -204,6 +235,31 @@ async fn join(swarm: &mut Swarm<Behaviour>, token: &Token, public: [u8; 32]) -> 
     }
 }
 
+/// Knocks at every address at once: whoever is there is asked first and the others are not waited for one by one.
+/// Returns the addresses that answered in their order, and why the others did not.
+async fn knock(addresses: Vec<Multiaddr>) -> (Vec<Multiaddr>, Vec<Tried>) {
+    let knocks = addresses.into_iter().map(|address| async move {
+        let why = match address::socket(&address) {
+            // A way through a relay is only known by going it.
+            None => None,
+            Some(socket) => match tokio::time::timeout(ANSWER_TIME, tokio::net::TcpStream::connect(socket)).await {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error.kind().to_string()),
+                Err(_) => Some(format!("no answer within {} s", ANSWER_TIME.as_secs())),
+            },
+        };
+        (address, why)
+    });
+    let (mut there, mut tried) = (Vec::new(), Vec::new());
+    for (address, why) in futures::future::join_all(knocks).await {
+        match why {
+            None => there.push(address),
+            Some(why) => tried.push((address, why)),
+        }
+    }
+    (there, tried)
+}
+
 async fn ask_round(
     swarm: &mut Swarm<Behaviour>,
     token: &Token,
@@ -211,31 +267,37 @@ async fn ask_round(
     until: tokio::time::Instant,
 ) -> Asked {
     let control = swarm.behaviour().streams.new_control();
-    let mut last = String::from("the token holds no address; append @HOST:PORT");
+    let (there, mut tried) = knock(address::resolve(&token.addresses).await).await;
     let mut listens = false;
-    for address in address::resolve(&token.addresses).await {
+    let mut refusals: Vec<String> = Vec::new();
+    for address in there {
         if let Err(error) = swarm.dial(DialOpts::unknown_peer_id().address(address.clone()).build()) {
-            last = format!("{address}: {error}");
+            tried.push((address, causes(&error)));
             continue;
         }
         let peer = loop {
             tokio::select! {
                 event = swarm.select_next_some() => match event {
-                    SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } if endpoint.is_dialer() => break Some(peer_id),
-                    SwarmEvent::OutgoingConnectionError { error, .. } => {
-                        listens |= !super::nobody_listens(&error);
-                        last = format!("{address}: {error}");
-                        break None;
-                    }
+                    SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } if endpoint.is_dialer() => break Ok(peer_id),
+                    SwarmEvent::OutgoingConnectionError { error: DialError::LocalPeerId { .. }, .. } => break Err(None),
+                    SwarmEvent::OutgoingConnectionError { error, .. } => break Err(Some(causes(&error))),
                     _ => {}
                 },
                 () = tokio::time::sleep_until(until) => {
-                    return Asked::Nobody(true, last);
+                    tried.push((address, "it accepts connections and says nothing".to_owned()));
+                    return Asked::Nobody(true, tried);
                 }
             }
         };
-        let Some(peer) = peer else { continue };
-        listens = true;
+        listens |= peer != Err(None);
+        let peer = match peer {
+            Ok(peer) => peer,
+            Err(why) => {
+                // Tokens name loopback too, where this very node may listen by now.
+                tried.push((address, why.unwrap_or_else(|| "that is this host".to_owned())));
+                continue;
+            }
+        };
         let asking = admit::join(control.clone(), peer, public, token, rand::random());
         tokio::pin!(asking);
         let answer = loop {
@@ -258,11 +320,16 @@ async fn ask_round(
                     other: serde_json::Map::new(),
                 });
             }
-            Err((true, reason)) => return Asked::Refused(Error::Token { reason }),
-            Err((false, reason)) => last = format!("{address}: {reason}"),
+            // Another member may know better: this one may only read, or not have heard of the token yet.
+            Err((true, reason)) if !refusals.contains(&reason) => refusals.push(reason),
+            Err((true, _)) => {}
+            Err((false, reason)) => tried.push((address, reason)),
         }
     }
-    Asked::Nobody(listens, last)
+    if refusals.is_empty() {
+        return Asked::Nobody(listens, tried);
+    }
+    Asked::Refused(Error::Token { reason: refusals.join("; ") })
 }
 
 async fn task(
@@ -270,7 +337,7 @@ async fn task(
     folder: Folder,
     cluster: ClusterFile,
     keypair: ed25519::Keypair,
-    swarm: Swarm<Behaviour>,
+    (swarm, admitted): (Swarm<Behaviour>, Admitted),
     listening: BTreeSet<Multiaddr>,
 ) -> Result<(Task, Inbox), Error> {
     let path = folder.table();
@@ -318,7 +385,7 @@ async fn task(
         name: config.name,
         site,
         key: hex::encode(public),
-        addresses: address::told(&config.advertise, &listening),
+        addresses: address::told(&config.advertise, &listening, &address::Bridges::here()),
         labels: config.labels,
         instance: rand::random(),
         version: config.version,
@@ -336,7 +403,6 @@ async fn task(
     };
     let node = Node::new(setup, found.rows, clock.now());
     let mut control = swarm.behaviour().streams.new_control();
-    let admitted = Admitted::default();
     let (events, event_inbox) = mpsc::channel(super::EVENTS_MAX);
     let (beats, beat_inbox) = mpsc::channel(super::BEATS_MAX);
     let (messages, message_inbox) = mpsc::channel(super::EVENTS_MAX);
@@ -375,6 +441,7 @@ async fn task(
         bootstrap_at: Instant::now(),
         circuits: Vec::new(),
         holes: [0; 2],
+        restores: super::backup::Restores::default(),
         expelled: None,
         swarm,
     };

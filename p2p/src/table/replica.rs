@@ -242,8 +242,12 @@ impl Replica {
         if owned && head.key_owner() != Some(writer) {
             return Err(Refusal::WrongOwner { key: key() });
         }
-        // An evicted node's owned rows are forgotten; what it wrote into shared rows while it was a member stays.
-        if (owned && self.evicted.contains(&writer)) || (!owned && self.readers.contains(&writer)) {
+        // An evicted node's owned rows are forgotten; what it wrote into shared rows while it was a member stays. Of who may only
+        // read nothing counts but what it says of itself, whoever passes it on: an instance of its own would be given traffic.
+        // Certificates and revocations count by their signatures, whoever wrote the row: a reader may leave, too.
+        let signed = matches!(head.table, Table::CERTIFICATE | Table::REVOKED);
+        let beyond = self.readers.contains(&writer) && !signed && !(owned && head.table.is_of_readers());
+        if (owned && self.evicted.contains(&writer)) || beyond {
             return Err(Refusal::Writer { key: key(), writer });
         }
         Ok(())
@@ -313,16 +317,7 @@ impl Replica {
         if !self.evicted.insert(node) {
             return Vec::new();
         }
-        let doomed: Vec<Position> = self
-            .rows
-            .all()
-            .filter(|(_, packed)| {
-                let head = codec::head(packed).expect("only rows that were read are held");
-                matches!(head.version, VersionHead::Owned(owner, ..) if owner == node)
-            })
-            .map(|(at, _)| at)
-            .collect();
-        doomed.into_iter().filter_map(|at| self.rows.remove(at)).map(|row| row.key).collect()
+        self.remove_owned(node, |_| true)
     }
 
     /// Whether a node was evicted.
@@ -337,13 +332,31 @@ impl Replica {
         &self.evicted
     }
 
-    /// Marks whether a node's certificate lets it only read.
-    pub fn mark_reader(&mut self, node: NodeId, only_reads: bool) {
-        if only_reads {
-            self.readers.insert(node);
-        } else {
+    /// Marks whether a node's certificate lets it only read. Returns the keys of owned rows that came before its certificate and
+    /// are not for readers to write: they are forgotten.
+    pub fn mark_reader(&mut self, node: NodeId, only_reads: bool) -> Vec<Key> {
+        if !only_reads {
             self.readers.remove(&node);
+            return Vec::new();
         }
+        if !self.readers.insert(node) {
+            return Vec::new();
+        }
+        self.remove_owned(node, |table| !table.is_of_readers())
+    }
+
+    /// Removes owned rows of a node without a trace.
+    fn remove_owned(&mut self, node: NodeId, doomed: impl Fn(Table) -> bool) -> Vec<Key> {
+        let doomed: Vec<Position> = self
+            .rows
+            .all()
+            .filter(|(_, packed)| {
+                let head = codec::head(packed).expect("only rows that were read are held");
+                matches!(head.version, VersionHead::Owned(owner, ..) if owner == node) && doomed(head.table)
+            })
+            .map(|(at, _)| at)
+            .collect();
+        doomed.into_iter().filter_map(|at| self.rows.remove(at)).map(|row| row.key).collect()
     }
 
     /// Forgets one row without a trace, because what it rests on is gone. Returns its key.

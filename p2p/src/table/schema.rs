@@ -50,8 +50,9 @@ tables! {
     REVOKED = 3 "revoked" Anyone false;
     /// Verdicts of observers: `OBSERVER/SUBJECT`.
     WATCH = 4 "watch" Owner false;
-    /// Free and total cpu, memory, disk of a node.
-    CAPACITY = 5 "capacity" Owner true;
+    /// Free and total cpu, memory, disk of a node, and its ports in use; told within its site when it moved past a threshold,
+    /// and so rarely that it is repaired like other rows instead of being published again and again.
+    CAPACITY = 5 "capacity" Owner false;
     /// Services as wanted.
     SERVICE = 6 "service" Anyone false;
     /// Progress of updates.
@@ -122,6 +123,14 @@ impl Table {
     #[must_use]
     pub fn is_hot(self) -> bool {
         self.schema().is_some_and(|schema| schema.hot)
+    }
+
+    /// Whether nodes that may only read write rows of it: what they say of themselves. Rows of a kind that is not known are kept
+    /// for newer builds, which know whose they may be.
+    #[must_use]
+    pub fn is_of_readers(self) -> bool {
+        let own = [Self::NODE, Self::NODE_FACTS, Self::WATCH, Self::TOMBSTONES, Self::AUDIT, Self::CAPACITY];
+        self.schema().is_none() || own.contains(&self)
     }
 
     /// Whether only the owner in the id may write.

@@ -43,7 +43,7 @@ pub fn capacity() -> Amount {
 }
 
 /// The architecture in the words of images.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -4,13 +4,15 @@
 //! check, a hint below each that is bad. Looks only: the one thing it makes is a file and a cgroup that it removes at once.
 
 use super::client::{At, Client, roots};
+use super::show::{Form, print_document};
 use crate::commands::Global;
 use crate::error::Error;
 use clap::Args;
 use engine::Roots;
 use p2p::membership::{Liveness, Member};
 use scheduler::node::api::view::{HealthView, NodeView, ServiceView};
-use std::collections::BTreeSet;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -33,23 +35,27 @@ const MTU_MIN: u32 = 1_280 + 50;
 /// `shoal mesh doctor`
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
     #[command(flatten)]
     at: At,
 }
 
 /// One answer: what was looked at, and what to do when it is bad.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Check {
+    ok: bool,
     what: String,
     hint: Option<String>,
 }
 
 fn good(what: impl Into<String>) -> Check {
-    Check { what: what.into(), hint: None }
+    Check { ok: true, what: what.into(), hint: None }
 }
 
 fn bad(what: impl Into<String>, hint: impl Into<String>) -> Check {
-    Check { what: what.into(), hint: Some(hint.into()) }
+    Check { ok: false, what: what.into(), hint: Some(hint.into()) }
 }
 
 /// Looks for the likeliest mistakes; exit code 1 when it finds one.
@@ -64,16 +70,23 @@ pub(crate) fn run(global: &Global, doctor: &Doctor) -> Result<ExitCode, Error> {
         checks.push(port_is_free());
         checks.push(bad("no node answers on this host", "start it: shoal mesh up --detach"));
     }
-    let mut found = 0;
-    for check in &checks {
-        println!("{} {}", if check.hint.is_none() { "ok  " } else { "BAD " }, check.what);
-        if let Some(hint) = &check.hint {
-            found += 1;
-            println!("     hint: {hint}");
-        }
+    let found = checks.iter().filter(|check| check.hint.is_some()).count();
+    match doctor.output {
+        Form::Table => print_checks(&checks),
+        Form::Name => checks.iter().filter(|check| check.hint.is_some()).for_each(|check| println!("{}", check.what)),
+        form => print_document(form, &checks)?,
     }
     eprintln!("{} checks, {found} bad", checks.len());
     Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn print_checks(checks: &[Check]) {
+    for check in checks {
+        println!("{} {}", if check.hint.is_none() { "ok  " } else { "BAD " }, check.what);
+        if let Some(hint) = &check.hint {
+            println!("     hint: {hint}");
+        }
+    }
 }
 
 /// Checks of this host alone.
@@ -295,6 +308,7 @@ fn mesh(client: &Client) -> Result<Vec<Check>, Error> {
     let mut checks = reach(&members);
     checks.push(clocks(&members));
     checks.push(versions(&members));
+    checks.push(names(&members));
     let unknown: Vec<&str> = nodes.iter().filter(|node| node.arch.is_empty()).map(|node| node.id.as_str()).collect();
     checks.push(if unknown.is_empty() {
         good("every node has told what it offers")
@@ -411,6 +425,22 @@ fn versions(members: &[Member]) -> Check {
             "upgrade the older hosts one by one: shoal mesh members -o json says who",
         )
     }
+}
+
+fn names(members: &[Member]) -> Check {
+    let mut ids: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for member in members {
+        ids.entry(member.name.as_str()).or_default().push(member.id.to_string());
+    }
+    let twice: Vec<String> =
+        ids.iter().filter(|(_, ids)| ids.len() > 1).map(|(name, ids)| format!("{name} ({})", ids.join(", "))).collect();
+    if twice.is_empty() {
+        return good("every node has a name of its own");
+    }
+    bad(
+        format!("nodes share a name: {}", twice.join("; ")),
+        "start one with another name: shoal mesh up --name NAME; if one is gone for good: shoal mesh evict ID",
+    )
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use crate::error::Error;
 use crate::output::template::Template;
 use clap::{Args, Subcommand};
 use p2p::membership::{Liveness, Member};
-use scheduler::node::api::view::Done;
+use scheduler::node::api::view::{Done, MemberView};
+use scheduler::node::means::Means;
+use scheduler::quantity::show_bytes;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -142,22 +144,23 @@ fn rtt_text(member: &Member) -> String {
 
 /// Prints the members.
 pub(crate) fn members(global: &Global, list: &List) -> Result<ExitCode, Error> {
-    let members: Vec<Member> = Client::new(global, &list.at)?.get("/v1/members")?;
+    let members: Vec<MemberView> = Client::new(global, &list.at)?.get("/v1/members")?;
     print_members(list, &members)
 }
 
 /// Prints the members, nearest first.
 pub(crate) fn rtt(global: &Global, list: &List) -> Result<ExitCode, Error> {
-    let mut members: Vec<Member> = Client::new(global, &list.at)?.get("/v1/members")?;
-    members.sort_by_key(|member| (!member.is_self, member.rtt_us.unwrap_or(u64::MAX)));
+    let mut members: Vec<MemberView> = Client::new(global, &list.at)?.get("/v1/members")?;
+    members.sort_by_key(|view| (!view.member.is_self, view.member.rtt_us.unwrap_or(u64::MAX)));
     print_members(list, &members)
 }
 
-fn print_members(list: &List, members: &[Member]) -> Result<ExitCode, Error> {
+fn print_members(list: &List, members: &[MemberView]) -> Result<ExitCode, Error> {
     let entries: Vec<Entry> = members
         .iter()
-        .map(|member| {
+        .map(|MemberView { member, means }| {
             let id = member.id.to_string();
+            let free = |of: fn(&Means) -> String| means.as_ref().map_or_else(|| "-".to_owned(), of);
             let mark = if member.is_self { " *" } else { "" };
             Entry {
                 name: member.name.clone(),
@@ -167,13 +170,20 @@ fn print_members(list: &List, members: &[Member]) -> Result<ExitCode, Error> {
                     member.site.clone(),
                     word(member.liveness).to_owned(),
                     rtt_text(member),
+                    free(|means| format!("{}%", means.cpu_busy.div_ceil(10))),
+                    free(|means| show_bytes(means.memory_free_bytes)),
+                    free(|means| show_bytes(means.disk_free_bytes)),
                     member.addresses.first().cloned().unwrap_or_default(),
                 ],
                 id,
             }
         })
         .collect();
-    list.output.print(&["ID", "NAME", "SITE", "STATUS", "RTT", "ADDRESS"], &entries, members)?;
+    list.output.print(
+        &["ID", "NAME", "SITE", "STATUS", "RTT", "BUSY", "MEMORY FREE", "DISK FREE", "ADDRESS"],
+        &entries,
+        members,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,7 @@ use scheduler::node::api;
 use scheduler::node::api::view::{ApiTokenAsk, Done, TokenAsk, TokenMade};
 use scheduler::quantity::parse_duration_ms;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `shoal mesh token …`
 #[derive(Debug, Args)]
@@ -85,6 +86,40 @@ pub(crate) fn duration(text: &str) -> Result<u64, String> {
     parse_duration_ms(text).map_err(|error| error.to_string())
 }
 
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How often a token was used and may be: `1/3`, `any`. Tokens of the API are not counted.
+fn uses(token: &serde_json::Value) -> String {
+    let Some(most) = token["uses"].as_u64() else { return "-".to_owned() };
+    match most {
+        0 => "any".to_owned(),
+        most => format!("{}/{most}", token["used"].as_u64().unwrap_or(0)),
+    }
+}
+
+/// When a token ends, from now.
+fn expiry(token: &serde_json::Value, now_ms: u64) -> String {
+    if token["revoked"] == true {
+        return "revoked".to_owned();
+    }
+    match token["expires_ms"].as_u64() {
+        None | Some(0) => "never".to_owned(),
+        Some(at) if at <= now_ms => "expired".to_owned(),
+        Some(at) => {
+            let seconds = (at - now_ms) / 1_000;
+            match seconds {
+                0..120 => format!("in {seconds} s"),
+                120..7_200 => format!("in {} min", seconds / 60),
+                7_200..172_800 => format!("in {} h", seconds / 3_600),
+                _ => format!("in {} days", seconds / 86_400),
+            }
+        }
+    }
+}
+
 /// Runs one verb.
 pub(crate) fn run(global: &Global, token: Token) -> Result<ExitCode, Error> {
     match token.verb {
@@ -133,10 +168,16 @@ pub(crate) fn run(global: &Global, token: Token) -> Result<ExitCode, Error> {
                 .map(|token| Entry {
                     id: text(&token["id"]),
                     name: text(&token["id"]),
-                    cells: vec![text(&token["id"]), text(&token["role"]), text(&token["uses"]), text(&token["issuer"])],
+                    cells: vec![
+                        text(&token["id"]),
+                        text(&token["role"]),
+                        uses(token),
+                        expiry(token, now_ms()),
+                        text(&token["issuer"]),
+                    ],
                 })
                 .collect();
-            ls.output.print(&["ID", "ROLE", "USES", "ISSUER"], &entries, &tokens)?;
+            ls.output.print(&["ID", "ROLE", "USES", "EXPIRES", "ISSUER"], &entries, &tokens)?;
         }
         Verb::Revoke(revoke) => {
             let client = Client::new(global, &revoke.at)?;
@@ -148,4 +189,27 @@ pub(crate) fn run(global: &Global, token: Token) -> Result<ExitCode, Error> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_list_says_when_tokens_end_and_how_often_they_were_used() {
+        for (token, expected) in [
+            (json!({"expires_ms": 0}), "never"),
+            (json!({}), "never"),
+            (json!({"expires_ms": 5}), "expired"),
+            (json!({"expires_ms": 1_000 + 86_400_000}), "in 24 h"),
+            (json!({"expires_ms": 1_000 + 90_000}), "in 90 s"),
+            (json!({"expires_ms": 1_000 + 86_400_000, "revoked": true}), "revoked"),
+        ] {
+            assert_eq!(expiry(&token, 1_000), expected, "{token}");
+        }
+        assert_eq!(uses(&json!({"uses": 3, "used": 1})), "1/3");
+        assert_eq!(uses(&json!({"uses": 0, "used": 0})), "any");
+        assert_eq!(uses(&json!({"role": "reader"})), "-");
+    }
 }

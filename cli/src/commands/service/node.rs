@@ -9,6 +9,7 @@ use crate::error::Error;
 use clap::{Args, Subcommand, ValueEnum};
 use scheduler::model::{Availability, Liveness};
 use scheduler::node::api::view::{Done, InstanceView, NodePatch, NodeView};
+use scheduler::node::means::Means;
 use scheduler::quantity::{show_bytes, show_cpus};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -241,6 +242,12 @@ fn emptied(global: &Global, drain: &Drain) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How much of a host's disk is used, like reserved means: `used/all`.
+fn disk(means: &Means) -> String {
+    let used = means.disk_bytes.saturating_sub(means.disk_free_bytes);
+    format!("{}/{}", show_bytes(used), show_bytes(means.disk_bytes))
+}
+
 fn list(global: &Global, ls: &Ls) -> Result<ExitCode, Error> {
     let nodes: Vec<NodeView> = Client::new(global, &ls.at)?.get("/v1/nodes")?;
     let entries: Vec<Entry> = nodes
@@ -267,12 +274,14 @@ fn list(global: &Global, ls: &Ls) -> Result<ExitCode, Error> {
                     view.instances.to_string(),
                     cpus,
                     memory,
+                    view.means.as_ref().map_or_else(|| "-".to_owned(), disk),
                     view.version.clone(),
                 ],
             }
         })
         .collect();
-    let headings = ["ID", "HOSTNAME", "STATUS", "AVAILABILITY", "SITE", "INSTANCES", "CPUS", "MEMORY", "VERSION"];
+    let headings =
+        ["ID", "HOSTNAME", "STATUS", "AVAILABILITY", "SITE", "INSTANCES", "CPUS", "MEMORY", "DISK", "VERSION"];
     ls.output.print(&headings, &entries, &nodes)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,15 @@
 //! Calls about the mesh itself: status, members, tokens, conflicts, backup, metrics, leaving.
 
 use super::reply::{Body, Problem, build, json};
-use super::view::{Done, HealthView, TokenAsk, TokenMade};
+use super::view::{Done, HealthView, MemberView, TokenAsk, TokenMade};
 use super::{Call, Context};
 use crate::core::Event;
-use crate::node::End;
+use crate::node::{End, means};
 use hyper::Response;
+use p2p::admission::REVOKED_SUFFIX;
 use p2p::mesh::{Resolve, TokenWish};
 use p2p::table::Table;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,7 +37,15 @@ pub(super) async fn health(context: &Context) -> Answer {
 }
 
 pub(super) async fn members(context: &Context) -> Answer {
-    Ok(json(200, &context.mesh.members().await?))
+    let mut means = means::of_all(&context.mesh).await?;
+    let members = context.mesh.members().await?.into_iter();
+    let views: Vec<MemberView> = members
+        .map(|member| {
+            let means = means.remove(&member.id.to_string());
+            MemberView { member, means }
+        })
+        .collect();
+    Ok(json(200, &views))
 }
 
 pub(super) async fn evict(context: &Context, call: &Call) -> Answer {
@@ -94,12 +104,17 @@ pub(super) async fn token_create(context: &Context, call: &Call) -> Answer {
 
 pub(super) async fn token_list(context: &Context) -> Answer {
     let rows = context.mesh.rows(Table::TOKEN).await?;
+    let revoked: BTreeSet<&str> = rows.iter().filter_map(|row| row.key.id.strip_suffix(REVOKED_SUFFIX)).collect();
     let tokens: Vec<serde_json::Value> = rows
         .iter()
+        .filter(|row| !row.key.id.ends_with(REVOKED_SUFFIX))
         .map(|row| {
             let mut value = row.body.parse::<serde_json::Value>().unwrap_or(serde_json::Value::Null);
             if let Some(object) = value.as_object_mut() {
                 object.insert("id".to_owned(), row.key.id.clone().into());
+                if revoked.contains(row.key.id.as_str()) {
+                    object.insert("revoked".to_owned(), true.into());
+                }
             }
             value
         })

@@ -6,6 +6,7 @@ use super::view::{Done, NodePatch, NodeView};
 use super::{Call, Context};
 use crate::core::{Core, Event};
 use crate::model::{Node, NodePolicy};
+use crate::node::means;
 use crate::node::merged_labels;
 use crate::service::Amount;
 use hyper::Response;
@@ -96,8 +97,14 @@ async fn views(context: &Context) -> Result<Vec<NodeView>, Problem> {
     let addresses: BTreeMap<String, Vec<String>> =
         members.into_iter().map(|member| (member.id.to_string(), member.addresses)).collect();
     let me = context.mesh.id().to_string();
+    let mut means = means::of_all(&context.mesh).await?;
     let look = move |core: &Core, _| {
-        core.nodes().map(|node| view(core, node, &me, addresses.get(&node.id).cloned().unwrap_or_default())).collect()
+        core.nodes()
+            .map(|node| {
+                let addresses = addresses.get(&node.id).cloned().unwrap_or_default();
+                NodeView { means: means.remove(&node.id), ..view(core, node, &me, addresses) }
+            })
+            .collect()
     };
     context.handle.look(look).await.ok_or_else(Problem::ending)
 }
@@ -124,5 +131,6 @@ fn view(core: &Core, node: &Node, me: &str, addresses: Vec<String>) -> NodeView 
         version: node.facts.version.clone(),
         addresses,
         is_self: node.id == me,
+        means: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::mirror::{Policy, State};
 use crate::model::{InstanceRow, Liveness, RolloutRow, ServiceRow};
+use crate::node::means::Means;
 use crate::service::Amount;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -102,6 +103,20 @@ pub struct NodeView {
     pub addresses: Vec<String>,
     /// Whether it is the node that was asked.
     pub is_self: bool,
+    /// What its host has free, told within its site.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub means: Option<Means>,
+}
+
+/// A member, with what its host has free.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MemberView {
+    /// The member.
+    #[serde(flatten)]
+    pub member: p2p::membership::Member,
+    /// What its host has free, told within its site.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub means: Option<Means>,
 }
 
 /// A change of a node that operators ask for.
