@@ -201,6 +201,10 @@ fn tokens_that_are_spent_expired_foreign_revoked_or_torn_say_so() {
     let foreign = other.token(&[]);
     let _ = other.shoal(["mesh", "down"]).ok();
     refused(&late.up_with(&["--join", &format!("{foreign}@{}", first.address)]), "another cluster");
+    // Without it nobody is there: what was tried is named.
+    refused(&late.up_with(&["--join", &foreign]), &format!("tried {} (connection refused)", other.address));
+    let table = first.shoal(["mesh", "token", "ls"]).ok();
+    assert!(table.contains("EXPIRES") && table.contains("1/1") && table.contains("in 23 h"), "{table}");
     // A revoked one, by the other node that never made it.
     let doomed = first.token(&[]);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
@@ -257,6 +261,22 @@ fn a_node_resumes_by_itself_also_at_another_address_and_after_all_were_off() {
     let mut mesh = Mesh::new(3);
     let _ = mesh.nodes[0].put("color", "blue");
     mesh.all_equal();
+    // What a host has free is told to the others, and again when it changes.
+    let open = |mesh: &Mesh| {
+        let seen = mesh.nodes[0].json(&["mesh", "members"]);
+        let means = seen.as_array()?.iter().find(|member| member["name"] == "n3")?["means"].clone();
+        (means["memory_free_bytes"].as_u64() > Some(0) && means["disk_bytes"].as_u64() > Some(0)).then_some(())?;
+        Some(means["ports"].to_string().contains("7788"))
+    };
+    eventually("n3 has told what it has", PATIENCE, || (open(&mesh) == Some(false)).then_some(()));
+    let listener = at(&mesh.nodes[2].host.netns_path(), || std::net::TcpListener::bind("0.0.0.0:7788"));
+    let listener = listener.expect("nobody has that port");
+    eventually("n1 sees the port in use", PATIENCE, || (open(&mesh) == Some(true)).then_some(()));
+    drop(listener);
+    eventually("every node's disk is shown", PATIENCE, || {
+        let shown = mesh.nodes[0].shoal(["node", "ls"]).ok();
+        (shown.contains("DISK") && !shown.contains(" - ")).then_some(())
+    });
     // Down and up, without a token.
     let _ = mesh.nodes[2].shoal(["mesh", "down"]).ok();
     let _ = mesh.nodes[2].up_with(&[]).ok();
@@ -333,6 +353,10 @@ fn both_sides_of_a_cut_write_and_the_loser_is_shown_and_can_be_taken() {
     assert!(shown.contains("red") && shown.contains("blue"), "both sides: {shown}");
     let doctor = second.shoal(["mesh", "doctor"]).run();
     assert!(doctor.stdout.contains("BAD  1 writings lost"), "{}", doctor.stdout);
+    let doctor = second.shoal(["mesh", "doctor", "-o", "json"]).run().stdout;
+    let checks: Value = serde_json::from_str(&doctor).expect("one document");
+    let lost = |check: &Value| check["ok"] == false && check["what"].to_string().contains("1 writings lost");
+    assert!(checks.as_array().is_some_and(|all| all.iter().any(lost)), "{doctor}");
     // The table shows the beginning of the id; that is enough.
     let _ = second.shoal(["mesh", "conflicts", "resolve", "--take-lost", &id[..20]]).ok();
     let other = if stands == "red" { "blue" } else { "red" };

@@ -83,6 +83,9 @@ pub enum AdmissionError {
     /// The token was revoked, or no member has heard of it.
     #[error("the token is not known or was revoked; make a new one with `shoal mesh token create`")]
     UnknownToken,
+    /// Somebody revoked it.
+    #[error("the token was revoked; make a new one with `shoal mesh token create`")]
+    RevokedToken,
     /// The proof is wrong.
     #[error("the token's secret is wrong")]
     WrongSecret,
@@ -419,6 +422,15 @@ impl Challenge {
     }
 }
 
+/// Whether another member may admit although this one refused with these words: it may only read itself, was evicted, or has not
+/// heard of the token yet. What is spent, expired or revoked is so for all, also for those who have not heard of it.
+#[must_use]
+pub fn is_of_one_member(refusal: &str) -> bool {
+    ["may not admit others", "admits nobody any more", "is not known or was", "is too long; join through"]
+        .iter()
+        .any(|words| refusal.contains(words))
+}
+
 /// Behind a token's id: the key of the row that revokes it. It has the form of the token's own.
 pub const REVOKED_SUFFIX: &str = ".revoked";
 
@@ -451,7 +463,7 @@ impl TokenRow {
     /// Which of its ends it has reached.
     pub fn check(&self, now_ms: u64) -> Result<(), AdmissionError> {
         if self.revoked {
-            Err(AdmissionError::UnknownToken)
+            Err(AdmissionError::RevokedToken)
         } else if self.expires_ms != 0 && now_ms >= self.expires_ms {
             Err(AdmissionError::Expired)
         } else if self.uses != 0 && self.used >= self.uses {
@@ -465,6 +477,20 @@ impl TokenRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ends_a_token_ends_it_for_all_and_what_ails_one_member_does_not() {
+        for (error, of_one) in [
+            (AdmissionError::UnknownToken, true),
+            (AdmissionError::MayNotAdmit(NodeId(1)), true),
+            (AdmissionError::RevokedToken, false),
+            (AdmissionError::Spent, false),
+            (AdmissionError::Expired, false),
+            (AdmissionError::WrongSecret, false),
+        ] {
+            assert_eq!(is_of_one_member(&error.to_string()), of_one, "{error}");
+        }
+    }
 
     fn key(n: u8) -> ed25519::Keypair {
         ed25519::Keypair::from(ed25519::SecretKey::try_from_bytes([n; 32]).unwrap())
@@ -552,7 +578,7 @@ mod tests {
         assert_eq!(row.check(99), Ok(()));
         assert_eq!(row.check(100), Err(AdmissionError::Expired));
         assert_eq!(TokenRow { used: 1, ..row.clone() }.check(0), Err(AdmissionError::Spent));
-        assert_eq!(TokenRow { revoked: true, ..row }.check(0), Err(AdmissionError::UnknownToken));
+        assert_eq!(TokenRow { revoked: true, ..row }.check(0), Err(AdmissionError::RevokedToken));
     }
 
     #[test]

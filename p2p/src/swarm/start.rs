@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch as latest};
 use super::behaviour::{self, Behaviour};
 use super::doors::Admitted;
 use super::{Clock, Inbox, Progress, Task, address, admit, lanes, node_of, watch};
-use crate::admission::{Certificate, Token, verify_ed25519};
+use crate::admission::{Certificate, Token, is_of_one_member, verify_ed25519};
 use crate::disk::store::{Store, StoreError};
 use crate::disk::{CLUSTER_FORMAT, ClusterFile, Folder};
 use crate::id::{ClusterId, NodeId};
@@ -178,7 +178,7 @@ async fn listen(swarm: &mut Swarm<Behaviour>, wanted: &[String]) -> Result<BTree
 enum Asked {
     /// A member granted certificates.
     Granted(ClusterFile),
-    /// Whoever could be asked refused.
+    /// One refused for all, or whoever could be asked for itself.
     Refused(Error),
     /// Nobody could be asked to the end; whether somebody listens at all, and what came of each address.
     Nobody(bool, Vec<Tried>),
@@ -320,7 +320,7 @@ async fn ask_round(
                     other: serde_json::Map::new(),
                 });
             }
-            // Another member may know better: this one may only read, or not have heard of the token yet.
+            Err((true, reason)) if !is_of_one_member(&reason) => return Asked::Refused(Error::Token { reason }),
             Err((true, reason)) if !refusals.contains(&reason) => refusals.push(reason),
             Err((true, _)) => {}
             Err((false, reason)) => tried.push((address, reason)),
