@@ -344,11 +344,31 @@ pub(crate) struct Further {
 }
 
 impl Networks {
-    /// Starts a network's resolver again when it died while containers need it.
-    pub fn tend(&self, network: &Network) -> Result<(), Error> {
+    /// Makes a network's bridge and resolver present and keeps them although no container is connected, until
+    /// [`Networks::let_go`]. Repeatable and cheap: a resolver that has died is started again.
+    pub fn keep(&self, network: &Network) -> Result<(), Error> {
         let folder = self.run_folder(&network.id);
-        let has_members = std::fs::read_dir(folder.join("members")).is_ok_and(|mut members| members.next().is_some());
-        if has_members && network.has_names() { crate::host::resolver::ensure(network, &folder) } else { Ok(()) }
+        // It cannot be removed meanwhile.
+        let _held = self.hold(network)?;
+        crate::host::attach::make_present(network)?;
+        let write = || -> io::Result<()> {
+            std::fs::create_dir_all(folder.join("members"))?;
+            let kept = folder.join(crate::host::resolver::KEPT);
+            if kept.exists() { Ok(()) } else { std::fs::write(kept, b"") }
+        };
+        write().step(|| format!("keep network {}", network.name))?;
+        if network.has_names() { crate::host::resolver::ensure(network, &folder) } else { Ok(()) }
+    }
+
+    /// Lets a network's resolver end with its last container again.
+    pub fn let_go(&self, network: &Network) -> Result<(), Error> {
+        let kept = self.run_folder(&network.id).join(crate::host::resolver::KEPT);
+        ipam::absent(std::fs::remove_file(&kept)).map(|_| ()).step(|| format!("remove {}", kept.display()))
+    }
+
+    /// Says whether somebody keeps a network although no container is connected.
+    pub fn is_kept(&self, network: &Network) -> bool {
+        self.run_folder(&network.id).join(crate::host::resolver::KEPT).exists()
     }
 
     /// Replaces the names that a network's resolver knows beside its containers': the services of a mesh. In force at the next

@@ -7,9 +7,9 @@
 //! answers back to that peer, who undoes the rewriting. Plain vxlan: not encrypted.
 
 use crate::network::{Create, Driver, Protocol};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use crate::host::overlay::Overlay;
 
@@ -35,6 +35,8 @@ pub struct Local {
     pub underlay: Ipv4Addr,
     /// The addresses of this node's containers.
     pub subnet: Ipv4Net,
+    /// Their IPv6 addresses, where they have any.
+    pub subnet6: Option<Ipv6Net>,
     /// The bridge of the network that those containers are on.
     pub bridge: String,
     /// The virtual network's number, below 2^24.
@@ -50,6 +52,8 @@ pub struct Local {
 pub struct Peer {
     /// Its containers' addresses.
     pub subnet: Ipv4Net,
+    /// Their IPv6 addresses, where this node's have any too.
+    pub subnet6: Option<Ipv6Net>,
     /// The address it is reached at.
     pub underlay: Ipv4Addr,
 }
@@ -86,7 +90,7 @@ impl Local {
         Create {
             name: name.to_owned(),
             driver: Driver::Bridge,
-            subnets: vec![IpNet::V4(self.subnet)],
+            subnets: std::iter::once(IpNet::V4(self.subnet)).chain(self.subnet6.map(IpNet::V6)).collect(),
             options: [
                 option("com.docker.network.bridge.gateway_mode_ipv4", "routed".to_owned()),
                 option("com.docker.network.driver.mtu", self.inner_mtu().to_string()),
@@ -116,6 +120,12 @@ pub(crate) fn mac(subnet: Ipv4Net) -> [u8; 6] {
 /// Returns the address that a node's device has in the overlay: its subnet's own, which no container gets.
 pub(crate) fn device_address(subnet: Ipv4Net) -> Ipv4Addr {
     subnet.network()
+}
+
+/// Returns what a node's device is called on the link by IPv6: ways lead there, and nobody has to have the address.
+pub(crate) fn device_address6(subnet: Ipv4Net) -> Ipv6Addr {
+    let [a, b, c, d] = subnet.network().octets();
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x76, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
 /// Returns the list that a random number below its length picks from: each backend as often as its weight says.

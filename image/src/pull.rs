@@ -144,6 +144,15 @@ pub async fn pull(
     pull_with(store, reference, options, transport, false, progress).await
 }
 
+/// Returns the digest that the tag of `reference` means at its registry now: one small exchange, nothing is kept.
+pub async fn resolve(reference: &Reference, options: &PullOptions) -> Result<Digest, PullError> {
+    let remote = |source| PullError::Remote { reference: reference.to_string(), source };
+    let transport = Arc::new(Transport::new(options.config.clone(), options.identity.clone(), options.limits));
+    let repository =
+        Repository::open(transport, reference.registry(), reference.repository(), false).map_err(remote)?;
+    repository.resolve(&reference.identifier()).await.map_err(remote)
+}
+
 /// [`pull`], and each layer is made ready to be mounted while others are still on their way. Not with `all_platforms`,
 /// most of which this host never runs.
 pub async fn pull_ready(

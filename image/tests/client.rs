@@ -227,6 +227,9 @@ async fn an_honest_registry_is_pulled_from() {
     let record = pull(&store, &liar.reference("a:1"), &options(), &Silent).await.unwrap();
     assert_eq!(record.target.digest, Digest::sha256(&image.manifest));
     assert_eq!(store.read_blob(&Digest::sha256(&image.layer), 1 << 20).unwrap(), image.layer);
+    // What the tag means is told without a byte of the image.
+    let meant = image::pull::resolve(&liar.reference("a:1"), &options()).await.unwrap();
+    assert_eq!(meant, record.target.digest);
     // The second pull asks for the manifest only.
     pull(&store, &liar.reference("a:1"), &options(), &Silent).await.unwrap();
     assert_eq!(liar.count(&image.layer_path()), 1);

@@ -64,6 +64,8 @@ pub(crate) fn ask(bytes: &[u8]) -> String {
     match ask {
         Ask::Reserve(reserve) => core.handle(1_000, Event::Reserve(7, reserve)),
         Ask::Release(release) => core.handle(1_000, Event::Release(7, release)),
+        Ask::Listens { ports } => return format!("listens {:b}", ports.len().next_power_of_two()),
+        Ask::Pushed { repository } => return format!("pushed {:b}", repository.len().next_power_of_two()),
         Ask::Logs { tail, .. } => return format!("logs {:b}", tail.checked_next_power_of_two().unwrap_or(0)),
     }
     let mut answers = Vec::new();

@@ -84,7 +84,8 @@ pub fn parse(
             }
             // Compose declares it obsolete and without meaning.
             "version" => {}
-            // Compose leaves these to others.
+            // Compose leaves these to others; this one is ours, and has its place in a service.
+            "x-mesh" => return Err(reader.unknown(key, "", &["services"])),
             extension if extension.starts_with("x-") => {}
             _ => return Err(reader.unknown(key, "", &["name", "services", "volumes"])),
         }
@@ -338,6 +339,11 @@ volumes: {data: {}}
         assert_eq!(place(text), (5, 5, "image stands twice".to_owned()));
         let text = "name: a\nservices:\n  web:\n    image: x\n    stop_grace_period: 10\n";
         assert_eq!((place(text).0, place(text).1), (5, 24));
+        let text = "name: a\nservices:\n  web:\n    image: x\n    x-mesh: {lost_after: 2s, autoscale: {min: 1}}\n";
+        assert_eq!(place(text), (5, 30, "services.web.x-mesh.autoscale is not supported".to_owned()));
+        let text = "name: a\nservices:\n  web:\n    image: x\n    x-mesh: {partition: single}\n";
+        assert_eq!(place(text), (5, 25, "\"single\" is not there yet; available is".to_owned()));
+        assert_eq!(place("name: a\nx-mesh: {}\nservices: {}\n").0, 2);
         let text = "name: a\nservices:\n  web: {image: x, volumes: ['nope:/data']}\n";
         assert!(place(text).2.contains("nope"), "{}", place(text).2);
     }

@@ -40,6 +40,7 @@ const HISTORY_MAX: usize = 4;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "the facts of a node are rare, and an event is handed over once")]
 pub enum Event {
     /// Time passed.
     Tick,
@@ -225,6 +226,8 @@ pub struct Core {
     begun: Ms,
     dice: Dice,
     nodes: BTreeMap<NodeId, Node>,
+    /// What operators say of nodes that are not known.
+    policies: BTreeMap<NodeId, NodePolicy>,
     services: BTreeMap<String, Known>,
     instances: BTreeMap<String, InstanceRow>,
     by_service: BTreeMap<String, BTreeSet<String>>,
@@ -267,6 +270,7 @@ impl Core {
             begun: now,
             dice: Dice::new(config.seed),
             nodes: BTreeMap::new(),
+            policies: BTreeMap::new(),
             services: BTreeMap::new(),
             instances: BTreeMap::new(),
             by_service: BTreeMap::new(),
@@ -307,7 +311,9 @@ impl Core {
                 }
             }
             Event::MemberGone(node) => {
-                self.nodes.remove(&node);
+                if let Some(known) = self.nodes.remove(&node) {
+                    self.policies.insert(node, known.policy);
+                }
                 self.all_dirty();
             }
             Event::Facts(node, facts) => {
@@ -321,10 +327,7 @@ impl Core {
                 }
                 self.all_dirty();
             }
-            Event::Policy(node, policy) => {
-                self.node_mut(&node).policy = policy.unwrap_or_default();
-                self.all_dirty();
-            }
+            Event::Policy(node, policy) => self.policy_changed(node, policy),
             Event::Service(row) => self.service_changed(*row),
             Event::ServiceUnclear(name) => {
                 self.unclear.insert(name);
@@ -356,6 +359,9 @@ impl Core {
             Event::Readers(readers) if readers == self.readers => {}
             Event::Readers(readers) => {
                 self.readers = readers;
+                let of_readers = |row: &&InstanceRow| self.readers.contains(&row.node);
+                let ids: Vec<String> = self.instances.values().filter(of_readers).map(|row| row.id.clone()).collect();
+                ids.iter().for_each(|id| self.instance_gone(id));
                 self.all_dirty();
             }
             Event::Retire => self.retire(),
@@ -432,15 +438,28 @@ impl Core {
     }
 
     fn node_mut(&mut self, id: &NodeId) -> &mut Node {
-        let (now, me) = (self.now, &self.me);
+        let (now, me, policies) = (self.now, &self.me, &mut self.policies);
         self.nodes.entry(id.clone()).or_insert_with(|| Node {
             id: id.clone(),
+            policy: policies.remove(id).unwrap_or_default(),
             // A row of a node the membership has not named yet: nothing is placed there and nothing given up.
             liveness: if id == me { Liveness::Alive } else { Liveness::Suspect },
             since_ms: now,
             silent_since_ms: now,
             ..Node::default()
         })
+    }
+
+    /// What is said of a node that nobody has named yet waits for it: most are rows of nodes that have left.
+    fn policy_changed(&mut self, node: NodeId, policy: Option<NodePolicy>) {
+        match (self.nodes.get_mut(&node), policy) {
+            (Some(known), policy) => {
+                known.policy = policy.unwrap_or_default();
+                self.all_dirty();
+            }
+            (None, Some(policy)) => drop(self.policies.insert(node, policy)),
+            (None, None) => drop(self.policies.remove(&node)),
+        }
     }
 
     fn member(&mut self, node: NodeId, liveness: Liveness) {
@@ -519,6 +538,10 @@ impl Core {
     fn instance_changed(&mut self, row: InstanceRow) {
         if row.node == self.me && self.instances.contains_key(&row.id) {
             // This node's rows come from here; an echo tells nothing new.
+            return;
+        }
+        if self.readers.contains(&row.node) {
+            // It runs nothing: nobody believes what it says it runs.
             return;
         }
         self.index(row.clone());

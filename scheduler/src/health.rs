@@ -78,6 +78,7 @@ pub(crate) mod tests {
             addresses: Vec::new(),
             exit_code: None,
             message: String::new(),
+            no_image: false,
             ran_ms: 0,
             created_ms: 0,
             changed_ms: 0,

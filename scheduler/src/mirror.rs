@@ -17,6 +17,8 @@ pub const TELL_MS: u64 = 15_000;
 const TURN_MS: u64 = 3 * TELL_MS;
 /// The shortest time between a run that failed and the next.
 const FAILED_MS: u64 = 5_000;
+/// The longest: what is wanted once an hour does not wait an hour for a line that was down for a moment.
+const FAILED_MS_MAX: u64 = 60_000;
 /// Globs in one policy.
 const GLOBS_MAX: usize = 64;
 /// Reasons of failed tags that are kept.
@@ -148,6 +150,50 @@ pub struct Seen {
     pub at: Ms,
 }
 
+impl Policy {
+    /// Says whether a push to a repository, by its name within its registry, is one to what this reads. Names alone are compared:
+    /// a registry has many addresses, and a look too many costs a request.
+    #[must_use]
+    pub fn reads(&self, repository: &str) -> bool {
+        self.from.parse::<oci::Reference>().is_ok_and(|from| from.repository() == repository)
+    }
+}
+
+/// The nodes that may do it, in the order of their turns. Who failed last time comes last: another may reach what this one does
+/// not.
+fn order<'a>(
+    policy: &Policy,
+    nodes: impl Iterator<Item = &'a Node>,
+    states: &BTreeMap<NodeId, Seen>,
+) -> Vec<&'a NodeId> {
+    let may = |node: &&Node| {
+        node.liveness == Liveness::Alive && policy.site.as_ref().is_none_or(|site| node.facts.site == *site)
+    };
+    let mut order: Vec<&NodeId> = nodes.filter(may).map(|node| &node.id).collect();
+    order.sort_by_key(|node| {
+        let of_policy = states.get(*node).filter(|seen| seen.state.policy_id == policy.id);
+        let failed = of_policy.is_some_and(|seen| !seen.state.error.is_empty());
+        (failed, std::cmp::Reverse(mix(&policy.id, node)), *node)
+    });
+    order
+}
+
+/// Says whether `me` is the one to look when something is said to have been pushed: the first in the order, while no other is
+/// at it.
+#[must_use]
+pub fn looks_now<'a>(
+    policy: &Policy,
+    me: &NodeId,
+    nodes: impl Iterator<Item = &'a Node>,
+    states: &BTreeMap<NodeId, Seen>,
+) -> bool {
+    let busy = |node: &NodeId| {
+        node != me && states.get(node).is_some_and(|seen| seen.state.policy_id == policy.id && seen.state.running)
+    };
+    let order = order(policy, nodes, states);
+    order.first() == Some(&me) && !order.iter().any(|node| busy(node))
+}
+
 /// Returns when it is `me`'s turn for a policy that this node knows `since` (the local clock); `None` while another node is at
 /// it, or when this node may not. `states` are the rows of this policy by node.
 #[must_use]
@@ -158,24 +204,16 @@ pub fn turn<'a>(
     states: &BTreeMap<NodeId, Seen>,
     since: Ms,
 ) -> Option<Ms> {
-    let may = |node: &&Node| {
-        node.liveness == Liveness::Alive && policy.site.as_ref().is_none_or(|site| node.facts.site == *site)
-    };
-    let mut order: Vec<&NodeId> = nodes.filter(may).map(|node| &node.id).collect();
     let of = |node: &NodeId| states.get(node).filter(|seen| seen.state.policy_id == policy.id);
+    let order = order(policy, nodes, states);
     if order.iter().any(|node| *node != me && of(node).is_some_and(|seen| seen.state.running)) {
         return None;
     }
-    // Who failed last time comes last: another may reach what this one does not.
-    order.sort_by_key(|node| {
-        let failed = of(node).is_some_and(|seen| !seen.state.error.is_empty());
-        (failed, std::cmp::Reverse(mix(&policy.id, node)), *node)
-    });
     let rank = u64::try_from(order.iter().position(|node| *node == me)?).unwrap_or(u64::MAX);
     let last = states.values().filter(|seen| seen.state.policy_id == policy.id).max_by_key(|seen| seen.at);
     let base = last.map_or(since, |seen| {
         let failed = !seen.state.error.is_empty() || seen.state.report.failed > 0;
-        seen.at.saturating_add(if failed { policy.every_ms.max(FAILED_MS) } else { policy.every_ms })
+        seen.at.saturating_add(if failed { policy.every_ms.clamp(FAILED_MS, FAILED_MS_MAX) } else { policy.every_ms })
     });
     Some(base.saturating_add(rank.saturating_mul(TURN_MS)))
 }
@@ -210,8 +248,28 @@ mod tests {
         Seen { state, at }
     }
 
+    #[test]
+    fn of_a_push_one_node_is_told_to_look() {
+        let (nodes, mut states) = (nodes(), BTreeMap::new());
+        let who = |states: &BTreeMap<NodeId, Seen>| -> Vec<NodeId> {
+            let looks = |node: &&Node| looks_now(&policy(), &node.id, nodes.iter(), states);
+            nodes.iter().filter(looks).map(|node| node.id.clone()).collect()
+        };
+        let first = who(&states);
+        assert_eq!(first.len(), 1);
+        states.insert(first[0].clone(), seen(1, false, "refused"));
+        let second = who(&states);
+        assert!(second.len() == 1 && second != first, "who failed comes last");
+        states.insert(first[0].clone(), seen(1, true, ""));
+        assert_eq!(who(&states), first, "it is at it, and looks again");
+        states.insert("c".to_owned(), seen(1, true, ""));
+        states.insert("b".to_owned(), seen(1, true, ""));
+        assert_eq!(who(&states), Vec::<NodeId>::new());
+        assert!(policy().reads("shop/web") && !policy().reads("shop/we"));
+    }
+
     /// The nodes in the order of their turns.
-    fn order(states: &BTreeMap<NodeId, Seen>, nodes: &[Node]) -> Vec<(Ms, NodeId)> {
+    fn turns(states: &BTreeMap<NodeId, Seen>, nodes: &[Node]) -> Vec<(Ms, NodeId)> {
         let turn = |node: &Node| Some((turn(&policy(), &node.id, nodes.iter(), states, 100)?, node.id.clone()));
         let mut all: Vec<_> = nodes.iter().filter_map(turn).collect();
         all.sort();
@@ -220,31 +278,31 @@ mod tests {
 
     #[test]
     fn one_node_acts_at_once_and_the_others_wait_for_it() {
-        let first = order(&BTreeMap::new(), &nodes());
+        let first = turns(&BTreeMap::new(), &nodes());
         assert_eq!(first.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [100, 100 + TURN_MS, 100 + 2 * TURN_MS]);
         // After a run everybody counts from it; the same node goes first.
         let steward = first[0].1.clone();
-        let again = order(&BTreeMap::from([(steward.clone(), seen(500, false, ""))]), &nodes());
+        let again = turns(&BTreeMap::from([(steward.clone(), seen(500, false, ""))]), &nodes());
         assert_eq!(again[0], (10_500, steward));
     }
 
     #[test]
     fn nobody_acts_while_a_living_node_is_at_it_and_the_next_does_when_it_dies() {
         let mut nodes = nodes();
-        let steward = order(&BTreeMap::new(), &nodes)[0].1.clone();
+        let steward = turns(&BTreeMap::new(), &nodes)[0].1.clone();
         let states = BTreeMap::from([(steward.clone(), seen(500, true, ""))]);
-        let others = order(&states, &nodes);
+        let others = turns(&states, &nodes);
         assert_eq!(others.len(), 1, "the steward itself, when it comes back, goes on: {others:?}");
         nodes.iter_mut().find(|node| node.id == steward).unwrap().liveness = Liveness::Down;
-        let next = order(&states, &nodes);
+        let next = turns(&states, &nodes);
         assert_eq!((next.len(), next[0].0), (2, 10_500));
     }
 
     #[test]
     fn who_failed_goes_last_and_sites_are_kept() {
-        let steward = order(&BTreeMap::new(), &nodes())[0].1.clone();
+        let steward = turns(&BTreeMap::new(), &nodes())[0].1.clone();
         let states = BTreeMap::from([(steward.clone(), seen(500, false, "connection refused"))]);
-        let next = order(&states, &nodes());
+        let next = turns(&states, &nodes());
         assert_eq!(next.last().unwrap().1, steward);
         let mut far = policy();
         far.site = Some("y".to_owned());

@@ -3,7 +3,7 @@
 
 use crate::service::{Amount, ServiceSpec};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -207,6 +207,9 @@ pub struct InstanceRow {
     /// Why it failed or was stopped.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Whether it failed because its node could not get the image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_image: bool,
     /// Milliseconds it had run when it ended.
     #[serde(default)]
     pub ran_ms: Ms,
@@ -356,9 +359,25 @@ pub struct NodeFacts {
     /// Its part of the network between containers; absent where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<OverlayFacts>,
+    /// The first digits of the digests of images it holds; not all of very many. See [`short_digest`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub images: BTreeSet<String>,
+    /// The networks its engine has; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<BTreeSet<String>>,
     /// Fields of a newer version, kept as they came.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+/// Digits by which nodes tell images apart: sixty-four bits among some hundreds of images.
+const SHORT_DIGEST_CHARS: usize = 16;
+
+/// Returns the digits of a digest that [`NodeFacts::images`] holds: `sha256:0123…` becomes the first sixteen of `0123…`.
+#[must_use]
+pub fn short_digest(digest: &str) -> String {
+    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
+    hex.chars().take(SHORT_DIGEST_CHARS).collect()
 }
 
 /// A node's part of the network between containers.

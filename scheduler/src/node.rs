@@ -12,6 +12,7 @@ pub mod host;
 pub mod journal;
 pub mod means;
 pub(crate) mod mirror;
+pub(crate) mod pin;
 pub mod socket;
 pub mod traffic;
 
@@ -34,6 +35,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long the API waits for the node's own rows and containers before it answers anyway: an engine that cannot list them is
 /// for people to find out.
 const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long a node that has just joined may wait for the names of the others.
+const NAMES_WITHIN: Duration = Duration::from_secs(1);
 
 /// How to run a node.
 #[derive(Debug, Clone)]
@@ -74,6 +78,14 @@ pub enum NodeError {
     /// The API's listener could not be made.
     #[error(transparent)]
     Api(#[from] api::tls::TlsError),
+    /// The mesh has a living node of this name.
+    #[error(
+        "a living node of the mesh is called {name} already; choose another: shoal mesh up --name NAME --join TOKEN"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
     /// Another node answers on the socket.
     #[error("a node already runs here: {path} answers (stop it with `shoal mesh down`)")]
     Running {
@@ -97,7 +109,14 @@ impl Clock {
         Self { base_ms: u64::try_from(base.as_millis()).unwrap_or(0), began: Instant::now() }
     }
 
-    /// Returns the time now.
+    /// Returns what the wall clock says now, for times that mean something on other hosts: it may jump.
+    #[must_use]
+    pub fn wall(&self) -> Ms {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_millis()).unwrap_or(0)
+    }
+
+    /// Returns the time now, for intervals on this host: it never jumps.
     #[must_use]
     pub fn now(&self) -> Ms {
         self.base_ms + u64::try_from(self.began.elapsed().as_millis()).unwrap_or(0)
@@ -169,6 +188,9 @@ pub async fn run(
     let open = |api: &ApiListen| api::tls::open(&api.address, &api.folder, &options.mesh.name);
     let secure = options.api.as_ref().map(open).transpose()?;
     let mesh = Mesh::start(options.mesh.clone()).await?;
+    if matches!(options.mesh.intent, p2p::mesh::Intent::Join(_)) {
+        refuse_double(&mesh, &options.mesh.name).await?;
+    }
     let me: NodeId = mesh.id().to_string();
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let handle = Handle { inputs };
@@ -179,7 +201,8 @@ pub async fn run(
     let changed = Arc::new(Notify::new());
     let (told_ready, mut is_ready) = tokio::sync::watch::channel(false);
 
-    cluster::serve(&mesh, &handle, &worker).await?;
+    let pushes = mirror::Pushes::new();
+    cluster::serve(&mesh, &handle, &worker, &pushes).await?;
     blobs::serve(&mesh, &port).await?;
     let follower = tokio::spawn(cluster::follow(mesh.clone(), handle.clone(), Arc::clone(&journal)));
     let lister = tokio::spawn(worker.clone().watch());
@@ -226,6 +249,7 @@ pub async fn run(
         journal: Arc::clone(&journal),
         clock,
         me: me.clone(),
+        pushes: Arc::clone(&pushes),
     }));
 
     let (site, folder) = (options.mesh.site.clone(), options.mesh.dir.clone());
@@ -235,7 +259,8 @@ pub async fn run(
     if let Some(told) = &told {
         eprintln!("the API is on {} as well; its key is {}", told.url, told.pin);
     }
-    let context = api::Context::new(mesh.clone(), handle, worker, journal, clock, ended, options.socket.clone(), told);
+    let socket = options.socket.clone();
+    let context = api::Context::new(mesh.clone(), handle, worker, journal, pushes, clock, ended, socket, told);
     let secure_server = secure.map(|secure| tokio::spawn(api::tls::serve(secure, Arc::clone(&context))));
     let server = tokio::spawn(api::serve(listener, context));
     ready(&mesh);
@@ -256,6 +281,10 @@ pub async fn run(
     let _ = std::fs::remove_file(&options.socket);
     // An error means that it had stopped already (the node left).
     let _ = mesh.stop().await;
+    if end == End::Down {
+        let resting = Arc::clone(&port);
+        let _ = tokio::task::spawn_blocking(move || resting.rest()).await;
+    }
     if end == End::Left {
         // The task that routes may be at it: it ends first.
         let _ = router.await;
@@ -265,6 +294,26 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Leaves again when a living member has the name of this one, which has just joined: by names operators mean nodes.
+async fn refuse_double(mesh: &Mesh, name: &str) -> Result<(), NodeError> {
+    use p2p::membership::Liveness;
+    let deadline = Instant::now() + NAMES_WITHIN;
+    loop {
+        let members = mesh.members().await?;
+        let others: Vec<_> = members.iter().filter(|member| !member.is_self).collect();
+        if others.iter().any(|member| member.name == name && member.liveness == Liveness::Alive) {
+            let actor = p2p::mesh::Actor { who: "the node".to_owned(), from: "its own start".to_owned() };
+            mesh.leave(actor).await?;
+            return Err(NodeError::NameTaken { name: name.to_owned() });
+        }
+        let all_known = !others.is_empty() && others.iter().all(|member| !member.name.is_empty());
+        if all_known || Instant::now() > deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// How a node ends by its API.

@@ -7,7 +7,7 @@ pub mod filter;
 pub mod score;
 pub mod spread;
 
-use crate::model::{Availability, InstanceRow, Liveness, Node, NodeId};
+use crate::model::{Availability, InstanceRow, Liveness, Node, NodeId, short_digest};
 use crate::service::{Amount, PortMode, Service};
 use crate::steward::Dice;
 use filter::{NoFit, Obstacle};
@@ -52,6 +52,10 @@ pub struct Placer<'a> {
     /// Instances in each group of each preference: `groups[level][group]`.
     groups: Vec<Vec<u32>>,
     no_fit: NoFit,
+    /// Nodes that could not get the image lately: taken only when no other fits.
+    failing: BTreeSet<NodeId>,
+    /// What nodes call the image, when it is known which one it is.
+    image: Option<String>,
 }
 
 impl<'a> Placer<'a> {
@@ -69,6 +73,8 @@ impl<'a> Placer<'a> {
             candidates: Vec::new(),
             groups: vec![Vec::new(); service.preferences.len()],
             no_fit: NoFit::new(&service.spec.name),
+            failing: BTreeSet::new(),
+            image: service.spec.template.image.split_once('@').map(|(_, digest)| short_digest(digest)),
         };
         let mut names: Vec<BTreeMap<String, usize>> = vec![BTreeMap::new(); service.preferences.len()];
         for node in nodes {
@@ -98,6 +104,13 @@ impl<'a> Placer<'a> {
             placer.candidates.push(Candidate { node, free, count, groups, full: false });
         }
         placer
+    }
+
+    /// Passes over nodes that could not get the image lately while another fits.
+    #[must_use]
+    pub fn without(mut self, failing: BTreeSet<NodeId>) -> Self {
+        self.failing = failing;
+        self
     }
 
     /// Chooses a node for one more instance and counts it there.
@@ -145,9 +158,15 @@ impl<'a> Placer<'a> {
             None => candidate.count,
         };
         let mut tier: Vec<usize> = (0..self.candidates.len()).filter(|&index| !self.candidates[index].full).collect();
+        let fails = |index: &usize| self.failing.contains(&self.candidates[*index].node.id);
+        keep_if_any(&mut tier, |index| !fails(index));
         for level in 0..=self.groups.len() {
             let Some(least) = tier.iter().map(|&index| key(&self.candidates[index], level)).min() else { break };
             tier.retain(|&index| key(&self.candidates[index], level) == least);
+        }
+        // Of equals those that need not fetch the image.
+        if let Some(image) = &self.image {
+            keep_if_any(&mut tier, |index| self.candidates[*index].node.facts.images.contains(image));
         }
         tier
     }
@@ -169,6 +188,26 @@ impl<'a> Placer<'a> {
     }
 }
 
+/// Keeps those that fulfil a wish, or all when none does.
+fn keep_if_any(tier: &mut Vec<usize>, wish: impl Fn(&usize) -> bool) {
+    if tier.iter().any(&wish) {
+        tier.retain(wish);
+    }
+}
+
+/// Networks that every host has, or that are a way to share another's.
+fn is_everywhere(network: &str) -> bool {
+    matches!(network, "bridge" | "host" | "none" | "mesh" | "default") || network.starts_with("container:")
+}
+
+/// Returns one of these networks that a node does not have.
+#[must_use]
+pub fn lacks_network<'a>(networks: &'a [String], node: &Node) -> Option<&'a str> {
+    let has = node.facts.networks.as_ref()?;
+    let mut asked = networks.iter().filter(|network| !is_everywhere(network));
+    asked.find(|network| !has.contains(*network)).map(String::as_str)
+}
+
 /// Says whether a service may run on a node at all: alive, not draining, every constraint fulfilled.
 pub fn eligible(service: &Service, node: &Node) -> Result<(), Obstacle> {
     match node.liveness {
@@ -183,6 +222,9 @@ pub fn eligible(service: &Service, node: &Node) -> Result<(), Obstacle> {
     }
     if node.facts.v == 0 {
         return Err(Obstacle::Unknown);
+    }
+    if let Some(network) = lacks_network(&service.spec.template.networks, node) {
+        return Err(Obstacle::Network(network.to_owned()));
     }
     allowed(service, node)
 }
@@ -269,6 +311,45 @@ mod tests {
         placed.sort();
         placed.dedup();
         assert_eq!(placed.len(), 5);
+    }
+
+    #[test]
+    fn of_equal_nodes_one_that_holds_the_image_is_taken_and_spreading_comes_first() {
+        let mut nodes = nodes(4);
+        nodes[2].facts.images.insert("0123456789abcdef".to_owned());
+        let digest = format!("0123456789abcdef{}", "0".repeat(48));
+        let spec = ServiceSpec::new("web", &format!("a:1@sha256:{digest}"));
+        for _ in 0..8 {
+            let (placed, _) = place_all(spec.clone(), &nodes, 4);
+            assert_eq!(placed[0], "id2");
+            assert_eq!(placed.iter().collect::<BTreeSet<_>>().len(), 4, "{placed:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_could_not_get_the_image_is_taken_last() {
+        let nodes = nodes(3);
+        let service = ServiceSpec::new("web", "a").accept().unwrap();
+        let (used, avoid) = (BTreeMap::new(), BTreeSet::new());
+        let all = |failing: &[&str]| {
+            let failing = failing.iter().map(|id| (*id).to_owned()).collect();
+            let mut placer = Placer::new(&service, "sid", nodes.iter(), &used, &avoid).without(failing);
+            let mut dice = Dice::new(7);
+            (0..4).map(|_| placer.place(&mut dice).unwrap()).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(all(&["id0", "id1"]), BTreeSet::from(["id2".to_owned()]));
+        assert_eq!(all(&["id0", "id1", "id2"]).len(), 3, "when all fail none is passed over");
+    }
+
+    #[test]
+    fn a_network_that_a_node_lacks_keeps_a_service_from_it() {
+        let mut nodes = nodes(3);
+        nodes[0].facts.networks = Some(BTreeSet::new());
+        nodes[1].facts.networks = Some(BTreeSet::from(["back".to_owned()]));
+        let mut spec = ServiceSpec::new("web", "a");
+        spec.template.networks = vec!["back".to_owned(), "host".to_owned()];
+        let (placed, _) = place_all(spec, &nodes, 2);
+        assert_eq!(placed.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(["id1".to_owned(), "id2".to_owned()]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::mirror::{Policy, Report};
 use crate::model::{Health, InstanceRow, NodeFacts};
 use crate::service::{Protocol, Service};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use thiserror::Error;
@@ -35,6 +35,8 @@ pub enum Observed {
         /// Its addresses in the mesh.
         addresses: Vec<IpAddr>,
     },
+    /// Its image cannot be had here, for this reason.
+    NoImage(String),
     /// It ended, could not be started, or is gone.
     Ended {
         /// The exit code, when there is one.
@@ -77,6 +79,26 @@ impl Wish {
     }
 }
 
+/// What a host has that services may ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stock {
+    /// Digests of what names point at in its store.
+    pub images: Vec<String>,
+    /// Its networks.
+    pub networks: Vec<String>,
+}
+
+/// Which lines of a log are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogWish {
+    /// At most this many, the last ones.
+    pub tail: usize,
+    /// None from before this time, in nanoseconds since 1970.
+    pub since: Option<u64>,
+    /// Each begins with its time and a space.
+    pub times: bool,
+}
+
 /// What the engine could not do.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
@@ -89,8 +111,8 @@ pub struct Traffic {
     pub underlay: Ipv4Addr,
     /// The network's number.
     pub vni: u32,
-    /// The other nodes: their containers' addresses and where they are reached.
-    pub peers: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// The other nodes: their containers' addresses, their IPv6 addresses, and where the nodes are reached.
+    pub peers: BTreeMap<Ipv4Net, (Ipv6Net, Ipv4Addr)>,
     /// Published port → address and port of the instances that take new connections.
     pub ports: BTreeMap<(u16, Protocol), BTreeSet<(Ipv4Addr, u16)>>,
     /// Names that containers of the mesh resolve.
@@ -104,6 +126,14 @@ pub type ReadPart<'a> = &'a dyn Fn(&str, u64, u64) -> Result<Vec<u8>, String>;
 pub trait Containers: Send + Sync + 'static {
     /// Says whether the image is here, so that only fetching shows as "Preparing".
     fn has_image(&self, image: &str) -> bool;
+    /// Returns what this host has; `None` when that is not known. Cheap: asked every few seconds.
+    fn stock(&self) -> Option<Stock> {
+        None
+    }
+    /// Returns the digest that an image's registry tells for its tag now; nothing is fetched.
+    fn resolve(&self, image: &str) -> Result<String, EngineError> {
+        Err(EngineError(format!("{image}: this node asks no registry")))
+    }
     /// Fetches an image from whoever has it.
     fn pull(&self, image: &str) -> Result<(), EngineError>;
     /// Makes and starts a container; the image is here. Returns the container's id.
@@ -114,21 +144,23 @@ pub trait Containers: Send + Sync + 'static {
     fn remove(&self, container: &str) -> Result<(), EngineError>;
     /// Returns the containers with [`LABEL_NODE`] equal to `node`: instance id, container id, what is seen.
     fn list(&self, node: &str) -> Result<Vec<(String, String, Observed)>, EngineError>;
-    /// Returns what a container wrote, oldest first, at most `tail` lines.
-    fn logs(&self, container: &str, tail: usize) -> Result<Vec<String>, EngineError>;
+    /// Returns what a container wrote, oldest first.
+    fn logs(&self, container: &str, wish: LogWish) -> Result<Vec<String>, EngineError>;
     /// Makes the network that this node's containers of the mesh join, or finds it made; of `candidates` the first subnet that
-    /// this host can have. Returns its subnet and when it was made (ms since 1970); `None` when this host can have none.
-    fn claim(&self, _candidates: &[Ipv4Net]) -> Result<Option<(Ipv4Net, u64)>, EngineError> {
+    /// this host can have, with the IPv6 subnet that goes with it. Returns its subnet and when it was made (ms since 1970); `None` when this host can have none.
+    fn claim(&self, _candidates: &[(Ipv4Net, Ipv6Net)]) -> Result<Option<(Ipv4Net, u64)>, EngineError> {
         Ok(None)
     }
     /// Makes the ways to other nodes, the published ports and the names so. Only differences touch the kernel.
     fn route(&self, _traffic: &Traffic) -> Result<(), EngineError> {
         Ok(())
     }
-    /// Starts what serves names to this node's containers again when it has died. Asked every few seconds; cheap.
+    /// Serves names on this node, also before its first container; started again when it has died. Asked every few seconds; cheap.
     fn tend(&self) -> Result<(), EngineError> {
         Ok(())
     }
+    /// Serves names as long as there are containers: the node's process ends.
+    fn rest(&self) {}
     /// Removes the network, its ways and its ports: the node leaves.
     fn unroute(&self) -> Result<(), EngineError> {
         Ok(())

@@ -35,6 +35,10 @@ pub struct Facts<'a> {
     pub pending: &'a BTreeSet<Slot>,
     /// Instances that have worked long enough for the next slot to be touched.
     pub settled: &'a BTreeSet<String>,
+    /// Slots without an instance that get none for now: the update goes on without them.
+    pub hopeless: &'a BTreeSet<Slot>,
+    /// The service's generation.
+    pub generation: u64,
     /// Slots of which an instance of this update failed.
     pub failed: usize,
     /// Whether the pause between two batches is over.
@@ -67,8 +71,11 @@ pub fn step(facts: &Facts<'_>) -> Step {
     let done = matches!(state, RolloutState::Completed | RolloutState::RollbackCompleted);
     // The row of the last change lost to a concurrent one, which tells of another template: the slots of an update that
     // failed may hold nothing that is outdated, and its state would stand for ever.
-    let lost = facts.rollout.is_some_and(|row| row.revision != facts.service.revision);
-    if !running && ((outdated.is_empty() && !lost) || !done) {
+    // (One that tells of a later change is not lost: the service's row is on its way.)
+    let lost =
+        facts.rollout.is_some_and(|row| row.revision != facts.service.revision && row.generation <= facts.generation);
+    let later = facts.rollout.is_some_and(|row| row.generation > facts.generation);
+    if !running && ((outdated.is_empty() && !lost) || !done || later) {
         return Step::default();
     }
     if !running {
@@ -79,7 +86,7 @@ pub fn step(facts: &Facts<'_>) -> Step {
     if let Some(step) = failure(facts, state) {
         return step;
     }
-    let busy = facts.wanted.iter().filter(|slot| is_busy(facts, slot)).count();
+    let busy = facts.wanted.iter().filter(|slot| !facts.hopeless.contains(slot) && is_busy(facts, slot)).count();
     if outdated.is_empty() && busy == 0 && facts.monitored {
         let state = match state {
             RolloutState::RollbackStarted => RolloutState::RollbackCompleted,
@@ -172,6 +179,8 @@ mod tests {
         state: RolloutState,
         failed: usize,
         rolled_back: bool,
+        hopeless: BTreeSet<Slot>,
+        generation: u64,
     }
 
     impl Case {
@@ -186,12 +195,17 @@ mod tests {
                 }
                 rows.push(instance);
             }
-            Self { service, rows, state: RolloutState::Updating, failed: 0, rolled_back: false }
+            let (state, hopeless) = (RolloutState::Updating, BTreeSet::new());
+            Self { service, rows, state, failed: 0, rolled_back: false, hopeless, generation: 1 }
         }
 
         fn step(&self) -> Step {
-            let wanted: Vec<Slot> = self.rows.iter().map(|row| row.slot.clone()).collect();
+            let wanted: Vec<Slot> =
+                self.rows.iter().map(|row| row.slot.clone()).chain(self.hopeless.iter().cloned()).collect();
             let mut slots: BTreeMap<Slot, SlotView<'_>> = BTreeMap::new();
+            for slot in &self.hopeless {
+                slots.entry(slot.clone()).or_default();
+            }
             for row in &self.rows {
                 let view = slots.entry(row.slot.clone()).or_default();
                 match row.revision == self.service.revision {
@@ -215,6 +229,8 @@ mod tests {
                 slots: &slots,
                 wanted: &wanted,
                 pending: &BTreeSet::new(),
+                hopeless: &self.hopeless,
+                generation: self.generation,
                 settled: &self.rows.iter().filter(|row| row.works()).map(|row| row.id.clone()).collect(),
                 failed: self.failed,
                 delay_over: true,
@@ -233,6 +249,16 @@ mod tests {
         assert!(case.step().replace.is_empty());
         case.service.spec.update.parallelism = 0;
         assert_eq!(case.step().replace.len(), 3);
+    }
+
+    #[test]
+    fn a_slot_that_gets_no_instance_holds_no_update_up() {
+        let mut case = Case::new(2, 0);
+        case.hopeless = BTreeSet::from([Slot::Number(7)]);
+        assert_eq!(case.step().replace, [Slot::Number(0)]);
+        let mut case = Case::new(0, 2);
+        case.hopeless = BTreeSet::from([Slot::Number(7)]);
+        assert_eq!(case.step().state, Some((RolloutState::Completed, String::new())));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 mod change;
 mod create;
+mod explain;
 mod list;
+mod logs;
 mod node;
 mod options;
 mod stack;
@@ -46,15 +48,17 @@ enum Verb {
     Update(Box<change::Update>),
     /// Change the number of replicas: NAME=N
     Scale(change::Scale),
+    /// Replace every instance, as an update that changes nothing else
+    Restart(change::Restart),
     /// Bring the spec before the last change back
     Rollback(change::Rollback),
     /// Remove services
     #[command(visible_alias = "remove")]
     Rm(change::Rm),
     /// Print what the instances of a service wrote
-    Logs(list::Logs),
+    Logs(logs::Logs),
     /// Say why a service is not where it should be
-    Explain(list::Explain),
+    Explain(explain::Explain),
     /// Wait until services are as wanted
     Wait(wait::WaitFor),
 }
@@ -71,10 +75,11 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
             Verb::Inspect(inspect) => list::inspect(global, &inspect),
             Verb::Update(update) => change::update(global, *update),
             Verb::Scale(scale) => change::scale(global, &scale),
+            Verb::Restart(restart) => change::restart(global, &restart),
             Verb::Rollback(rollback) => change::rollback(global, &rollback),
             Verb::Rm(rm) => change::rm(global, &rm),
-            Verb::Logs(logs) => list::logs(global, &logs),
-            Verb::Explain(explain) => list::explain(global, &explain),
+            Verb::Logs(some) => logs::run(global, &some),
+            Verb::Explain(explain) => explain::run(global, &explain),
             Verb::Wait(wait) => wait::run(global, &wait),
         },
     }

@@ -5,7 +5,7 @@
 mod bridge;
 mod ports;
 
-pub(crate) use bridge::dismantle;
+pub(crate) use bridge::{dismantle, make_present};
 pub use ports::{Reservation, reserve, reserve_but};
 
 use super::firewall::Firewall;

@@ -3,16 +3,18 @@
 //! without touching what is.
 
 use super::firewall::conntrack;
-use super::firewall::encode::{Batch, Data, Element, Hook, IPV4, Kind, R1, R32, Rule, Type, ct, ifname, meta, part};
+use super::firewall::encode::{
+    Batch, Data, Element, Hook, IPV4, IPV6, Kind, R1, R32, Rule, Type, ct, ifname, meta, part,
+};
 use super::netlink::link;
 use super::netlink::route::{self, Route, Via};
 use super::netlink::{Family, Socket};
 use crate::network::{Error, Protocol, Step};
 use crate::overlay::{
-    Backend, DEVICE, Local, MARK, MARK_MASK, Peer, RULE_PRIORITY, TABLE, TABLE_BASE, Wanted, device_address, mac, slot,
-    spread,
+    Backend, DEVICE, Local, MARK, MARK_MASK, Peer, RULE_PRIORITY, TABLE, TABLE_BASE, Wanted, device_address,
+    device_address6, mac, slot, spread,
 };
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -96,7 +98,18 @@ fn device(socket: &mut Socket, local: &Local) -> Result<u32, Error> {
     route::address_add(socket, made.index, IpNet::V4(address))
         .step(|| format!("give {DEVICE} the address {address}"))?;
     settings().step(|| format!("set up {DEVICE}"))?;
+    if local.subnet6.is_some() {
+        settings6().step(|| format!("set up {DEVICE} for IPv6"))?;
+    }
     Ok(made.index)
+}
+
+/// Nobody advertises routers there, and addresses are unique by the nodes' subnets.
+fn settings6() -> io::Result<()> {
+    for (name, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")] {
+        fs::write(format!("/proc/sys/net/ipv6/conf/{DEVICE}/{name}"), value)?;
+    }
+    Ok(())
 }
 
 /// Clients' addresses arrive by a device that no route to them uses: the reverse path filter must let them.
@@ -109,19 +122,29 @@ fn settings() -> io::Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1")
 }
 
-/// The way to a peer's containers, and the way back for connections that came by this peer.
-fn ways(local: &Local, device: u32, peer: &Peer) -> [Route; 2] {
-    let via = Via::Tunnel {
-        id: u64::from(local.vni),
-        remote: peer.underlay,
-        local: local.underlay,
-        gateway: IpAddr::V4(device_address(peer.subnet)),
-    };
+/// The ways to a peer's containers, and the way back for connections that came by this peer.
+fn ways(local: &Local, device: u32, peer: &Peer) -> Vec<Route> {
+    let via = |gateway| Via::Tunnel { id: u64::from(local.vni), remote: peer.underlay, local: local.underlay, gateway };
+    let via4 = via(IpAddr::V4(device_address(peer.subnet)));
     let anywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
-    [
-        Route { destination: IpNet::V4(peer.subnet), via, interface: device, table: None },
-        Route { destination: IpNet::V4(anywhere), via, interface: device, table: Some(TABLE_BASE + slot(peer.subnet)) },
-    ]
+    let back = Some(TABLE_BASE + slot(peer.subnet));
+    let mut ways = vec![
+        Route { destination: IpNet::V4(peer.subnet), via: via4, interface: device, table: None },
+        Route { destination: IpNet::V4(anywhere), via: via4, interface: device, table: back },
+    ];
+    ways.extend(peer.subnet6.map(|subnet| Route {
+        destination: IpNet::V6(subnet),
+        via: via(IpAddr::V6(device_address6(peer.subnet))),
+        interface: device,
+        table: None,
+    }));
+    ways
+}
+
+/// What a peer's device is called on the link, in each family that is used.
+fn gateways(peer: &Peer) -> impl Iterator<Item = IpAddr> {
+    let six = peer.subnet6.map(|_| IpAddr::V6(device_address6(peer.subnet)));
+    std::iter::once(IpAddr::V4(device_address(peer.subnet))).chain(six)
 }
 
 fn back_rule<'a>(local: &'a Local, subnet: Ipv4Net) -> route::Rule<'a> {
@@ -137,7 +160,9 @@ fn back_rule<'a>(local: &'a Local, subnet: Ipv4Net) -> route::Rule<'a> {
 
 fn add_peer(socket: &mut Socket, local: &Local, device: u32, peer: &Peer) -> Result<(), Error> {
     let step = || format!("add the way to {} by {}", peer.subnet, peer.underlay);
-    route::neighbour_add(socket, device, IpAddr::V4(device_address(peer.subnet)), mac(peer.subnet)).step(step)?;
+    for gateway in gateways(peer) {
+        route::neighbour_add(socket, device, gateway, mac(peer.subnet)).step(step)?;
+    }
     for way in ways(local, device, peer) {
         route::route_add(socket, &way).step(step)?;
     }
@@ -154,15 +179,25 @@ fn remove_peer(socket: &mut Socket, local: &Local, device: u32, peer: &Peer, wan
     for way in ways(local, device, peer) {
         route::route_remove(socket, &way).step(step)?;
     }
-    route::neighbour_remove(socket, device, IpAddr::V4(device_address(peer.subnet))).step(step)
+    gateways(peer).try_for_each(|gateway| route::neighbour_remove(socket, device, gateway).step(step))
 }
 
 /// Removes ways of an earlier process to nodes that are no peers any more.
 fn remove_strangers(socket: &mut Socket, local: &Local, device: u32, peers: &BTreeSet<Peer>) -> Result<(), Error> {
     let step = || "remove ways that are no longer wanted".to_owned();
     let keep: BTreeSet<Ipv4Net> = peers.iter().map(|peer| peer.subnet).collect();
+    let keep6: BTreeSet<Ipv6Net> = peers.iter().filter_map(|peer| peer.subnet6).collect();
     for (table, destination) in route::by_interface(socket, device).step(step)? {
-        let IpNet::V4(subnet) = destination else { continue };
+        let subnet = match destination {
+            IpNet::V4(subnet) => subnet,
+            // The kernel's own of the link stay.
+            IpNet::V6(subnet) if keep6.contains(&subnet) || !subnet.network().is_unique_local() => continue,
+            IpNet::V6(_) => {
+                let way = Route { destination, via: Via::Link, interface: device, table: None };
+                route::route_remove_any(socket, &way).step(step)?;
+                continue;
+            }
+        };
         let is_back = table & 0xff00_0000 == TABLE_BASE;
         let wanted = if is_back {
             keep.iter().any(|net| TABLE_BASE + slot(*net) == table)
@@ -297,6 +332,21 @@ fn frame(batch: &mut Batch<'_>, local: &Local, zones: bool) {
             .differs(R1, &bridge)
             .masquerade(),
     );
+    if let Some(subnet) = local.subnet6 {
+        batch.rule(
+            "postrouting",
+            &Rule::new()
+                .family(IPV6)
+                .network_header(8, 16, R1)
+                .mask(R1, &subnet.netmask().octets())
+                .equals(R1, &subnet.network().octets())
+                .meta(meta::OIFNAME, R1)
+                .differs(R1, &device)
+                .meta(meta::OIFNAME, R1)
+                .differs(R1, &bridge)
+                .masquerade(),
+        );
+    }
 }
 
 fn peers(batch: &mut Batch<'_>, peers: &BTreeSet<Peer>) {

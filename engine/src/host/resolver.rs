@@ -52,6 +52,8 @@ fn yes() -> bool {
     true
 }
 
+/// Keeps the process although no container is connected, in `run/networks/ID`: a node of the mesh answers names too.
+pub(crate) const KEPT: &str = "kept";
 /// Who the process is, in `run/networks/ID`.
 const PROCESS: &str = "resolver.pid";
 /// The version of [`Config`].
@@ -167,7 +169,7 @@ pub fn main(arguments: &[OsString]) -> Result<(), Error> {
         drop(server);
         drop(held);
         // Whoever enrolled before the lock fell saw it held and started nobody: look again.
-        if members(&folder) == 0 {
+        if !is_needed(&folder) {
             break;
         }
         match claim(&folder)? {
@@ -193,9 +195,10 @@ fn claim(folder: &Path) -> Result<Option<Flock<File>>, Error> {
     }
 }
 
-fn members(folder: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(folder.join("members")) else { return 0 };
-    entries.flatten().filter(|entry| watch::container(&entry.file_name()).is_some()).count()
+/// Whether anybody needs the process: a container, or whoever keeps it.
+fn is_needed(folder: &Path) -> bool {
+    let members = fs::read_dir(folder.join("members")).into_iter().flatten().flatten();
+    folder.join(KEPT).exists() || members.into_iter().any(|entry| watch::container(&entry.file_name()).is_some())
 }
 
 /// Leaves session, terminal and working directory; the caller's wait ends.
@@ -296,6 +299,8 @@ struct Server {
     tcp: Vec<TcpListener>,
     forwarder: Forwarder,
     random: u64,
+    /// Whoever keeps the process has made this file.
+    kept: PathBuf,
 }
 
 impl Server {
@@ -317,7 +322,8 @@ impl Server {
         }
         let shared = Arc::new(Shared { config: config.clone(), names: RwLock::new(names) });
         let random = crate::time::now() | 1;
-        Ok(Self { shared, watch, udp, tcp, forwarder: Forwarder::new(config.listen.clone(), random), random })
+        let (forwarder, kept) = (Forwarder::new(config.listen.clone(), random), folder.join(KEPT));
+        Ok(Self { shared, watch, udp, tcp, forwarder, random, kept })
     }
 
     /// Answers until the last member is gone.
@@ -367,11 +373,11 @@ impl Server {
         })
     }
 
-    /// Takes in changed members; returns whether any member of this network is left.
+    /// Takes in changed members; returns whether any member of this network is left, or it is kept.
     fn update(&mut self) -> Result<bool, Error> {
         let mut names = self.shared.names.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.watch.update(&mut names).step(|| "read the members' files".to_owned())?;
-        Ok(names.count(&self.shared.config.network_id) > 0)
+        Ok(names.count(&self.shared.config.network_id) > 0 || self.kept.exists())
     }
 
     fn answer(&mut self, at: usize, buffer: &mut [u8]) {

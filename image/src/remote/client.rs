@@ -171,6 +171,34 @@ impl Repository {
         }
     }
 
+    /// What a tag means at the first source that may say so: the digest that it tells, or that of the manifest it sends.
+    pub async fn resolve(&self, tag: &str) -> Result<Digest> {
+        let mut last = None;
+        for endpoint in self.sources.iter().filter(|endpoint| endpoint.resolves_tags) {
+            match self.resolve_at(endpoint, tag).await {
+                Ok(digest) => return Ok(digest),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Url {
+            url: format!("{}/{}", self.registry, self.name),
+            reason: "no source may resolve tags".to_owned(),
+        }))
+    }
+
+    async fn resolve_at(&self, endpoint: &Endpoint, tag: &str) -> Result<Digest> {
+        let request =
+            self.request(endpoint, Method::HEAD, &format!("/manifests/{tag}")).header(ACCEPT, MANIFEST_ACCEPT);
+        let response = self.transport.send(endpoint, &request).await?;
+        let told = header(&response, &HeaderName::from_static("docker-content-digest"));
+        match (response.status(), told.and_then(|text| text.parse().ok())) {
+            (StatusCode::OK, Some(digest)) => Ok(digest),
+            (StatusCode::OK, None) => Ok(*self.manifest_from(endpoint, tag, None).await?.digest()),
+            // An answer to HEAD has no body to say why.
+            _ => Err(transport::refused(&Method::HEAD, response).await),
+        }
+    }
+
     /// Asks one source for bytes `first..=last` of a blob of `size` bytes (everything when `None`). The answer begins at the
     /// returned offset: a source that ignores ranges begins at 0.
     pub async fn blob(

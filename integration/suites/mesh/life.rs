@@ -1,6 +1,6 @@
 //! The life of a mesh: joined, served, two of three killed, back, left.
 
-use crate::rig::{IMAGE, Mesh, PATIENCE, ask};
+use crate::rig::{IMAGE, Mesh, PATIENCE, addresses_in, ask};
 use integration::eventually;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -40,9 +40,7 @@ fn three_nodes_serve_each_other_and_outlive_two() {
         let mut addresses = BTreeSet::new();
         for name in ["web", "tasks.web", "web.mesh"] {
             addresses = eventually(&format!("{name} is known in a container of {}", node.name), PATIENCE, || {
-                let said = node.shoal(["exec", &id, "nslookup", name]).run().stdout;
-                let found = said.lines().skip(2).filter_map(|line| line.strip_prefix("Address: "));
-                let found: BTreeSet<String> = found.map(str::to_owned).collect();
+                let found = addresses_in(&node.shoal(["exec", &id, "nslookup", name]).run().stdout, false);
                 (found.len() == 3).then_some(found)
             });
         }
@@ -100,8 +98,12 @@ fn three_nodes_serve_each_other_and_outlive_two() {
     }
     assert!(mesh.ask(&mesh.nodes[0], 8080).is_none());
 
+    // A node that lives is not removed by mistake.
+    let kept = mesh.nodes[0].shoal(["node", "rm", "n3"]).run().expect_failure();
+    assert!(kept.stderr.contains("node n3 is not down and can't be removed"), "{}", kept.stderr);
+
     // A node that leaves takes its part of the network along.
-    let last = mesh.nodes.pop().expect("three nodes");
+    let mut last = mesh.nodes.pop().expect("three nodes");
     let _ = last.shoal(["mesh", "leave", "--yes"]).ok();
     eventually("the node has ended", PATIENCE, || {
         let links = last.host.cmd("ip").args(["link", "show"]).ok();
@@ -110,5 +112,30 @@ fn three_nodes_serve_each_other_and_outlive_two() {
     eventually("two members are left", PATIENCE, || {
         let members = mesh.nodes[0].json(&["mesh", "members"]);
         (members.as_array().is_some_and(|all| all.len() == 2)).then_some(())
+    });
+
+    // A token that was cut joins nobody, and a name that a living node has is no name for another.
+    let token = mesh.nodes[0].shoal(["mesh", "token", "create"]).ok();
+    let token = token.split_whitespace().last().expect("a token");
+    let join = |token: &str| {
+        let args =
+            ["mesh", "up", "--detach", "--name", "n2", "--listen", &format!("{}:4700", last.address), "--join", token];
+        last.shoal(args).run().expect_failure().stderr
+    };
+    let said = join(&token[..60]);
+    assert!(said.contains("its end is missing"), "{said}");
+    let said = join(token);
+    assert!(said.contains("a living node of the mesh is called n2 already"), "{said}");
+    last.name = "n4".to_owned();
+    last.up(Some(token));
+    eventually("three members again", PATIENCE, || {
+        (mesh.nodes[0].json(&["mesh", "status"])["alive"] == 3).then_some(())
+    });
+    last.kill();
+    mesh.lan.cable(last.plug, false);
+    eventually("it is down", PATIENCE, || mesh.nodes[0].shoal(["node", "ls"]).ok().contains(" Down ").then_some(()));
+    assert_eq!(mesh.nodes[1].shoal(["node", "rm", "n4"]).ok().trim(), "n4");
+    eventually("it is forgotten", PATIENCE, || {
+        (!mesh.nodes[0].shoal(["node", "ls"]).ok().contains("n4")).then_some(())
     });
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 const SLOW: Duration = Duration::from_secs(60);
 
+const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
+
 /// A registry on a host of its own.
 struct Registry {
     host: Host,
@@ -45,9 +47,8 @@ impl Registry {
 
     /// The digest of a tag, asked on the registry's own host.
     fn digest(&self, tag: &str) -> Option<String> {
-        let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
         let url = self.url(&format!("shop/web/manifests/{tag}"));
-        let out = self.host.cmd("curl").args(["-sfI", "-H", accept, &url]).run();
+        let out = self.host.cmd("curl").args(["-sfI", "-H", ACCEPT, &url]).run();
         let line = out.stdout.lines().find(|line| line.to_ascii_lowercase().starts_with("docker-content-digest:"))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     }
@@ -64,6 +65,22 @@ impl Drop for Registry {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = Cmd::new("umount").arg("-l").arg(self.host.root().join("data")).attempt();
+    }
+}
+
+/// A registry beside a node; it ends with the test.
+struct Served(Child);
+
+impl Served {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -164,6 +181,41 @@ fn a_standing_mirror_follows_pushes_through_kills_cuts_and_full_disks() {
     assert_eq!(far.digest("v5"), None);
     let _ = Cmd::new("mount").args(["-o", "remount,size=128m"]).arg(far.host.root().join("data")).ok();
     equal("v5", &five);
+
+    // A registry of a node of the mesh tells what is pushed to it: nobody waits for the next look, an hour from now.
+    let source = format!("{}:5000", first.address);
+    let serve = first.shoal(["image", "serve", "--listen", &source]);
+    let mut own = Served(serve.command().stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("shoal starts"));
+    let listed = first.host.cmd("curl");
+    let listed = listed.args([
+        "-sf",
+        "--retry",
+        "50",
+        "--retry-connrefused",
+        "--retry-delay",
+        "1",
+        &format!("http://{source}/v2/"),
+    ]);
+    let _ = listed.deadline(PATIENCE).ok();
+    let (reads, writes) = (format!("{source}/shop/web"), format!("{}:5000/shop/told", near.address));
+    let add = ["image", "mirror", "add", "told", &reads, &writes, "--every", "1h", "--tls-verify=false"];
+    let _ = first.shoal(add).ok();
+    let told = |tag: &str| {
+        let scratch = Scratch::new("told");
+        let name = format!("{reads}:{tag}");
+        let _ = first.shoal(["load", "-i"]).arg(noise(scratch.path(), &name, 1)).ok();
+        let _ = first.shoal(["push", "-q", "--tls-verify=false", &name]).deadline(SLOW).ok();
+        let pushed = Instant::now();
+        let url = near.url(&format!("shop/told/manifests/{tag}"));
+        eventually(&format!("{tag} is at the other registry"), SLOW, || {
+            near.host.cmd("curl").args(["-sfI", "-H", ACCEPT, &url]).run().status.success().then_some(())
+        });
+        println!("a push that was told of was at the other registry after {:?}", pushed.elapsed());
+    };
+    told("one");
+    told("two");
+    own.end();
+    let _ = first.shoal(["image", "mirror", "rm", "told"]).ok();
 
     let _ = mesh.nodes[2].shoal(["image", "mirror", "rm", "web"]).ok();
     let gone = first.shoal(["image", "mirror", "status", "web"]).run().expect_failure();

@@ -224,6 +224,12 @@ impl Mesh {
     }
 }
 
+/// The IPv4 addresses in what busybox's look-up says, or the IPv6 ones.
+pub(crate) fn addresses_in(said: &str, six: bool) -> BTreeSet<String> {
+    let found = said.lines().skip(2).filter_map(|line| line.strip_prefix("Address: "));
+    found.filter(|address| address.contains(':') == six).map(str::to_owned).collect()
+}
+
 pub(crate) fn ask(netns: &Path, address: Ipv4Addr, port: u16) -> Option<String> {
     at(netns, move || {
         let address = SocketAddr::from((address, port));

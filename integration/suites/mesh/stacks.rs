@@ -1,6 +1,6 @@
 //! Stacks from compose files, names, UDP and the size of packets: what containers of several nodes see of each other.
 
-use crate::rig::{IMAGE, Mesh, Node, PATIENCE, at};
+use crate::rig::{IMAGE, Mesh, Node, PATIENCE, addresses_in, at};
 use integration::{Scratch, eventually};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -9,12 +9,11 @@ use std::time::Duration;
 const SLOW: Duration = Duration::from_secs(60);
 
 /// What a name means to a program that asks `server`, asked with busybox's own look-up.
-fn lookup(node: &Node, container: Option<&str>, name: &str, server: &str) -> BTreeSet<String> {
-    let said = match container {
+fn lookup(node: &Node, container: Option<&str>, name: &str, server: &str) -> String {
+    match container {
         Some(id) => node.shoal(["exec", id, "nslookup", name]).run().stdout,
         None => node.host.cmd("busybox").args(["nslookup", name, server]).run().stdout,
-    };
-    said.lines().skip(2).filter_map(|line| line.strip_prefix("Address: ")).map(str::to_owned).collect()
+    }
 }
 
 fn containers(node: &Node, service: &str) -> Vec<String> {
@@ -112,10 +111,12 @@ services:
         for name in ["shop_web", "tasks.shop_web", "web.shop.mesh", "tasks.web.shop.mesh", "web"] {
             for container in [None, Some(id.as_str())] {
                 let found = eventually(&format!("{name} is known on {} {container:?}", node.name), PATIENCE, || {
-                    let found = lookup(node, container, name, gateway.trim());
-                    (found.len() == 3).then_some(found)
+                    let said = lookup(node, container, name, gateway.trim());
+                    let (four, six) = (addresses_in(&said, false), addresses_in(&said, true));
+                    (four.len() == 3 && six.len() == 3).then(|| four.into_iter().chain(six).collect::<Vec<_>>())
                 });
-                assert!(found.iter().all(|address| address.starts_with("10.")), "{found:?}");
+                let ours = |address: &String| address.starts_with("10.") || address.starts_with("fd");
+                assert!(found.iter().all(ours), "{found:?}");
             }
         }
     }
@@ -150,6 +151,26 @@ services:
     for size in ["1422", "4000"] {
         let _ = here.shoal(["exec", &id, "ping", "-c", "1", "-W", "2", "-s", size, &address]).ok();
     }
+
+    // The same by IPv6, at the container's own address: it sees whose it is.
+    let six = |node: &Node, id: &str| {
+        let format = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}";
+        node.shoal(["inspect", "--format", format, id]).ok().trim().to_owned()
+    };
+    let (from, to) = (six(here, &id), six(there, &other));
+    assert!(from.starts_with("fd") && to.starts_with("fd") && from != to, "{from} {to}");
+    for size in ["1402", "4000"] {
+        let _ = here.shoal(["exec", &id, "ping", "-6", "-c", "1", "-W", "2", "-s", size, &to]).ok();
+    }
+    let said = here.shoal(["exec", &id, "wget", "-q", "-O", "-", &format!("http://[{to}]:8000/")]).ok();
+    assert!(said.trim().ends_with(&from), "{said} is not told {from}");
+
+    // What they wrote, of the whole stack, with times, and from now on only.
+    let logs = first.shoal(["stack", "logs", "-t", "shop"]).ok();
+    let line = logs.lines().find(|line| line.contains("shop_web.")).expect("a line of web");
+    assert!(line.split_whitespace().next().is_some_and(|time| time.contains('T') && time.ends_with('Z')), "{line}");
+    let later = first.shoal(["service", "logs", "--since", "2099-01-01T00:00:00", "shop_web"]).ok();
+    assert_eq!(later, "");
 
     // A changed file changes what it says; what left the file goes when asked for.
     write(&compose("two", "").replace("order: start-first, ", ""));

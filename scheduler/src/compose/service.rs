@@ -64,6 +64,8 @@ impl Reader<'_> {
                     }
                 }
                 "deploy" => self.deploy(node, &format!("{path}.deploy"), &mut spec)?,
+                // Ours: what is not understood of it is refused as everywhere. Others' extensions are theirs.
+                "x-mesh" => self.mesh(node, &format!("{path}.x-mesh"), &mut spec)?,
                 extension if extension.starts_with("x-") => {}
                 _ => return Err(self.unknown(key, &path, SERVICE_KEYS)),
             }
@@ -77,6 +79,22 @@ impl Reader<'_> {
             .accept_new()
             .map_err(|error| self.fail(key.place, format!("{path}.{}: {}", error.field, error.reason)))?;
         Ok(spec)
+    }
+
+    /// What Compose has no words for.
+    fn mesh(&self, node: &Node, path: &str, spec: &mut ServiceSpec) -> Result<(), ComposeError> {
+        for (key, node) in self.map(node)? {
+            match key.text.as_str() {
+                "lost_after" => spec.lost_after_ms = self.parsed(node, parse_duration_ms)?,
+                "partition" if self.text(node)? == "available" => {}
+                "partition" => {
+                    let text = self.text(node)?;
+                    return Err(self.fail(node.place, format!("{text:?} is not there yet; available is")));
+                }
+                _ => return Err(self.unknown(key, path, &["lost_after", "partition"])),
+            }
+        }
+        Ok(())
     }
 
     /// A list of words, or a line as a shell splits it.

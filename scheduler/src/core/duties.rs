@@ -89,6 +89,7 @@ impl Core {
             addresses: Vec::new(),
             exit_code: None,
             message: String::new(),
+            no_image: false,
             ran_ms: 0,
             created_ms: self.now,
             changed_ms: self.now,
@@ -131,7 +132,16 @@ impl Core {
             }
             return;
         }
+        // Not had the image is an end like others, and remembered as what it is.
+        let seen = match seen {
+            Observed::NoImage(message) => {
+                row.no_image = true;
+                Observed::Ended { code: None, message }
+            }
+            seen => seen,
+        };
         match seen {
+            Observed::NoImage(_) => {}
             Observed::Preparing => advance(&mut row, Phase::Preparing),
             Observed::Starting => advance(&mut row, Phase::Starting),
             Observed::Running { container, health, addresses } => {

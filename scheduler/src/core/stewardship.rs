@@ -20,6 +20,13 @@ const ROLLOUT_ROW_MS: u64 = 1_000;
 /// How long to wait after no node fitted; a change of any node or instance comes sooner.
 const NO_FIT_RETRY_MS: u64 = 5_000;
 
+/// How long a node that could not get an image once is passed over for it; doubled by each further time that is remembered.
+const NO_IMAGE_MS: u64 = 5_000;
+/// At most so often: 80 seconds.
+const NO_IMAGE_DOUBLINGS: u32 = 4;
+/// How long a slot must have been without an instance that fits nowhere for an update to go on without it.
+const HOPELESS_MS: u64 = 2_000;
+
 /// When to look again, the earliest of what was asked.
 #[derive(Debug, Default)]
 struct Wake(Option<Ms>);
@@ -110,7 +117,7 @@ impl Core {
     }
 
     /// The nodes that instances may be put on: not those that only look.
-    pub(super) fn placeable(&self) -> impl Iterator<Item = &Node> {
+    pub(crate) fn placeable(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|node| !self.readers.contains(&node.id))
     }
 
@@ -154,7 +161,7 @@ impl Core {
                 if seen.saturating_add(wait_ms) <= self.now {
                     return Some(attempt);
                 }
-                wake.at(seen + wait_ms);
+                wake.at(seen.saturating_add(wait_ms));
                 None
             }
         }
@@ -216,7 +223,9 @@ impl Core {
         let mut chosen: Vec<(Slot, u32, NodeId)> = Vec::new();
         let mut why: Option<NoFit> = None;
         {
-            let mut placer = Placer::new(&known.service, &known.row.id, self.placeable(), used, &avoid);
+            let failing = self.without_image(known, wake);
+            let mut placer =
+                Placer::new(&known.service, &known.row.id, self.placeable(), used, &avoid).without(failing);
             let room = PENDING_MAX.saturating_sub(self.pending.len());
             for (slot, attempt) in due.into_iter().take(room) {
                 let node = match &slot {
@@ -257,6 +266,26 @@ impl Core {
             self.actions
                 .push_back(Action::Reserve(node, Box::new(Reserve { id, slot, attempt, service: known.row.clone() })));
         }
+    }
+
+    /// Nodes that could not get the service's image lately: longer the oftener they could not.
+    fn without_image(&self, known: &Known, wake: &mut Wake) -> BTreeSet<NodeId> {
+        let failed = |row: &&InstanceRow| row.no_image && row.image == known.service.spec.template.image;
+        let mut nodes: BTreeMap<&NodeId, (Ms, u32)> = BTreeMap::new();
+        for row in self.instances_of(&known.row.id).filter(failed) {
+            let seen = self.ended_seen.get(&row.id).copied().unwrap_or(self.now);
+            let entry = nodes.entry(&row.node).or_default();
+            *entry = (entry.0.max(seen), entry.1 + 1);
+        }
+        let mut out = BTreeSet::new();
+        for (node, (last, times)) in nodes {
+            let until = last + NO_IMAGE_MS.saturating_mul(1 << times.min(NO_IMAGE_DOUBLINGS));
+            if until > self.now {
+                wake.at(until);
+                out.insert(node.clone());
+            }
+        }
+        out
     }
 
     /// Checks the one node that a global service's slot names.
@@ -347,6 +376,7 @@ impl Core {
         let last = current.iter().flatten().max().copied();
         let monitored_at = last.map_or(0, |at| at.saturating_add(config.monitor_ms));
         let delay_at = last.map_or(0, |at| at.saturating_add(config.delay_ms));
+        let hopeless = self.hopeless(known, slots, wanted, pending, wake);
         let generation = rollout.map_or(u64::MAX, |row| row.generation);
         let failed: BTreeSet<&Slot> = self
             .instances_of(&known.row.id)
@@ -361,6 +391,8 @@ impl Core {
             wanted,
             pending,
             settled: &settled,
+            hopeless: &hopeless,
+            generation: known.row.generation,
             failed: failed.len(),
             delay_over: now >= delay_at,
             monitored: current.iter().all(Option::is_some) && now >= monitored_at,
@@ -387,6 +419,36 @@ impl Core {
             }
         }
         self.apply(known, rollout, slots, step, order)
+    }
+
+    /// Slots that stay empty for now: their tasks have done what they were to do, or nothing fits them.
+    fn hopeless(
+        &self,
+        known: &Known,
+        slots: &BTreeMap<Slot, SlotView<'_>>,
+        wanted: &[Slot],
+        pending: &BTreeSet<Slot>,
+        wake: &mut Wake,
+    ) -> BTreeSet<Slot> {
+        let watch = self.watches.get(&known.row.spec.name);
+        let nowhere = watch.is_some_and(|watch| watch.no_fit.is_some());
+        let mut waits_in_vain = |slot: &Slot| {
+            let Some(since) = watch.and_then(|watch| watch.missing_since.get(slot)).filter(|_| nowhere) else {
+                return false;
+            };
+            wake.at((since + HOPELESS_MS).max(self.now + 1));
+            since + HOPELESS_MS <= self.now
+        };
+        let is_hopeless = |slot: &&Slot| {
+            let view = &slots[*slot];
+            let empty = view.current.is_empty() && view.outdated.is_empty() && view.leaving.is_empty();
+            if !empty || !view.stopping.is_empty() || pending.contains(*slot) {
+                return false;
+            }
+            let ended = |last| matches!(after_end(&known.service.spec.template.restart, last), Next::Never);
+            view.ended.is_some_and(ended) || waits_in_vain(slot)
+        };
+        wanted.iter().filter(is_hopeless).cloned().collect()
     }
 
     fn apply(

@@ -789,3 +789,91 @@ fn what_a_node_ran_in_its_former_life_does_not_count_until_it_speaks() {
     core.handle(12_100, Event::Tick);
     assert_eq!((stands(&core), doubtful(&core)), (Standing::Good, false));
 }
+
+#[test]
+fn what_a_reader_says_it_runs_stops_nobody_and_counts_for_nothing() {
+    let mut sim = Sim::new(3, 8);
+    sim.put_service(spec("a:1", 3), 1, None);
+    sim.run(10_000);
+    let reader = || "reader".to_owned();
+    sim.broadcast(|_| Event::Readers(BTreeSet::from([reader()])));
+    sim.broadcast(|_| Event::Member { node: reader(), liveness: Liveness::Alive });
+    let true_row = sim.cores[0].as_ref().unwrap().instances().next().unwrap().clone();
+    // It works, and is older than the one that is there.
+    let row = InstanceRow { id: "0".to_owned(), node: reader(), ..true_row };
+    sim.broadcast(|_| Event::Instance(Box::new(row.clone())));
+    sim.run(20_000);
+    assert_eq!(sim.count("a:1"), 3);
+    for core in sim.cores.iter().flatten() {
+        assert!(core.instances().all(|row| row.node != reader()));
+    }
+    // Nor does one that was a member before.
+    sim.broadcast(|_| Event::Readers(BTreeSet::new()));
+    sim.broadcast(|_| Event::Instance(Box::new(row.clone())));
+    sim.broadcast(|_| Event::Readers(BTreeSet::from([reader()])));
+    sim.run(1_000);
+    for core in sim.cores.iter().flatten() {
+        assert!(core.instances().all(|row| row.node != reader()));
+    }
+}
+
+#[test]
+fn what_is_said_of_a_node_that_nobody_named_waits_for_it() {
+    let mut core = Core::new(Config { me: id(0), seed: 1 }, 0);
+    let policy = NodePolicy { v: 1, availability: Availability::Drain, ..NodePolicy::default() };
+    core.handle(1, Event::Policy("gone".to_owned(), Some(policy)));
+    assert_eq!(core.nodes().count(), 0, "a row of a node that has left makes no node");
+    core.handle(2, Event::Member { node: "gone".to_owned(), liveness: Liveness::Alive });
+    assert_eq!(core.nodes().next().unwrap().policy.availability, Availability::Drain);
+    core.handle(3, Event::MemberGone("gone".to_owned()));
+    assert_eq!(core.nodes().count(), 0);
+}
+
+#[test]
+fn an_updates_row_that_comes_before_its_service_begins_no_other() {
+    let mut sim = Sim::new(3, 8);
+    let old = spec("a:1", 3);
+    sim.put_service(old.clone(), 1, None);
+    sim.run(20_000);
+    let new = spec("b:2", 3);
+    let revision = new.clone().accept().unwrap().revision;
+    let rollout = RolloutRow {
+        v: 1,
+        service_id: "sid".to_owned(),
+        revision: revision.clone(),
+        generation: 2,
+        state: RolloutState::Updating,
+        message: String::new(),
+        started_ms: sim.now,
+        changed_ms: sim.now,
+    };
+    sim.broadcast(|_| Event::Rollout("web".to_owned(), rollout.clone()));
+    sim.run(500);
+    for core in sim.cores.iter().flatten() {
+        assert_eq!(core.rollout("web"), Some(&rollout), "it stands as it came");
+    }
+    assert_eq!(sim.count("a:1"), 3);
+    sim.put_service(new, 2, Some(old));
+    sim.run(60_000);
+    assert_eq!(sim.count("b:2"), 3);
+    for core in sim.cores.iter().flatten() {
+        assert_eq!(core.rollout("web").unwrap().state, RolloutState::Completed);
+    }
+}
+
+#[test]
+fn an_update_goes_on_beside_a_slot_that_fits_nowhere() {
+    // Three nodes take one each: the fourth slot waits for a node that may never come.
+    let mut sim = Sim::new(3, 8);
+    let one_each = |image: &str| {
+        let mut spec = spec(image, 4);
+        spec.placement.max_replicas_per_node = 1;
+        spec
+    };
+    sim.put_service(one_each("a:1"), 1, None);
+    sim.run(20_000);
+    assert_eq!(sim.count("a:1"), 3);
+    sim.put_service(one_each("b:2"), 2, Some(one_each("a:1")));
+    sim.run(120_000);
+    assert_eq!((sim.count("a:1"), sim.count("b:2")), (0, 3));
+}

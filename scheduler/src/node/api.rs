@@ -15,6 +15,7 @@ pub mod view;
 
 use super::containers::Worker;
 use super::journal::Journal;
+use super::mirror::Pushes;
 use super::{Clock, End, Handle};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -34,6 +35,10 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// The largest request body: a backup of a mesh with a hundred thousand small rows fits.
 const BODY_BYTES_MAX: usize = 64 << 20;
+/// The largest body of calls that bring no backup and no value: a service with all its lists full.
+const BODY_BYTES_USUAL: usize = 4 << 20;
+/// How long a body may take to arrive.
+const BODY_WITHIN: std::time::Duration = std::time::Duration::from_secs(60);
 /// Connections at a time; watchers hold one each.
 const CONNECTIONS_MAX: usize = 512;
 /// The longest a write waits for this node's own disk before its outcome is called unknown. For peers the mesh waits far
@@ -58,10 +63,13 @@ pub struct Context {
     pub(super) handle: Handle,
     pub(super) worker: Worker,
     pub(super) journal: Arc<Journal>,
+    pub(super) pushes: Arc<Pushes>,
     pub(super) clock: Clock,
     pub(super) socket: PathBuf,
     /// Where the API is reached over TLS, if it is.
     pub(super) told: Option<tls::Told>,
+    /// Held from choosing ports to the core's knowing of it.
+    pub(super) ports: tokio::sync::Mutex<()>,
     ended: Mutex<Option<oneshot::Sender<End>>>,
     requests: AtomicU64,
     failures: AtomicU64,
@@ -75,6 +83,7 @@ impl Context {
         handle: Handle,
         worker: Worker,
         journal: Arc<Journal>,
+        pushes: Arc<Pushes>,
         clock: Clock,
         ended: oneshot::Sender<End>,
         socket: PathBuf,
@@ -85,9 +94,11 @@ impl Context {
             handle,
             worker,
             journal,
+            pushes,
             clock,
             socket,
             told,
+            ports: tokio::sync::Mutex::default(),
             ended: Mutex::new(Some(ended)),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -139,6 +150,11 @@ impl Call {
     /// Says whether a query flag is set.
     pub(super) fn flag(&self, name: &str) -> bool {
         self.query.get(name).is_some_and(|value| matches!(value.as_str(), "" | "1" | "true"))
+    }
+
+    /// Says whether a query flag is switched off.
+    pub(super) fn off(&self, name: &str) -> bool {
+        self.query.get(name).is_some_and(|value| matches!(value.as_str(), "0" | "false"))
     }
 
     /// Reads the body as JSON.
@@ -200,7 +216,9 @@ async fn dispatch(
     if role < route.role {
         return Err(Problem::new(403, "not allowed", format!("{} {} needs an operator", route.method, route.path)));
     }
-    let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+    let most = if matches!(route.op, Op::Restore | Op::KvPut) { BODY_BYTES_MAX } else { BODY_BYTES_USUAL };
+    let body = tokio::time::timeout(BODY_WITHIN, Limited::new(body, most).collect()).await;
+    let body = body.map_err(|_| Problem::bad_request("the body did not arrive in time"))?;
     let body = body.map_err(|error| Problem::bad_request(format!("the body could not be read: {error}")))?;
     let last_event_id = parts.headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let query = route::query(parts.uri.query().unwrap_or_default())?;
@@ -238,11 +256,13 @@ async fn dispatch(
         Op::ServiceRemove => services::remove(context, &call).await,
         Op::ServiceRollback => services::rollback(context, &call).await,
         Op::ServiceLogs => services::logs(context, &call).await,
+        Op::ImagePin => services::pin(context, &call).await,
         Op::Instances => services::instances(context, &call).await,
         Op::MirrorList => mirrors::list(context).await,
         Op::MirrorAdd => mirrors::add(context, &call).await,
         Op::MirrorGet => mirrors::get(context, &call).await,
         Op::MirrorRemove => mirrors::remove(context, &call).await,
+        Op::Pushed => mirrors::pushed(context, &call).await,
         Op::Routes => services::routes(context).await,
         Op::Events => Ok(stream::events(context, &call)),
         Op::OpenApi => Ok(reply::json(200, &route::open_api())),

@@ -4,7 +4,7 @@
 use super::containers::Worker;
 use crate::port::Containers;
 use p2p::Mesh;
-use p2p::membership::{Liveness, Member};
+use p2p::membership::{Liveness, Member, Role};
 use p2p::mesh::Error;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,12 +51,15 @@ pub enum Want {
 
 /// Answers peers that want an image.
 pub(crate) async fn serve(mesh: &Mesh, port: &Arc<dyn Containers>) -> Result<(), Error> {
-    let port = Arc::clone(port);
+    let (port, asked) = (Arc::clone(port), mesh.clone());
     mesh.serve(
         PROTOCOL,
-        Arc::new(move |_peer, bytes| {
-            let port = Arc::clone(&port);
+        Arc::new(move |peer, bytes| {
+            let (port, mesh) = (Arc::clone(&port), asked.clone());
             Box::pin(async move {
+                if mesh.role(peer).await.map_err(|error| error.to_string())? < Role::Member {
+                    return Err(format!("node {peer} may only read, and runs nothing"));
+                }
                 let want: Want = serde_json::from_slice(&bytes).map_err(|error| format!("not understood: {error}"))?;
                 let work = move || match want {
                     Want::Image { image } => Ok(port.holds(&image).unwrap_or_default().into_bytes()),
@@ -80,6 +83,26 @@ struct Holders {
 }
 
 impl Holders {
+    /// Asks one holder for a part. While there are others it has little time; the last has as much as a call may take, unless it
+    /// is known to be down.
+    async fn part(&self, peer: p2p::NodeId, others: bool, want: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let mut call = std::pin::pin!(self.mesh.call(peer, PROTOCOL, want));
+        loop {
+            if let Ok(answer) = tokio::time::timeout(OTHERS_WITHIN, &mut call).await {
+                return answer;
+            }
+            if others || self.is_down(peer).await {
+                let reason = format!("no part within {} s", OTHERS_WITHIN.as_secs());
+                return Err(Error::Call { peer, protocol: PROTOCOL.to_owned(), reason });
+            }
+        }
+    }
+
+    async fn is_down(&self, peer: p2p::NodeId) -> bool {
+        let down = |member: &Member| member.id == peer && matches!(member.liveness, Liveness::Down | Liveness::Left);
+        self.mesh.members().await.is_ok_and(|members| members.iter().any(down))
+    }
+
     fn read(&self, digest: &str, offset: u64, bytes: u64) -> Result<Vec<u8>, String> {
         let want = Want::Part { digest: digest.to_owned(), offset, bytes };
         let want = serde_json::to_vec(&want).map_err(|error| error.to_string())?;
@@ -90,14 +113,7 @@ impl Holders {
                 let Some(count) = std::num::NonZero::new(peers.len()) else { return Err(why) };
                 (peers[self.turn.fetch_add(1, Ordering::Relaxed) % count], count.get() > 1)
             };
-            // The last holder gets all the time a call has.
-            let within = if others { OTHERS_WITHIN } else { Duration::MAX };
-            let call = self.mesh.call(peer, PROTOCOL, want.clone());
-            let answer = self.runtime.block_on(async { tokio::time::timeout(within, call).await });
-            let answer = answer.unwrap_or_else(|_| {
-                let reason = format!("no part within {} s", OTHERS_WITHIN.as_secs());
-                Err(Error::Call { peer, protocol: PROTOCOL.to_owned(), reason })
-            });
+            let answer = self.runtime.block_on(self.part(peer, others, want.clone()));
             match answer {
                 Ok(part) if !part.is_empty() && part.len() as u64 <= bytes => return Ok(part),
                 Ok(part) => why = format!("{peer} answered with {} bytes for {bytes}", part.len()),
@@ -112,7 +128,9 @@ impl Holders {
 /// Asks every living peer what a name points at there. Returns who holds what, and how many did not answer.
 async fn find(mesh: &Mesh, ask: &[u8]) -> Result<(BTreeMap<String, Vec<p2p::NodeId>>, usize), String> {
     let members = mesh.members().await.map_err(|error| error.to_string())?;
-    let lives = |member: &Member| matches!(member.liveness, Liveness::Alive | Liveness::Suspect);
+    // What a reader says it holds nobody runs.
+    let lives =
+        |member: &Member| member.role >= Role::Member && matches!(member.liveness, Liveness::Alive | Liveness::Suspect);
     let asked = members.into_iter().filter(|member| !member.is_self && lives(member)).map(|member| {
         let call = mesh.call(member.id, PROTOCOL, ask.to_vec());
         async move {
@@ -130,6 +148,13 @@ async fn find(mesh: &Mesh, ask: &[u8]) -> Result<(BTreeMap<String, Vec<p2p::Node
         }
     }
     Ok((found, silent))
+}
+
+/// What most of the living peers hold under a name: a descriptor's JSON. `None` when none holds it.
+pub(crate) async fn held(mesh: &Mesh, image: &str) -> Option<String> {
+    let ask = serde_json::to_vec(&Want::Image { image: image.to_owned() }).ok()?;
+    let (found, _) = find(mesh, &ask).await.ok()?;
+    found.into_iter().max_by_key(|(_, peers)| peers.len()).map(|(target, _)| target)
 }
 
 /// Fetches an image from the peers that hold it. `Ok(false)` when none does.

@@ -1,10 +1,13 @@
 //! The mesh as the core sees it: rows become events, actions become rows and calls. Nothing is decided here.
 
+use super::containers::listening;
 use super::{Handle, Input, containers::Worker, journal::Journal};
 use crate::core::Event;
 use crate::model::{
     Answer, InstanceRow, Liveness, NodeFacts, NodeId, NodePolicy, Release, Reserve, RolloutRow, ServiceRow,
 };
+use crate::port::LogWish;
+use crate::service::Protocol;
 use p2p::Mesh;
 use p2p::membership::Role;
 use p2p::mesh::{Change, Error};
@@ -20,6 +23,10 @@ use tokio::sync::{mpsc, oneshot};
 pub const PROTOCOL: &str = "/shoal/scheduler/1";
 /// Writes that wait for the mesh.
 const WRITES_MAX: usize = 1_024;
+/// How long a node may take to say which ports are taken there: an operator waits, and it is a courtesy.
+const LISTENS_WITHIN: Duration = Duration::from_millis(500);
+/// How long after a write that the disk refused it is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(2);
 /// How often members are read in whole: changes come by themselves, this catches a lost one.
 const MEMBERS_EVERY: Duration = Duration::from_secs(5);
 
@@ -37,19 +44,40 @@ pub enum Ask {
         id: String,
         /// At most this many lines, the last ones.
         tail: usize,
+        /// None from before this time, in nanoseconds since 1970.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
+        /// Each begins with its time and a space.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        times: bool,
+    },
+    /// Know that something was pushed to a registry.
+    Pushed {
+        /// The repository within it.
+        repository: String,
+    },
+    /// Say which of these ports a program of the host listens on.
+    Listens {
+        /// The ports.
+        ports: Vec<(u16, Protocol)>,
     },
 }
 
 /// Answers the calls of other nodes.
-pub(crate) async fn serve(mesh: &Mesh, handle: &Handle, worker: &Worker) -> Result<(), Error> {
-    let (handle, worker, asked) = (handle.clone(), worker.clone(), mesh.clone());
+pub(crate) async fn serve(
+    mesh: &Mesh,
+    handle: &Handle,
+    worker: &Worker,
+    pushes: &Arc<super::mirror::Pushes>,
+) -> Result<(), Error> {
+    let (handle, worker, asked, pushes) = (handle.clone(), worker.clone(), mesh.clone(), Arc::clone(pushes));
     mesh.serve(
         PROTOCOL,
         Arc::new(move |peer, bytes| {
-            let (handle, worker, mesh) = (handle.clone(), worker.clone(), asked.clone());
+            let (handle, worker, mesh, pushes) = (handle.clone(), worker.clone(), asked.clone(), Arc::clone(&pushes));
             Box::pin(async move {
                 let ask: Ask = serde_json::from_slice(&bytes).map_err(|error| format!("not understood: {error}"))?;
-                if !matches!(ask, Ask::Logs { .. })
+                if !matches!(ask, Ask::Logs { .. } | Ask::Listens { .. })
                     && mesh.role(peer).await.map_err(|error| error.to_string())? < Role::Member
                 {
                     return Err(format!("node {peer} may only read"));
@@ -57,7 +85,14 @@ pub(crate) async fn serve(mesh: &Mesh, handle: &Handle, worker: &Worker) -> Resu
                 let answer = match ask {
                     Ask::Reserve(reserve) => serde_json::to_vec(&reserve_here(&handle, reserve).await),
                     Ask::Release(release) => serde_json::to_vec(&release_here(&handle, release).await),
-                    Ask::Logs { id, tail } => serde_json::to_vec(&worker.logs(&id, tail).await?),
+                    Ask::Pushed { repository } => {
+                        pushes.tell(&repository);
+                        serde_json::to_vec(&())
+                    }
+                    Ask::Listens { ports } => serde_json::to_vec(&listening::taken(&ports)),
+                    Ask::Logs { id, tail, since, times } => {
+                        serde_json::to_vec(&worker.logs(&id, LogWish { tail, since, times }).await?)
+                    }
                 };
                 answer.map_err(|error| error.to_string())
             })
@@ -101,9 +136,30 @@ pub(crate) async fn ask_release(mesh: &Mesh, handle: &Handle, me: &NodeId, to: &
 }
 
 /// Asks a node for what an instance wrote.
-pub(crate) async fn ask_logs(mesh: &Mesh, to: &NodeId, id: &str, tail: usize) -> Result<Vec<String>, String> {
-    let asked = call(mesh, to, &Ask::Logs { id: id.to_owned(), tail }).await;
+pub(crate) async fn ask_logs(mesh: &Mesh, to: &NodeId, id: &str, wish: LogWish) -> Result<Vec<String>, String> {
+    let LogWish { tail, since, times } = wish;
+    let asked = call(mesh, to, &Ask::Logs { id: id.to_owned(), tail, since, times }).await;
     asked.map_err(|why| format!("its node did not send its log: {why}"))
+}
+
+/// Tells a node that something was pushed to a registry; one that cannot be told looks by itself in its time.
+pub(crate) async fn tell_pushed(mesh: &Mesh, to: &NodeId, repository: &str) {
+    let _ = call::<()>(mesh, to, &Ask::Pushed { repository: repository.to_owned() }).await;
+}
+
+/// Asks a node, or this one, which of these ports a program of its host listens on; none when it does not say.
+pub(crate) async fn ask_listens(
+    mesh: &Mesh,
+    me: &NodeId,
+    to: &NodeId,
+    ports: &[(u16, Protocol)],
+) -> Vec<(u16, Protocol)> {
+    if to == me {
+        return listening::taken(ports);
+    }
+    let ask = Ask::Listens { ports: ports.to_vec() };
+    let asked = tokio::time::timeout(LISTENS_WITHIN, call(mesh, to, &ask)).await;
+    asked.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 async fn call<T: DeserializeOwned>(mesh: &Mesh, to: &NodeId, ask: &Ask) -> Result<T, String> {
@@ -205,7 +261,7 @@ async fn is_expelled(mesh: &Mesh) -> bool {
     const KINDS: [&str; 2] = ["evicted", "cloned-key"];
     let of_self =
         |alarm: &p2p::mesh::Alarm| KINDS.contains(&alarm.kind.as_str()) && alarm.text.starts_with("this node");
-    mesh.status().await.is_ok_and(|status| status.alarms.iter().any(of_self))
+    mesh.status().await.is_ok_and(|status| status.expelled.is_some() || status.alarms.iter().any(of_self))
 }
 
 async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeMap<NodeId, u64>) {
@@ -368,32 +424,93 @@ fn precedes(row: Option<Row>, id: &str, generation: u64) -> bool {
     known.is_some_and(|known| known.id == id && known.generation + 1 == generation)
 }
 
+/// Rows of this node that its disk refused: the core takes them for written, so they are written as soon as that goes.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Counts the writes of each key that is under way or waits.
+    latest: BTreeMap<Key, u64>,
+    waiting: BTreeMap<Key, Write>,
+    serial: u64,
+}
+
+impl Refused {
+    /// A write of this key begins: what waits is older.
+    fn begins(&mut self, key: &Key) -> u64 {
+        self.serial += 1;
+        self.waiting.remove(key);
+        self.latest.insert(key.clone(), self.serial);
+        self.serial
+    }
+
+    /// A write ended; `again` is what to write when it was refused. Only the last of a key counts.
+    fn ended(&mut self, key: Key, serial: u64, again: Option<Write>) {
+        if self.latest.get(&key) != Some(&serial) {
+            return;
+        }
+        self.latest.remove(&key);
+        if let Some(write) = again {
+            self.waiting.insert(key, write);
+        }
+    }
+}
+
+/// Writes one row. The first poll hands it to the mesh, in order; only the wait for its peers runs beside the next.
+fn do_write(mesh: &Mesh, refused: &mut Refused, ends: &mpsc::Sender<(Key, u64, Option<Write>)>, write: Write) {
+    let (mesh, ends) = (mesh.clone(), ends.clone());
+    let keep = match &write {
+        Write::Put(key, body) => Some((key.clone(), Write::Put(key.clone(), body.clone()))),
+        Write::Delete(key) => Some((key.clone(), Write::Delete(key.clone()))),
+        Write::Mark(_) | Write::Service(..) => None,
+    };
+    let keep = keep.map(|(key, again)| (refused.begins(&key), key, again));
+    let mut write = Box::pin(async move {
+        let done = match write {
+            Write::Put(key, body) => mesh.put(key, body).await.map(drop),
+            Write::Mark(done) => {
+                let _ = done.send(());
+                Ok(())
+            }
+            Write::Delete(key) => mesh.delete(key, None).await.map(drop),
+            Write::Service(key, body, id, generation) => {
+                let service = key.clone();
+                let check = move |get: &dyn Fn(&Key) -> Option<Row>| precedes(get(&service), &id, generation);
+                mesh.put_if(None, key, body, check).await.map(drop)
+            }
+        };
+        if let Some((serial, key, again)) = keep {
+            let again = matches!(done, Err(Error::Disk { .. })).then_some(again);
+            let _ = ends.send((key, serial, again)).await;
+        }
+    });
+    if futures::FutureExt::now_or_never(&mut write).is_none() {
+        tokio::spawn(write);
+    }
+}
+
 impl Writer {
     pub(crate) fn start(mesh: Mesh) -> Self {
         let (writes, mut receiver) = mpsc::channel::<Write>(WRITES_MAX);
+        let (ends, mut ended) = mpsc::channel::<(Key, u64, Option<Write>)>(WRITES_MAX);
         tokio::spawn(async move {
-            while let Some(write) = receiver.recv().await {
-                let mesh = mesh.clone();
-                let mut write = Box::pin(async move {
-                    match write {
-                        Write::Put(key, body) => mesh.put(key, body).await.map(drop),
-                        Write::Mark(done) => {
-                            let _ = done.send(());
-                            Ok(())
-                        }
-                        Write::Delete(key) => mesh.delete(key, None).await.map(drop),
-                        Write::Service(key, body, id, generation) => {
-                            let service = key.clone();
-                            let check =
-                                move |get: &dyn Fn(&Key) -> Option<Row>| precedes(get(&service), &id, generation);
-                            mesh.put_if(None, key, body, check).await.map(drop)
-                        }
+            let mut refused = Refused::default();
+            loop {
+                let write = tokio::select! {
+                    write = receiver.recv() => match write {
+                        Some(write) => write,
+                        None => return,
+                    },
+                    Some((key, serial, again)) = ended.recv() => {
+                        refused.ended(key, serial, again);
+                        continue;
                     }
-                });
-                // The first poll hands the row to the mesh, in order; only the wait for its peers runs beside the next.
-                if futures::poll!(&mut write).is_pending() {
-                    tokio::spawn(write);
-                }
+                    () = tokio::time::sleep(WRITE_AGAIN), if !refused.waiting.is_empty() => {
+                        for (_, write) in std::mem::take(&mut refused.waiting) {
+                            do_write(&mesh, &mut refused, &ends, write);
+                        }
+                        continue;
+                    }
+                };
+                do_write(&mesh, &mut refused, &ends, write);
             }
         });
         Self { writes }
@@ -456,6 +573,22 @@ mod tests {
         assert!(!precedes(service(5), "sid", 5), "an operator was faster");
         assert!(!precedes(service(4), "other", 5), "removed and made again");
         assert!(!precedes(None, "sid", 5), "removed");
+    }
+
+    #[test]
+    fn a_row_that_the_disk_refused_waits_until_a_newer_one_is_written() {
+        let (key, body) = (Key::global(Table::ROLLOUT, "web"), || Body(vec![1]));
+        let mut refused = Refused::default();
+        let first = refused.begins(&key);
+        let second = refused.begins(&key);
+        refused.ended(key.clone(), first, Some(Write::Put(key.clone(), body())));
+        assert!(refused.waiting.is_empty(), "a newer one is under way");
+        refused.ended(key.clone(), second, Some(Write::Put(key.clone(), body())));
+        assert_eq!(refused.waiting.len(), 1);
+        let third = refused.begins(&key);
+        assert!(refused.waiting.is_empty(), "it is older than what is being written");
+        refused.ended(key, third, None);
+        assert!(refused.waiting.is_empty() && refused.latest.is_empty());
     }
 
     #[test]

@@ -8,13 +8,13 @@ pub mod listening;
 use super::{Handle, blobs};
 use crate::core::Event;
 use crate::model::{Health, InstanceRow, NodeFacts, NodeId};
-use crate::port::{Containers, Observed, Wish};
+use crate::port::{Containers, LogWish, Observed, Wish};
 use crate::service::Service;
 use p2p::Mesh;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 /// Starts and removals at a time: each is a process or two, and starts are bound by the kernel, not by us.
 const OPERATIONS_MAX: usize = 8;
@@ -27,7 +27,7 @@ const QUEUE_MAX: usize = 8;
 /// How often the engine is asked what its containers do.
 const LIST_EVERY: Duration = Duration::from_millis(500);
 /// How often while something that was just started does not work yet: traffic waits for it.
-const LIST_SOON: Duration = Duration::from_millis(100);
+const LIST_SOON: Duration = Duration::from_millis(50);
 /// How long after a start that is so: a check that takes minutes is not worth more.
 const SOON_MAX: Duration = Duration::from_secs(20);
 /// How often when this node runs nothing.
@@ -45,6 +45,8 @@ pub struct Worker {
     permits: Arc<Semaphore>,
     pulls: Arc<Semaphore>,
     stops: Arc<Semaphore>,
+    /// Told when something was started: whoever watches looks often from then on, not after the pause it is in.
+    started: Arc<Notify>,
     /// Held from asking the engine to the end of telling: an older listing never comes after a newer one.
     listing: Arc<tokio::sync::Mutex<()>>,
     mesh: Mesh,
@@ -140,6 +142,7 @@ impl Worker {
             permits: bound(OPERATIONS_MAX),
             pulls: bound(PULLS_MAX),
             stops: bound(STOPS_MAX),
+            started: Arc::default(),
             listing: Arc::default(),
             mesh,
         }
@@ -167,11 +170,11 @@ impl Worker {
     }
 
     /// Returns the last lines an instance wrote.
-    pub(crate) async fn logs(&self, id: &str, tail: usize) -> Result<Vec<String>, String> {
+    pub(crate) async fn logs(&self, id: &str, wish: LogWish) -> Result<Vec<String>, String> {
         let container = self.state.lock().expect("no holder panics").containers.get(id).cloned();
         let container = container.ok_or_else(|| "the instance has no container on its node".to_owned())?;
         let port = Arc::clone(&self.port);
-        let lines = tokio::task::spawn_blocking(move || port.logs(&container, tail)).await;
+        let lines = tokio::task::spawn_blocking(move || port.logs(&container, wish)).await;
         lines.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
@@ -192,7 +195,10 @@ impl Worker {
                     _ => LIST_EVERY,
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.started.notified() => {}
+            }
         }
     }
 
@@ -214,10 +220,11 @@ impl Worker {
     }
 
     async fn work(self, id: String, mut operations: mpsc::Receiver<Operation>) {
+        let mut next: Option<Operation> = None;
         loop {
             let operation = {
                 let mut state = self.state.lock().expect("no holder panics");
-                match operations.try_recv() {
+                match next.take().map_or_else(|| operations.try_recv(), Ok) {
                     Ok(operation) => operation,
                     Err(_) => {
                         state.queues.remove(&id);
@@ -226,25 +233,39 @@ impl Worker {
                 }
             };
             match operation {
-                Operation::Start(wish) => self.do_start(&id, *wish).await,
+                Operation::Start(wish) => next = self.do_start(&id, *wish, &mut operations).await,
                 Operation::Stop(grace_ms) => self.do_stop(&id, grace_ms).await,
                 Operation::Remove => self.do_remove(&id).await,
             }
         }
     }
 
-    async fn do_start(&self, id: &str, wish: Wish) {
+    /// Returns the operation that ended it early: what is still being fetched is not waited for.
+    async fn do_start(&self, id: &str, wish: Wish, operations: &mut mpsc::Receiver<Operation>) -> Option<Operation> {
         let (port, image) = (Arc::clone(&self.port), wish.instance.image.clone());
         let present = tokio::task::spawn_blocking(move || port.has_image(&image)).await.unwrap_or(false);
         if !present {
             self.send(id, Observed::Preparing).await;
-            let Ok(_permit) = self.pulls.acquire().await else { return };
-            if let Err(message) = self.obtain(&wish.instance.image).await {
-                self.send(id, Observed::Ended { code: None, message }).await;
-                return;
+            let (worker, image) = (self.clone(), wish.instance.image.clone());
+            // A task of its own, that holds its place among the pulls for as long as the engine is at it.
+            let mut fetched = tokio::spawn(async move {
+                let _permit = worker.pulls.acquire().await;
+                worker.obtain(&image).await
+            });
+            let obtained = tokio::select! {
+                obtained = &mut fetched => obtained.unwrap_or_else(|error| Err(error.to_string())),
+                operation = operations.recv() => {
+                    let message = "it was stopped before it had its image".to_owned();
+                    self.send(id, Observed::Ended { code: None, message }).await;
+                    return operation;
+                }
+            };
+            if let Err(message) = obtained {
+                self.send(id, Observed::NoImage(message)).await;
+                return None;
             }
         }
-        let Ok(permit) = self.permits.acquire().await else { return };
+        let Ok(permit) = self.permits.acquire().await else { return None };
         self.send(id, Observed::Starting).await;
         let port = Arc::clone(&self.port);
         let started = tokio::task::spawn_blocking(move || port.start(&wish)).await;
@@ -258,10 +279,12 @@ impl Worker {
                     state.started = Some(Instant::now());
                     state.act(id);
                 }
+                self.started.notify_one();
                 self.list_once().await;
             }
             Err(message) => self.send(id, Observed::Ended { code: None, message }).await,
         }
+        None
     }
 
     /// Asks the engine for every container and tells what changed; returns how many there are.
@@ -285,6 +308,9 @@ impl Worker {
             Ok(false) => "no peer holds it".to_owned(),
             Err(why) => format!("its holders: {why}"),
         };
+        if super::pin::names_no_registry(image) {
+            return Err(format!("{from_peers}, and its name names no registry"));
+        }
         let (port, name) = (Arc::clone(&self.port), image.to_owned());
         let pulled = flatten(tokio::task::spawn_blocking(move || port.pull(&name)).await);
         pulled.map_err(|why| format!("{why} ({from_peers})"))
@@ -328,7 +354,7 @@ impl Worker {
     }
 
     async fn send(&self, id: &str, seen: Observed) {
-        if matches!(seen, Observed::Ended { .. }) {
+        if matches!(seen, Observed::Ended { .. } | Observed::NoImage(_)) {
             self.state.lock().expect("no holder panics").seen.insert(id.to_owned(), seen.clone());
         }
         self.handle.event(Event::Container { id: id.to_owned(), seen }).await;

@@ -4,7 +4,7 @@ use super::Options;
 use crate::model::NodeFacts;
 use crate::quantity::CPU_NANOS;
 use crate::service::Amount;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The share of the host's memory that services may reserve, in percent: the rest is the host's own.
 const MEMORY_PERCENT: u64 = 90;
@@ -24,6 +24,8 @@ pub fn facts(options: &Options) -> NodeFacts {
         version: mesh.version.clone(),
         addresses: mesh.advertise.clone(),
         overlay: None,
+        images: BTreeSet::new(),
+        networks: None,
         extra: BTreeMap::new(),
     }
 }

@@ -4,7 +4,7 @@
 use super::journal::Journal;
 use super::{Clock, Handle};
 use crate::core::Core;
-use crate::mirror::{Policy, Seen, State, TELL_MS, turn};
+use crate::mirror::{Policy, Seen, State, TELL_MS, looks_now, turn};
 use crate::model::{Ms, Node, NodeId};
 use crate::port::Containers;
 use p2p::Mesh;
@@ -12,7 +12,7 @@ use p2p::table::{Body, Key, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// How often turns are looked at while there are policies.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -20,6 +20,36 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RUNS_MAX: usize = 4;
 /// A run that takes longer is told to be under way: the others wait for it.
 const TELL_AFTER: Duration = Duration::from_secs(2);
+
+/// Repositories that are remembered while nobody looks: a look takes all of them.
+const PUSHES_MAX: usize = 256;
+
+/// What registries said was pushed, until it is looked at.
+#[derive(Debug)]
+pub(crate) struct Pushes {
+    repositories: Mutex<BTreeSet<String>>,
+    count: watch::Sender<u64>,
+}
+
+impl Pushes {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { repositories: Mutex::default(), count: watch::Sender::new(0) })
+    }
+
+    /// Something was pushed to a repository.
+    pub(crate) fn tell(&self, repository: &str) {
+        let mut repositories = self.repositories.lock().expect("no holder panics");
+        if repositories.len() < PUSHES_MAX {
+            repositories.insert(repository.to_owned());
+        }
+        drop(repositories);
+        self.count.send_modify(|count| *count += 1);
+    }
+
+    fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.repositories.lock().expect("no holder panics"))
+    }
+}
 
 /// Everything [`follow`] needs.
 #[derive(Clone)]
@@ -30,6 +60,7 @@ pub(crate) struct Context {
     pub(crate) journal: Arc<Journal>,
     pub(crate) clock: Clock,
     pub(crate) me: NodeId,
+    pub(crate) pushes: Arc<Pushes>,
 }
 
 /// Keeps every mirror that is this node's to keep, for as long as the node runs.
@@ -39,11 +70,19 @@ pub(crate) async fn follow(context: Context) {
     let mut seen: BTreeMap<(NodeId, String), Seen> = BTreeMap::new();
     let running: Arc<Mutex<BTreeSet<String>>> = Arc::default();
     let permits = Arc::new(Semaphore::new(RUNS_MAX));
+    let mut pushed = context.pushes.count.subscribe();
+    // Policies whose source is said to have something new.
+    let mut asked: BTreeSet<String> = BTreeSet::new();
     loop {
+        pushed.mark_unchanged();
+        let repositories = context.pushes.take();
         let Some(policies) = policies(&context.mesh).await else { return };
         let now = context.clock.now();
         since.retain(|id, _| policies.iter().any(|policy| policy.id == *id));
         let Some(states) = read_states(&context.mesh).await else { return };
+        let news = |policy: &&Policy| repositories.iter().any(|repository| policy.reads(repository));
+        asked.extend(policies.iter().filter(news).map(|policy| policy.id.clone()));
+        asked.retain(|id| policies.iter().any(|policy| policy.id == *id));
         note_changes(&mut seen, states, now);
         forget(&context, &policies, &seen, &running).await;
         for policy in &policies {
@@ -53,18 +92,25 @@ pub(crate) async fn follow(context: Context) {
                 .filter(|((_, id), _)| *id == policy.id)
                 .map(|((node, _), seen)| (node.clone(), seen.clone()))
                 .collect();
-            let (me, asked) = (context.me.clone(), policy.clone());
+            let (me, of, told) = (context.me.clone(), policy.clone(), asked.contains(&policy.id));
             let own = of_policy.get(&context.me).map(|seen| seen.state.clone());
             let look = move |core: &Core, _| {
                 // A node that has just started does not know yet who else is at it.
                 let places = |node: &&Node| !core.is_reader(&node.id);
-                core.settled().then(|| turn(&asked, &me, core.nodes().filter(places), &of_policy, known)).flatten()
+                if told && core.settled() && looks_now(&of, &me, core.nodes().filter(places), &of_policy) {
+                    return Some(0);
+                }
+                core.settled().then(|| turn(&of, &me, core.nodes().filter(places), &of_policy, known)).flatten()
             };
             let Some(due) = context.handle.look(look).await else { return };
             let free = {
                 let mut running = running.lock().expect("no holder panics");
                 due.is_some_and(|at| at <= now) && running.insert(policy.id.clone())
             };
+            // Who is at it looks once more when it has ended; another's is no more to do here.
+            if free || (told && due != Some(0)) {
+                asked.remove(&policy.id);
+            }
             if free {
                 let (context, policy, running) = (context.clone(), policy.clone(), Arc::clone(&running));
                 let permits = Arc::clone(&permits);
@@ -81,6 +127,7 @@ pub(crate) async fn follow(context: Context) {
         } else {
             tokio::select! {
                 change = changes.recv() => if change.is_none() { return },
+                _ = pushed.changed() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
@@ -150,6 +197,7 @@ async fn forget(
 
 /// One run: looks at the source, copies what is new, tells how it went.
 async fn run(context: &Context, policy: &Policy, before: State, permits: &Semaphore) {
+    let mut pushed = context.pushes.count.subscribe();
     let permit = permits.acquire().await;
     let mut state = State {
         v: 1,
@@ -204,7 +252,10 @@ async fn run(context: &Context, policy: &Policy, before: State, permits: &Semaph
     }
     // Without a row the turn is this node's at once again.
     let pause = policy.every_ms.min(TELL_MS);
-    tokio::time::sleep(Duration::from_millis(pause)).await;
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+        _ = pushed.changed() => {}
+    }
 }
 
 async fn tell(context: &Context, state: &State) {

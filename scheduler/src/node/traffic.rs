@@ -5,14 +5,14 @@
 use super::journal::Journal;
 use super::{Handle, Options, cluster};
 use crate::core::Core;
-use crate::model::{Liveness, Node, NodeFacts, NodeId, OverlayFacts};
+use crate::model::{Liveness, Node, NodeFacts, NodeId, OverlayFacts, short_digest};
 use crate::port::{Containers, Traffic};
 use crate::route::{names, table};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use p2p::Mesh;
 use p2p::table::Table;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -34,6 +34,16 @@ pub fn is_ours(address: Ipv4Addr) -> bool {
     Ipv4Net::new(BASE, 12).expect("12 is a prefix length").contains(&address)
 }
 
+/// Returns the IPv6 subnet that goes with a node's IPv4 one: unique local addresses of the mesh (RFC 4193: `fd` and 40 bits of
+/// its id), numbered by the node's slot. Nobody claims it and nobody has to be told.
+#[must_use]
+pub fn subnet6(cluster: &str, subnet: Ipv4Net) -> Ipv6Net {
+    let mesh = crate::steward::mix("ula", cluster) & 0xff_ffff_ffff;
+    let slot = (u32::from(subnet.network()) >> 8) & 0xfff;
+    let prefix = (0xfd << 56) | (mesh << 16) | u64::from(slot);
+    Ipv6Net::new(Ipv6Addr::from(u128::from(prefix) << 64), 64).expect("64 is a prefix length of IPv6")
+}
+
 /// Returns the subnets a node may claim, best first, without those of others.
 fn candidates(me: &str, taken: &BTreeSet<Ipv4Net>) -> Vec<Ipv4Net> {
     let at = |number: u64| {
@@ -42,6 +52,14 @@ fn candidates(me: &str, taken: &BTreeSet<Ipv4Net>) -> Vec<Ipv4Net> {
         Ipv4Net::new(Ipv4Addr::from(first), 24).expect("24 is a prefix length")
     };
     (0..CANDIDATES).map(at).filter(|subnet| !taken.contains(subnet)).collect()
+}
+
+/// Says whether a claim is one that this host may act on: one of the mesh's own subnets, reached at one host's address.
+fn is_sound(claim: &OverlayFacts) -> bool {
+    let OverlayFacts { subnet, underlay, .. } = claim;
+    let whole = subnet.prefix_len() == 24 && subnet.addr() == subnet.network() && is_ours(subnet.network());
+    let one = !underlay.is_unspecified() && !underlay.is_multicast() && !underlay.is_broadcast();
+    whole && one && !underlay.is_loopback() && !is_ours(*underlay)
 }
 
 /// Returns whose claim of each subnet stands: the oldest, ties by id.
@@ -59,15 +77,18 @@ fn holders<'a>(
 }
 
 /// Derives what the data path should be from what the core knows. Pure.
-fn wanted(core: &Core, me: &NodeId, own: &OverlayFacts, vni: u32) -> Traffic {
+fn wanted(core: &Core, me: &NodeId, own: &OverlayFacts, cluster: &str) -> Traffic {
+    let vni = u32::try_from(crate::steward::mix("vni", cluster) & 0xff_fffe).unwrap_or(0) | 1;
     let nodes: BTreeMap<NodeId, &Node> = core.nodes().map(|node| (node.id.clone(), node)).collect();
     let routes = table::build(core.services().map(|(row, _)| row), core.instances(), &nodes);
     let others = nodes.values().filter(|node| node.id != *me && node.liveness != Liveness::Left);
-    let claims = others.filter_map(|node| Some((&node.id, node.facts.overlay.as_ref()?)));
+    let others = others.filter(|node| !core.is_reader(&node.id));
+    let claims =
+        others.filter_map(|node| Some((&node.id, node.facts.overlay.as_ref().filter(|claim| is_sound(claim))?)));
     let peers = holders(claims.chain(std::iter::once((me, own))))
         .into_iter()
         .filter(|(_, (node, _))| *node != me)
-        .map(|(subnet, (_, claim))| (subnet, claim.underlay))
+        .map(|(subnet, (_, claim))| (subnet, (subnet6(cluster, subnet), claim.underlay)))
         .collect();
     let reachable = |addresses: &[IpAddr]| {
         addresses.iter().find_map(|address| match address {
@@ -99,7 +120,9 @@ async fn underlay(mesh: &Mesh, options: &Options) -> Option<Ipv4Addr> {
     }
     let members = mesh.members().await.ok()?;
     let of_peers = members.iter().filter(|member| !member.is_self).flat_map(|member| &member.addresses);
-    if let Some(address) = of_peers.filter_map(|text| good(dotted(text)?)).find_map(|peer| good(toward(peer)?)) {
+    let of_peers = of_peers.filter_map(|text| good(dotted(text)?));
+    // Bridges of container engines have the same address on every host: such a peer's address is this host's own.
+    if let Some(address) = of_peers.filter(|peer| !is_local(*peer)).find_map(|peer| good(toward(peer)?)) {
         return Some(address);
     }
     let of_ours = members.iter().filter(|member| member.is_self).flat_map(|member| &member.addresses);
@@ -109,6 +132,11 @@ async fn underlay(mesh: &Mesh, options: &Options) -> Option<Ipv4Addr> {
 /// Reads the IPv4 address of a multiaddress.
 fn dotted(text: &str) -> Option<Ipv4Addr> {
     text.strip_prefix("/ip4/")?.split('/').next()?.parse().ok()
+}
+
+/// Says whether an address is one of this host's.
+fn is_local(address: Ipv4Addr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Returns the address this host would use towards another; nothing is sent.
@@ -140,7 +168,10 @@ pub(crate) async fn claim(
             taken.extend(other.overlay.map(|overlay| overlay.subnet));
         }
     }
-    let (port, candidates) = (Arc::clone(port), candidates(me, &taken));
+    let cluster = mesh.cluster().to_string();
+    let with6 = |subnet: Ipv4Net| (subnet, subnet6(&cluster, subnet));
+    take_stock(port, facts).await;
+    let (port, candidates) = (Arc::clone(port), candidates(me, &taken).into_iter().map(with6).collect::<Vec<_>>());
     match tokio::task::spawn_blocking(move || port.claim(&candidates)).await {
         Ok(Ok(Some((subnet, since_ms)))) => {
             // Alone and without an address nobody sends anything; the address follows as soon as there is a peer.
@@ -151,6 +182,20 @@ pub(crate) async fn claim(
         Ok(Err(error)) => journal.note("traffic", me, &format!("no network between containers: {error}")),
         Err(error) => journal.note("traffic", me, &format!("no network between containers: {error}")),
     }
+}
+
+/// Images that a node tells of: a row of some kilobytes.
+const IMAGES_MAX: usize = 512;
+
+/// Writes into a node's facts what it holds; returns whether that changed.
+async fn take_stock(port: &Arc<dyn Containers>, facts: &mut NodeFacts) -> bool {
+    let port = Arc::clone(port);
+    let Ok(Some(stock)) = tokio::task::spawn_blocking(move || port.stock()).await else { return false };
+    let images: BTreeSet<String> = stock.images.iter().map(|digest| short_digest(digest)).take(IMAGES_MAX).collect();
+    let networks = Some(stock.networks.into_iter().collect());
+    let changed = facts.images != images || facts.networks != networks;
+    (facts.images, facts.networks) = (images, networks);
+    changed
 }
 
 /// Everything [`follow`] needs.
@@ -168,13 +213,12 @@ pub(crate) struct Context {
 /// Keeps the data path as the rows want it, for as long as the node runs.
 pub(crate) async fn follow(mut context: Context) {
     let cluster = context.mesh.cluster().to_string();
-    let vni = u32::try_from(crate::steward::mix("vni", &cluster) & 0xff_fffe).unwrap_or(0) | 1;
     let mut applied: Option<Traffic> = None;
     let mut said = String::new();
     loop {
         let Some(own) = context.facts.overlay else { return };
-        let me = context.me.clone();
-        let look = move |core: &Core, _| core.settled().then(|| wanted(core, &me, &own, vni));
+        let (me, of) = (context.me.clone(), cluster.clone());
+        let look = move |core: &Core, _| core.settled().then(|| wanted(core, &me, &own, &of));
         let Some(next) = context.handle.look(look).await else { return };
         // What an earlier process of this node left stays until this one knows as much.
         if let Some(next) = next
@@ -184,7 +228,9 @@ pub(crate) async fn follow(mut context: Context) {
             let done = tokio::task::spawn_blocking(move || port.route(&traffic)).await;
             let failed = match done {
                 Ok(Ok(())) => {
-                    applied = Some(next);
+                    if applied.replace(next).is_none() {
+                        tend(&context, &mut said).await;
+                    }
                     said.clear();
                     None
                 }
@@ -199,24 +245,34 @@ pub(crate) async fn follow(mut context: Context) {
         tokio::select! {
             () = context.changed.notified() => tokio::time::sleep(SETTLE).await,
             () = tokio::time::sleep(LOOK_EVERY) => {
-                let port = Arc::clone(&context.port);
-                if let Ok(Err(error)) = tokio::task::spawn_blocking(move || port.tend()).await {
-                    let text = format!("the resolver of this node's containers could not be started again: {error}");
-                    if text != said {
-                        context.journal.note("traffic", &context.me, &text);
-                        said = text;
-                    }
+                tend(&context, &mut said).await;
+                if refresh(&mut context).await {
+                    // Everything there was went with the old subnet.
+                    applied = None;
                 }
-                refresh(&mut context).await;
             }
         }
     }
 }
 
+/// Sees to it that names are answered on this node.
+async fn tend(context: &Context, said: &mut String) {
+    let port = Arc::clone(&context.port);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || port.tend()).await {
+        let text = format!("this node answers no names: its resolver could not be started: {error}");
+        if text != *said {
+            context.journal.note("traffic", &context.me, &text);
+            *said = text;
+        }
+    }
+}
+
 /// Follows a change of this host's address, and gives way to an older claim of the same subnet.
-async fn refresh(context: &mut Context) {
-    let Some(own) = context.facts.overlay else { return };
-    let mut changed = false;
+/// Returns whether this node has another subnet now.
+async fn refresh(context: &mut Context) -> bool {
+    let Some(own) = context.facts.overlay else { return false };
+    let mut moved = false;
+    let mut changed = take_stock(&context.port, &mut context.facts).await;
     if let Some(address) = underlay(&context.mesh, &context.options).await
         && address != own.underlay
     {
@@ -226,16 +282,17 @@ async fn refresh(context: &mut Context) {
     let me = context.me.clone();
     let look = move |core: &Core, _| {
         core.nodes()
-            .filter(|node| node.id != me)
-            .filter_map(|node| node.facts.overlay.as_ref())
-            .any(|other| other.subnet == own.subnet && other.since_ms < own.since_ms)
+            .filter(|node| node.id != me && !core.is_reader(&node.id))
+            .filter_map(|node| Some((&node.id, node.facts.overlay.as_ref()?)))
+            .filter(|(_, other)| is_ours(other.subnet.addr()))
+            .any(|(id, other)| other.subnet == own.subnet && (other.since_ms, id) < (own.since_ms, &me))
     };
     if context.handle.look(look).await == Some(true) {
         let port = Arc::clone(&context.port);
         if let Ok(Ok(())) = tokio::task::spawn_blocking(move || port.unroute()).await {
             let Context { mesh, options, port, me, facts, journal, .. } = context;
             claim(mesh, options, port, me, facts, journal).await;
-            changed = true;
+            (changed, moved) = (true, true);
         } else {
             let text = format!("{} is an older node's: drain this node, so that it can take another", own.subnet);
             context.journal.note("traffic", &context.me, &text);
@@ -244,6 +301,7 @@ async fn refresh(context: &mut Context) {
     if changed {
         let _ = cluster::announce(&context.mesh, &context.me, &context.facts, &context.journal).await;
     }
+    moved
 }
 
 #[cfg(test)]
@@ -259,12 +317,36 @@ mod tests {
     }
 
     #[test]
+    fn the_subnets_of_ipv6_follow_from_those_of_ipv4() {
+        let net = |text: &str| -> Ipv4Net { text.parse().unwrap() };
+        let (a, b) = (subnet6("mesh", net("10.208.1.0/24")), subnet6("mesh", net("10.223.255.0/24")));
+        assert!(a.network().is_unique_local() && a.network().octets()[0] == 0xfd, "{a}");
+        assert_eq!(a.network().octets()[..6], b.network().octets()[..6], "one prefix for one mesh");
+        assert_eq!((a.network().segments()[3], b.network().segments()[3]), (1, 0xfff));
+        assert_ne!(subnet6("other", net("10.208.1.0/24")), a);
+    }
+
+    #[test]
     fn the_older_claim_of_a_subnet_stands() {
         let claim = |since_ms| OverlayFacts {
             subnet: "10.208.7.0/24".parse().unwrap(),
             underlay: Ipv4Addr::new(192, 0, 2, 1),
             since_ms,
         };
+        assert!(is_sound(&claim(1)));
+        for (subnet, underlay) in [
+            ("0.0.0.0/0", "192.0.2.1"),
+            ("10.208.7.9/24", "192.0.2.1"),
+            ("10.208.0.0/16", "192.0.2.1"),
+            ("192.168.1.0/24", "192.0.2.1"),
+            ("10.208.7.0/24", "127.0.0.1"),
+            ("10.208.7.0/24", "224.0.0.1"),
+            ("10.208.7.0/24", "10.208.9.1"),
+        ] {
+            let (subnet, underlay) = (subnet.parse().unwrap(), underlay.parse().unwrap());
+            assert!(!is_sound(&OverlayFacts { subnet, underlay, since_ms: 0 }), "{subnet} {underlay}");
+        }
+        assert!(is_local(Ipv4Addr::LOCALHOST) && !is_local(Ipv4Addr::new(192, 0, 2, 77)));
         let (a, b) = ("a".to_owned(), "b".to_owned());
         let (early, late) = (claim(1), claim(2));
         assert_eq!(holders([(&a, &late), (&b, &early)].into_iter()).values().next().unwrap().0, "b");

@@ -240,6 +240,8 @@ pub enum Obstacle {
     MaxReplicas(u32),
     /// A host port is taken there.
     HostPort,
+    /// It has no network of this name.
+    Network(String),
     /// Operators paused it.
     Paused,
     /// Operators drain it.
@@ -266,6 +268,7 @@ impl fmt::Display for Obstacle {
             }
             Self::MaxReplicas(most) => write!(f, "already run {most} of it (max_replicas_per_node)"),
             Self::HostPort => f.write_str("have the host port taken"),
+            Self::Network(name) => write!(f, "have no network {name}"),
             Self::Paused => f.write_str("paused"),
             Self::Draining => f.write_str("draining"),
             Self::Suspect => f.write_str("suspect"),

@@ -123,7 +123,7 @@ pub(crate) fn row(engine: &Engine, container: &Container, no_trunc: bool, size: 
     let size = if size { human_size(engine, container) } else { String::new() };
     json!({
         "ID": if no_trunc { container.id() } else { container.short_id() },
-        "Image": if no_trunc || !record.image.starts_with("sha256:") { record.image.clone() } else { record.image[7..].chars().take(12).collect() },
+        "Image": if no_trunc { record.image.clone() } else { short_image(&record.image) },
         "Command": command,
         "CreatedAt": engine::time::rfc3339(record.created).replace('T', " ").split('.').next().map(|text| format!("{text} +0000 UTC")),
         "RunningFor": format!("{} ago", engine::time::human(now.saturating_sub(record.created))),
@@ -186,6 +186,16 @@ pub(crate) fn ports(engine: &Engine, container: &Container) -> String {
         }
     }
     texts.join(", ")
+}
+
+/// docker's IMAGE: an id by its first digits, a name with a tag without the digest behind it.
+fn short_image(image: &str) -> String {
+    if let Some(id) = image.strip_prefix("sha256:") {
+        return id.chars().take(12).collect();
+    }
+    let tagged = |name: &str| name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    let name = image.split_once('@').map(|(name, _)| name).filter(|name| tagged(name));
+    name.unwrap_or(image).to_owned()
 }
 
 /// docker's SIZE: what the container has written, and that with its image.

@@ -2,6 +2,7 @@
 
 use super::registry_args::block_on;
 use crate::commands::Global;
+use crate::commands::mesh::client::{At, Client, encode};
 use crate::error::Error;
 use image::registry::{Registry, Shelf, access::Users, serve};
 use std::io::Write as _;
@@ -65,9 +66,16 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let mut registry = Registry::new(shelf, users, args.read_only)
         .reporting(|cause| eprintln!("shoal: registry: {cause}"))
         .fixed_tags(args.immutable_tags);
-    if let Some(path) = &args.access_log {
-        registry = registry.logging(access_log(path)?);
-    }
+    let log = args.access_log.as_deref().map(access_log).transpose()?;
+    let tell = teller(Client::new(global, &At::default())?);
+    registry = registry.logging(move |line| {
+        if let Some(log) = &log {
+            log(line);
+        }
+        if let Some(repository) = pushed(line) {
+            tell(repository);
+        }
+    });
     let registry = Arc::new(registry);
     block_on(async {
         let listener = tokio::net::TcpListener::bind(args.listen)
@@ -77,6 +85,33 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
         serve::serve(registry, listener, tls, stopped()).await?;
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// Repositories that wait to be told of: more pushes than that at once are told of by their first.
+const TELLS_MAX: usize = 64;
+
+/// Tells this host's node, if one runs, what was pushed: mirrors that read it look at once instead of in their time.
+fn teller(client: Client) -> impl Fn(String) + Send + Sync {
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<String>(TELLS_MAX);
+    std::thread::spawn(move || {
+        while let Ok(repository) = receiver.recv() {
+            // Without a node nobody mirrors by it.
+            let _ = client.send("POST", &format!("/v1/pushes?repository={}", encode(&repository)), &[]);
+        }
+    });
+    move |repository| {
+        let _ = sender.try_send(repository);
+    }
+}
+
+/// The repository that a line of the log says a manifest was written to.
+fn pushed(line: &str) -> Option<String> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    if line["method"] != "PUT" || line["status"] != 201 {
+        return None;
+    }
+    let path = line["path"].as_str()?.strip_prefix("/v2/")?;
+    path.rsplit_once("/manifests/").map(|(repository, _)| repository.to_owned())
 }
 
 /// Opens the log. A line that cannot be written is said on standard error, and the registry goes on.
@@ -114,5 +149,22 @@ async fn stopped() {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_manifest_is_a_push_and_nothing_else_is() {
+        let line = |method: &str, path: &str, status: u16| {
+            serde_json::json!({"method": method, "path": path, "status": status}).to_string()
+        };
+        assert_eq!(pushed(&line("PUT", "/v2/shop/web/manifests/v1", 201)).as_deref(), Some("shop/web"));
+        assert_eq!(pushed(&line("PUT", "/v2/shop/web/manifests/v1", 400)), None);
+        assert_eq!(pushed(&line("DELETE", "/v2/shop/web/manifests/v1", 201)), None);
+        assert_eq!(pushed(&line("PUT", "/v2/shop/web/blobs/uploads/1", 201)), None);
+        assert_eq!(pushed("no line"), None);
     }
 }

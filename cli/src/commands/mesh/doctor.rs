@@ -10,7 +10,8 @@ use crate::error::Error;
 use clap::Args;
 use engine::Roots;
 use p2p::membership::{Liveness, Member};
-use scheduler::node::api::view::{HealthView, NodeView, ServiceView};
+use scheduler::node::api::view::{HealthView, MirrorView, NodeView, ServiceView};
+use scheduler::service::{PortMode, Protocol};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -337,7 +338,60 @@ fn mesh(client: &Client) -> Result<Vec<Check>, Error> {
     } else {
         bad(stuck.join("; "), "free some means, add a node, or loosen the constraint")
     });
+    checks.push(ports(&services, &scheduler::node::containers::listening::taken(&ingress(&services))));
+    checks.push(mirrors(&client.get::<Vec<MirrorView>>("/v1/mirrors")?, &nodes));
     Ok(checks)
+}
+
+fn ingress(services: &[ServiceView]) -> Vec<(u16, Protocol)> {
+    let all = services.iter().flat_map(|view| &view.service.spec.ports);
+    all.filter(|port| port.mode == PortMode::Ingress).map(|port| (port.published, port.protocol)).collect()
+}
+
+/// Published ports that lead elsewhere than people may think: two services', or a program's of this host.
+fn ports(services: &[ServiceView], taken: &[(u16, Protocol)]) -> Check {
+    let mut wrong: Vec<String> = services
+        .iter()
+        .flat_map(|view| view.lost_ports.iter().map(|lost| format!("{lost}, not {}'s", view.service.spec.name)))
+        .collect();
+    let of_host = |(port, protocol): &(u16, Protocol)| {
+        format!(
+            "port {port}/{} is in use by a program of this host too: a service answers in its place",
+            protocol.name()
+        )
+    };
+    wrong.extend(taken.iter().map(of_host));
+    if wrong.is_empty() {
+        return good("published ports are their services' alone");
+    }
+    bad(
+        wrong.join("; "),
+        "see who listens: ss -lntup; publish another port: shoal service update --publish-rm … --publish-add …",
+    )
+}
+
+/// Standing mirrors that do not do their work.
+fn mirrors(views: &[MirrorView], nodes: &[NodeView]) -> Check {
+    let trouble = |view: &MirrorView| -> Option<String> {
+        let name = &view.policy.name;
+        let place = |node: &NodeView| {
+            node.liveness == scheduler::model::Liveness::Alive
+                && view.policy.site.as_ref().is_none_or(|site| *site == node.site)
+        };
+        if !nodes.iter().any(place) {
+            let site = view.policy.site.as_deref().unwrap_or("the mesh");
+            return Some(format!("mirror {name}: no node of {site} is alive to do it"));
+        }
+        let state = view.state.as_ref()?;
+        let reason = Some(&state.error).filter(|error| !error.is_empty()).or_else(|| state.report.reasons.first())?;
+        Some(format!("mirror {name} fails: {reason}"))
+    };
+    let wrong: Vec<String> = views.iter().filter_map(trouble).collect();
+    match (views.len(), wrong.is_empty()) {
+        (0, _) => good("there are no standing mirrors"),
+        (count, true) => good(format!("{count} standing mirrors do their work")),
+        _ => bad(wrong.join("; "), "look: shoal image mirror status NAME; its nodes: shoal node ls"),
+    }
 }
 
 /// One check for each member that does not answer, with what its port says, else one for all.
@@ -457,6 +511,29 @@ mod tests {
         assert!(said(Err(ErrorKind::TimedOut)).hint.is_some_and(|hint| hint.contains("4700/tcp and 4700/udp")));
         assert!(said(Ok(())).what.contains("its port 10.0.0.2:4700 is open"));
         assert!(dialled("/dns4/host/tcp/1").is_none());
+    }
+
+    #[test]
+    fn a_mirror_that_fails_or_has_no_node_is_bad() {
+        let view = |site: &str, error: &str| -> MirrorView {
+            serde_json::from_value(serde_json::json!({
+                "policy": {"v": 1, "name": "m", "from": "a/b", "to": "c/d", "every_ms": 1000, "site": site},
+                "state": {"v": 1, "policy_id": "p", "name": "m", "running": false, "began_ms": 0, "error": error},
+            }))
+            .expect("a view")
+        };
+        let node: NodeView = serde_json::from_value(serde_json::json!({
+            "id": "n", "name": "n", "site": "a", "liveness": "alive", "availability": "active", "labels": {}, "arch": "amd64",
+            "capacity": {}, "reserved": {}, "instances": 0, "version": "1", "addresses": [], "is_self": true,
+        }))
+        .expect("a node");
+        let nodes = std::slice::from_ref(&node);
+        assert!(mirrors(&[view("a", "")], nodes).hint.is_none());
+        assert!(mirrors(&[view("a", "refused")], nodes).what.contains("mirror m fails: refused"));
+        assert!(mirrors(&[view("far", "")], nodes).what.contains("no node of far"));
+        assert!(mirrors(&[], nodes).hint.is_none());
+        assert!(ports(&[], &[(80, Protocol::Tcp)]).what.contains("port 80/tcp is in use"));
+        assert!(ports(&[], &[]).hint.is_none());
     }
 
     #[test]

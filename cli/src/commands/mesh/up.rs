@@ -175,6 +175,9 @@ fn options(global: &Global, up: &Up) -> Result<scheduler::node::Options, Error> 
         Some(token) => Intent::Join(token.to_owned()),
         None => Intent::ResumeOrCreate,
     };
+    if let Intent::Join(token) = &intent {
+        whole(token)?;
+    }
     let mut capacity = None;
     if up.cpus.is_some() || up.memory.is_some() {
         let cpu = up.cpus.as_deref().map(parse_cpus).transpose()?;
@@ -271,6 +274,22 @@ fn token_from(input: impl Read) -> Result<String, Error> {
     }
 }
 
+/// Refuses what is no token, or a part of one, before anything is tried with it.
+fn whole(token: &str) -> Result<(), Error> {
+    if p2p::admission::Token::from_text(token).is_ok() {
+        return Ok(());
+    }
+    let text = token.trim().split('@').next().unwrap_or_default();
+    let what = match text.strip_prefix("shoal1") {
+        Some(rest) if rest.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            format!("the token has {} characters: its end is missing, or one of them is wrong", text.len())
+        }
+        Some(_) => "the token holds characters that are none of a token's".to_owned(),
+        None => "this is no token: one begins with shoal1".to_owned(),
+    };
+    Err(Error::new(what).hint("make one, and copy it whole: shoal mesh token create").code(2))
+}
+
 /// Repeats what the node said before it ended.
 fn ended(log: &Path, status: &str) -> Error {
     let text = std::fs::read_to_string(log).unwrap_or_default();
@@ -296,6 +315,15 @@ mod tests {
         ] {
             assert_eq!(given(words), expected);
         }
+    }
+
+    #[test]
+    fn what_is_no_whole_token_is_told_so() {
+        let said = |token: &str| format!("{:?}", whole(token).expect_err("refused"));
+        assert!(said("abc").contains("begins with shoal1"));
+        assert!(said("nosuchhost:4700").contains("begins with shoal1"));
+        assert!(said("shoal10123456789abcdef@10.0.0.1:4700").contains("22 characters: its end is missing"));
+        assert!(said("shoal1…").contains("characters that are none"));
     }
 
     #[test]

@@ -89,7 +89,8 @@ pub(super) fn remove_unused(engine: &Engine, filters: &[Filter]) -> Result<(), E
     let mut removed = Vec::new();
     for network in networks.list()? {
         let wanted = filters.iter().all(|filter| filter.fits(&network.labels, network.created));
-        if wanted && !used.contains(&network.name) && networks.remove(&network.name).is_ok() {
+        let free = !used.contains(&network.name) && !networks.is_kept(&network);
+        if wanted && free && networks.remove(&network.name).is_ok() {
             engine.network_event(&network, "destroy", None);
             removed.push(network.name);
         }

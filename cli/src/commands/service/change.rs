@@ -1,5 +1,6 @@
 //! `shoal service update|scale|rollback|rm`.
 
+use super::list::warn;
 use super::options::{Shared, parse_env, parse_label, parse_mount, parse_port, words};
 use super::wait::{Wait, wait_for};
 use crate::commands::Global;
@@ -31,6 +32,9 @@ pub(crate) struct Update {
     /// Replace every instance although nothing changed
     #[arg(long)]
     force: bool,
+    /// Keep the tag of --image as it is: do not ask what it means now
+    #[arg(long)]
+    no_resolve_image: bool,
     /// Go back to the spec before the last change
     #[arg(long)]
     rollback: bool,
@@ -110,6 +114,21 @@ pub(crate) struct Scale {
     at: At,
 }
 
+/// `shoal service restart`
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// The services
+    #[arg(required = true)]
+    services: Vec<String>,
+    #[command(flatten)]
+    wait: Wait,
+    /// Check only
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    at: At,
+}
+
 /// `shoal service rollback`
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
@@ -141,13 +160,19 @@ pub(crate) fn update(global: &Global, update: Update) -> Result<ExitCode, Error>
         return roll_back(&client, &update.service, &update.wait);
     }
     let path = format!("/v1/services/{}", encode(&update.service));
-    let spec = repeated(|| {
+    let view = repeated(|| {
         let view: ServiceView = client.get(&path)?;
         let mut spec = view.service.spec;
         change(&update, &mut spec)?;
-        send(&client, &spec, view.service.generation, update.dry_run)?;
-        Ok(spec)
+        let resolve = match (&update.image, update.no_resolve_image) {
+            (_, true) => "&resolve=0",
+            (Some(_), false) => "&resolve=1",
+            (None, false) => "",
+        };
+        send(&client, &spec, view.service.generation, update.dry_run, resolve)
     })?;
+    warn(&view);
+    let spec = view.service.spec;
     let name = spec.name.clone();
     if update.dry_run {
         print_document(Form::Json, &spec)?;
@@ -169,9 +194,15 @@ fn repeated<T>(mut change: impl FnMut() -> Result<T, Error>) -> Result<T, Error>
 }
 
 /// Sends a changed spec; refused when somebody else changed the service meanwhile.
-fn send(client: &Client, spec: &ServiceSpec, generation: u64, dry_run: bool) -> Result<ServiceView, Error> {
+fn send(
+    client: &Client,
+    spec: &ServiceSpec,
+    generation: u64,
+    dry_run: bool,
+    resolve: &str,
+) -> Result<ServiceView, Error> {
     let dry = if dry_run { "&dry_run=1" } else { "" };
-    let path = format!("/v1/services/{}?generation={generation}{dry}", encode(&spec.name));
+    let path = format!("/v1/services/{}?generation={generation}{dry}{resolve}", encode(&spec.name));
     client.send("PUT", &path, &serde_json::to_vec(spec)?)?.json()
 }
 
@@ -251,7 +282,7 @@ pub(crate) fn scale(global: &Global, scale: &Scale) -> Result<ExitCode, Error> {
             let view: ServiceView = client.get(&format!("/v1/services/{}", encode(name)))?;
             let mut spec = view.service.spec;
             replicated(&mut spec, number)?;
-            send(&client, &spec, view.service.generation, scale.dry_run)?;
+            send(&client, &spec, view.service.generation, scale.dry_run, "")?;
             Ok(spec)
         })?;
         println!("{} scaled to {number}", spec.name);
@@ -261,6 +292,26 @@ pub(crate) fn scale(global: &Global, scale: &Scale) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     wait_for(&client, &names, &scale.wait)
+}
+
+/// Replaces every instance of services, by their rules for updates.
+pub(crate) fn restart(global: &Global, restart: &Restart) -> Result<ExitCode, Error> {
+    let client = Client::new(global, &restart.at)?;
+    let mut names = Vec::new();
+    for name in &restart.services {
+        let view = repeated(|| {
+            let view: ServiceView = client.get(&format!("/v1/services/{}", encode(name)))?;
+            let mut spec = view.service.spec;
+            spec.template.force += 1;
+            send(&client, &spec, view.service.generation, restart.dry_run, "")
+        })?;
+        println!("{}", view.service.spec.name);
+        names.push(view.service.spec.name);
+    }
+    if restart.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    wait_for(&client, &names, &restart.wait)
 }
 
 /// Goes back.

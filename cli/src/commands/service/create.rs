@@ -1,5 +1,6 @@
 //! `shoal service create`.
 
+use super::list::warn;
 use super::options::{Shared, parse_env, parse_label, parse_mount, parse_port, read_env_file};
 use super::wait::{Wait, wait_for};
 use crate::commands::Global;
@@ -60,6 +61,9 @@ pub(crate) struct Create {
     /// Drop a capability
     #[arg(long, value_name = "CAPABILITY")]
     cap_drop: Vec<String>,
+    /// Keep the tag as it is: do not ask what it means now
+    #[arg(long)]
+    no_resolve_image: bool,
     #[command(flatten)]
     shared: Shared,
     #[command(flatten)]
@@ -87,8 +91,10 @@ pub(crate) fn run(global: &Global, create: Create) -> Result<ExitCode, Error> {
     let client = Client::new(global, &create.at)?;
     let spec = spec(&create)?;
     spec.clone().accept_new()?;
-    let path = if create.dry_run { "/v1/services?dry_run=1" } else { "/v1/services" };
-    let view: ServiceView = client.send("POST", path, &serde_json::to_vec(&spec)?)?.json()?;
+    let resolve = if create.no_resolve_image { "?resolve=0" } else { "?resolve=1" };
+    let path = format!("/v1/services{resolve}{}", if create.dry_run { "&dry_run=1" } else { "" });
+    let view: ServiceView = client.send("POST", &path, &serde_json::to_vec(&spec)?)?.json()?;
+    warn(&view);
     if create.dry_run {
         print_document(Form::Json, &view.service.spec)?;
         return Ok(ExitCode::SUCCESS);

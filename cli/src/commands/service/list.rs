@@ -1,4 +1,4 @@
-//! `shoal service ls|ps|inspect|logs|explain`, with docker's tables.
+//! `shoal service ls|ps|inspect`, with docker's tables.
 
 use super::wait::state_word;
 use crate::commands::Global;
@@ -10,10 +10,7 @@ use scheduler::model::Phase;
 use scheduler::node::api::view::{InstanceView, ServiceView};
 use scheduler::quantity::show_ago;
 use scheduler::service::{Mode, Port, PortMode};
-use std::collections::BTreeMap;
-use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// `shoal service ls`
 #[derive(Debug, Args)]
@@ -57,33 +54,6 @@ pub(crate) struct Inspect {
     at: At,
 }
 
-/// `shoal service logs`
-#[derive(Debug, Args)]
-pub(crate) struct Logs {
-    /// The service
-    service: String,
-    /// Go on with what is written from now on
-    #[arg(short, long)]
-    follow: bool,
-    /// The last lines of each instance only
-    #[arg(short = 'n', long, value_name = "N")]
-    tail: Option<usize>,
-    /// Without the instance before each line
-    #[arg(long)]
-    raw: bool,
-    #[command(flatten)]
-    at: At,
-}
-
-/// `shoal service explain`
-#[derive(Debug, Args)]
-pub(crate) struct Explain {
-    /// The service
-    service: String,
-    #[command(flatten)]
-    at: At,
-}
-
 /// Lists services.
 pub(crate) fn ls(global: &Global, ls: &Ls) -> Result<ExitCode, Error> {
     let filters = Filters::new(&ls.filter, &["name", "label", "mode", "id"])?;
@@ -115,13 +85,28 @@ pub(crate) fn print_services(output: &Output, services: &[ServiceView]) -> Resul
                 view.service.spec.name.clone(),
                 mode(view).to_owned(),
                 format!("{}/{}", view.running, view.wanted),
-                view.service.spec.template.image.clone(),
+                shown_image(&view.service.spec.template.image, output.no_trunc),
                 ports(&view.service.spec.ports),
             ],
         })
         .collect();
     output.print(&["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"], &entries, services)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what the node that took a change wants people to know.
+pub(crate) fn warn(view: &ServiceView) {
+    view.warnings.iter().for_each(|warning| eprintln!("WARNING: {warning}"));
+}
+
+/// The image as docker shows it: without the digest that its tag was pinned to, unless nothing is to be cut.
+fn shown_image(image: &str, no_trunc: bool) -> String {
+    match image.split_once('@') {
+        Some((name, _)) if !no_trunc && name.rsplit('/').next().is_some_and(|last| last.contains(':')) => {
+            name.to_owned()
+        }
+        _ => image.to_owned(),
+    }
 }
 
 fn mode(view: &ServiceView) -> &'static str {
@@ -197,7 +182,7 @@ pub(crate) fn print_instances(output: &Output, views: &[InstanceView]) -> Result
                 cells: vec![
                     tail_of(&row.id, output.no_trunc),
                     name,
-                    row.image.clone(),
+                    shown_image(&row.image, output.no_trunc),
                     view.node_name.clone(),
                     if view.desired { "Running" } else { "Shutdown" }.to_owned(),
                     format!("{state}{node_word} {}", show_ago(view.age_ms).to_lowercase()),
@@ -264,111 +249,6 @@ fn pretty(view: &ServiceView) {
     println!("Promise:      {}", view.guarantee);
 }
 
-/// Lines of an instance that are asked for again and again while its log is followed, and remembered to find where it went on.
-const RECENT: usize = 1_000;
-/// Prints what instances wrote.
-pub(crate) fn logs(global: &Global, logs: &Logs) -> Result<ExitCode, Error> {
-    let client = Client::new(global, &logs.at)?;
-    let tail = logs.tail.map(|tail| format!("?tail={tail}")).unwrap_or_default();
-    let path = format!("/v1/services/{}/logs{tail}", encode(&logs.service));
-    let whole = format!("/v1/services/{}/logs", encode(&logs.service));
-    let recent = format!("/v1/services/{}/logs?tail={RECENT}", encode(&logs.service));
-    let mut printed: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut first = true;
-    loop {
-        let asked = if first { &path } else { &recent };
-        let tasks: Vec<Wrote> = client.get(asked)?;
-        // More came since than was asked for: everything there is tells where it went on.
-        let gap = !first && tasks.iter().any(|task| is_gap(printed.get(&task.task), &task.lines));
-        let tasks = if gap { client.get(&whole)? } else { tasks };
-        print_logs(tasks, &mut printed, logs.raw, first)?;
-        first = false;
-        if !logs.follow {
-            return Ok(ExitCode::SUCCESS);
-        }
-        std::thread::sleep(Duration::from_millis(500));
-    }
-}
-
-/// What an instance wrote, as its node answers.
-#[derive(Debug, serde::Deserialize)]
-struct Wrote {
-    task: String,
-    node: String,
-    lines: Vec<String>,
-    error: Option<String>,
-}
-
-/// Returns how many of the lines there are now were known before; the rest is new.
-fn known_of(before: &[String], now: &[String]) -> usize {
-    let count = before.len();
-    if now.starts_with(before) {
-        return count;
-    }
-    // What is asked for begins later than what is known, or earlier.
-    let later = (1..count).find(|gone| now.starts_with(&before[*gone..])).map(|gone| count - gone);
-    let earlier = || now.windows(count).rposition(|window| window == before).map(|at| at + count);
-    later.or_else(earlier).unwrap_or(0)
-}
-
-fn is_gap(before: Option<&Vec<String>>, now: &[String]) -> bool {
-    now.len() >= RECENT && before.is_some_and(|before| !before.is_empty() && known_of(before, now) == 0)
-}
-
-fn print_logs(
-    tasks: Vec<Wrote>,
-    printed: &mut BTreeMap<String, Vec<String>>,
-    raw: bool,
-    first: bool,
-) -> Result<(), Error> {
-    let mut out = std::io::stdout().lock();
-    for task in tasks {
-        let name = &task.task;
-        if let Some(error) = task.error.as_ref().filter(|_| first) {
-            eprintln!("shoal: {name}: {error}");
-        }
-        if task.lines.is_empty() {
-            continue;
-        }
-        let before = printed.entry(name.clone()).or_default();
-        for line in &task.lines[known_of(before, &task.lines)..] {
-            let line = line.trim_end_matches('\n');
-            if raw {
-                writeln!(out, "{line}")?;
-            } else {
-                writeln!(out, "{name}@{} | {line}", task.node)?;
-            }
-        }
-        *before = task.lines;
-        drop(before.drain(..before.len().saturating_sub(RECENT)));
-    }
-    out.flush()?;
-    Ok(())
-}
-
-/// Says what is not as wanted, and why.
-pub(crate) fn explain(global: &Global, explain: &Explain) -> Result<ExitCode, Error> {
-    let client = Client::new(global, &explain.at)?;
-    let view: ServiceView = client.get(&format!("/v1/services/{}", encode(&explain.service)))?;
-    let name = &view.service.spec.name;
-    println!("{name}: {}/{} running, {} with the wanted template", view.running, view.wanted, view.current);
-    if let Some(why) = &view.no_fit {
-        println!("{why}");
-    }
-    if let Some(rollout) = view.rollout.as_ref().filter(|rollout| !rollout.message.is_empty()) {
-        println!("update {}: {}", state_word(rollout.state), rollout.message);
-    }
-    let path = format!("/v1/instances?service={}", encode(name));
-    for instance in client.get::<Vec<InstanceView>>(&path)? {
-        let row = &instance.instance;
-        if row.phase == Phase::Failed {
-            let ago = show_ago(instance.age_ms);
-            println!("{} on {} failed {ago}: {}", instance.name, instance.node_name, row.message);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// `--filter KEY=VALUE`: all keys must match; unknown keys are refused.
 struct Filters(Vec<(String, String)>);
 
@@ -394,21 +274,11 @@ impl Filters {
 mod tests {
     use super::*;
 
-    fn lines(range: std::ops::Range<usize>) -> Vec<String> {
-        range.map(|number| number.to_string()).collect()
-    }
-
     #[test]
-    fn a_log_that_is_followed_goes_on_where_it_was_however_long_it_gets() {
-        assert_eq!(known_of(&[], &lines(0..3)), 0);
-        assert_eq!(known_of(&lines(0..3), &lines(0..3)), 3);
-        assert_eq!(known_of(&lines(0..3), &lines(0..5)), 3);
-        // Only recent lines are asked for, and of `--tail` fewer were asked for at first.
-        assert_eq!(known_of(&lines(20_000..21_000), &lines(20_100..21_100)), 900);
-        assert_eq!(known_of(&lines(990..1_000), &lines(0..1_020)), 1_000);
-        let same = vec!["again".to_owned(); 4];
-        assert_eq!(known_of(&same[..2], &same), 2);
-        assert!(is_gap(Some(&lines(0..50)), &lines(5_000..6_000)));
-        assert!(!is_gap(Some(&lines(950..1_000)), &lines(0..1_000)));
+    fn a_pinned_image_is_shown_by_its_tag() {
+        assert_eq!(shown_image("a.b:5000/x:1@sha256:ab", false), "a.b:5000/x:1");
+        assert_eq!(shown_image("a.b:5000/x:1@sha256:ab", true), "a.b:5000/x:1@sha256:ab");
+        assert_eq!(shown_image("a.b:5000/x@sha256:ab", false), "a.b:5000/x@sha256:ab");
+        assert_eq!(shown_image("x:1", false), "x:1");
     }
 }

@@ -38,6 +38,9 @@ enum Verb {
     Activate(Names),
     /// Keep what runs on nodes, and let nothing new come
     Pause(Names),
+    /// Evict nodes that are down: they are forgotten, and never members again
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +95,21 @@ struct Drain {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     wait_timeout: u64,
+}
+
+#[derive(Debug, Args)]
+struct Rm {
+    /// Names or ids
+    #[arg(required = true)]
+    nodes: Vec<String>,
+    /// Nodes that are alive, too
+    #[arg(short, long)]
+    force: bool,
+    /// Say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    at: At,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -169,6 +187,7 @@ pub(crate) fn run(global: &Global, node: Node) -> Result<ExitCode, Error> {
         }
         Verb::Activate(names) => set(global, &names, Availability::Active),
         Verb::Pause(names) => set(global, &names, Availability::Pause),
+        Verb::Rm(rm) => remove(global, &rm),
     }
 }
 
@@ -188,6 +207,34 @@ fn change(global: &Global, at: &At, nodes: &[String], patch: &NodePatch, dry_run
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Evicts nodes; one that lives only when told so. Goes on with the others when one cannot be removed.
+fn remove(global: &Global, rm: &Rm) -> Result<ExitCode, Error> {
+    let client = Client::new(global, &rm.at)?;
+    let mut failed: Option<Error> = None;
+    for node in &rm.nodes {
+        let removed = client.get::<NodeView>(&format!("/v1/nodes/{}", encode(node))).and_then(|view| {
+            if matches!(view.liveness, Liveness::Alive | Liveness::Suspect) && !rm.force {
+                let hint =
+                    format!("on that node: shoal mesh leave; if it is lost to you: shoal node rm --force {node}");
+                return Err(Error::new(format!("node {} is not down and can't be removed", view.name)).hint(hint));
+            }
+            if !rm.dry_run {
+                client.send("DELETE", &format!("/v1/members/{}", encode(&view.id)), &[])?.json::<Done>()?;
+            }
+            Ok(view.name)
+        });
+        match removed {
+            Ok(name) => println!("{name}"),
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    before.report();
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// Says what a change would do to a node, and what would have to move.

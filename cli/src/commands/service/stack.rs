@@ -1,14 +1,15 @@
 //! `shoal stack …`: services from a compose file. A stack is the services whose label names it.
 
 use super::list::{print_instances, print_services};
+use super::logs;
 use super::wait::{Wait, wait_for};
 use crate::commands::Global;
 use crate::commands::mesh::client::{At, Client, encode};
 use crate::commands::mesh::show::{Entry, Output};
 use crate::error::Error;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use scheduler::compose::{self, STACK_LABEL};
-use scheduler::node::api::view::{Done, InstanceView, ServiceView};
+use scheduler::node::api::view::{Done, InstanceView, PinView, ServiceView};
 use scheduler::service::ServiceSpec;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,9 +38,22 @@ enum Verb {
     Ps(One),
     /// List the services of a stack
     Services(One),
+    /// Print what the instances of a stack wrote
+    Logs(Logs),
     /// Remove stacks
     #[command(visible_aliases = ["remove", "down"])]
     Rm(Rm),
+}
+
+/// When it is asked what the tags of a file mean now; docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ResolveImage {
+    /// Always: a tag that moved replaces instances
+    Always,
+    /// When the file names another image than before
+    Changed,
+    /// Never
+    Never,
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +70,9 @@ struct Deploy {
     /// Remove services of the stack that are no longer in the file
     #[arg(long)]
     prune: bool,
+    /// When to ask what the tags of images mean now
+    #[arg(long, value_enum, default_value_t = ResolveImage::Always, value_name = "WHEN")]
+    resolve_image: ResolveImage,
     /// Show what would change
     #[arg(long)]
     dry_run: bool,
@@ -74,6 +91,9 @@ struct Plan {
     /// Count services of the stack that are no longer in the file as removed
     #[arg(long)]
     prune: bool,
+    /// When to ask what the tags of images mean now
+    #[arg(long, value_enum, default_value_t = ResolveImage::Always, value_name = "WHEN")]
+    resolve_image: ResolveImage,
     #[command(flatten)]
     at: At,
     /// The stack's name, by default the file's `name`
@@ -107,6 +127,16 @@ struct One {
 }
 
 #[derive(Debug, Args)]
+struct Logs {
+    /// The stack
+    stack: String,
+    #[command(flatten)]
+    which: logs::Which,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
 struct Rm {
     /// The stacks
     #[arg(required = true)]
@@ -125,7 +155,7 @@ pub(crate) fn run(global: &Global, stack: Stack) -> Result<ExitCode, Error> {
         Verb::Plan(plan) => {
             let client = Client::new(global, &plan.at)?;
             let (name, specs) = read(&plan.file.file, plan.stack.as_deref())?;
-            let steps = steps(&client, &name, specs, plan.prune)?;
+            let steps = steps(&client, &name, specs, plan.prune, plan.resolve_image)?;
             steps.iter().for_each(|step| println!("{step}"));
             Ok(if steps.iter().any(|step| !matches!(step, Step::Same(_))) {
                 ExitCode::from(10)
@@ -151,6 +181,11 @@ pub(crate) fn run(global: &Global, stack: Stack) -> Result<ExitCode, Error> {
         Verb::Services(one) => {
             let client = Client::new(global, &one.at)?;
             print_services(&one.output, &services_of(&client, &one.stack)?)
+        }
+        Verb::Logs(some) => {
+            let client = Client::new(global, &some.at)?;
+            let names = services_of(&client, &some.stack)?.into_iter().map(|view| view.service.spec.name);
+            logs::print(&client, &names.collect::<Vec<_>>(), &some.which)
         }
         Verb::Rm(rm) => remove(global, &rm),
     }
@@ -193,11 +228,44 @@ impl std::fmt::Display for Step {
     }
 }
 
-fn steps(client: &Client, stack: &str, specs: Vec<ServiceSpec>, prune: bool) -> Result<Vec<Step>, Error> {
+/// Gives an image of the file its digest. One that was pinned before and that nobody knows now keeps what it was pinned to.
+fn pinned(client: &Client, image: &str, before: Option<&str>, when: ResolveImage) -> Result<String, Error> {
+    let tag = |image: &str| image.split('@').next().and_then(|name| name.parse::<oci::Reference>().ok());
+    let before = before.filter(|before| before.contains('@') && tag(before) == tag(image));
+    match (when, before) {
+        (ResolveImage::Changed | ResolveImage::Never, Some(before)) => return Ok(before.to_owned()),
+        (ResolveImage::Never, None) => return Ok(image.to_owned()),
+        _ => {}
+    }
+    let pin: PinView = client.get(&format!("/v1/images/pin?image={}", encode(image)))?;
+    if let Some(warning) = &pin.warning {
+        eprintln!("WARNING: {warning}");
+    }
+    Ok(before.filter(|_| pin.warning.is_some()).map_or(pin.image, str::to_owned))
+}
+
+fn steps(
+    client: &Client,
+    stack: &str,
+    specs: Vec<ServiceSpec>,
+    prune: bool,
+    when: ResolveImage,
+) -> Result<Vec<Step>, Error> {
     let mut there: BTreeMap<String, ServiceView> =
         of_stack(client, stack)?.into_iter().map(|view| (view.service.spec.name.clone(), view)).collect();
     let mut out = Vec::new();
+    let mut asked: BTreeMap<(String, Option<String>), String> = BTreeMap::new();
     for mut spec in specs {
+        let before = there.get(&spec.name).map(|view| view.service.spec.template.image.clone());
+        let key = (spec.template.image.clone(), before);
+        spec.template.image = match asked.get(&key) {
+            Some(image) => image.clone(),
+            None => {
+                let image = pinned(client, &key.0, key.1.as_deref(), when)?;
+                asked.insert(key, image.clone());
+                image
+            }
+        };
         let Some(view) = there.remove(&spec.name) else {
             out.push(Step::Create(Box::new(spec)));
             continue;
@@ -226,7 +294,7 @@ fn steps(client: &Client, stack: &str, specs: Vec<ServiceSpec>, prune: bool) -> 
 fn run_deploy(global: &Global, deploy: &Deploy) -> Result<ExitCode, Error> {
     let client = Client::new(global, &deploy.at)?;
     let (stack, specs) = read(&deploy.file.file, deploy.stack.as_deref())?;
-    let steps = steps(&client, &stack, specs, deploy.prune)?;
+    let steps = steps(&client, &stack, specs, deploy.prune, deploy.resolve_image)?;
     let mut names = Vec::new();
     for step in &steps {
         println!("{step}");
@@ -235,11 +303,11 @@ fn run_deploy(global: &Global, deploy: &Deploy) -> Result<ExitCode, Error> {
         }
         match step {
             Step::Create(spec) => {
-                client.send("POST", "/v1/services", &serde_json::to_vec(spec)?)?.json::<ServiceView>()?;
+                client.send("POST", "/v1/services?resolve=0", &serde_json::to_vec(spec)?)?.json::<ServiceView>()?;
                 names.push(spec.name.clone());
             }
             Step::Update(spec, generation) => {
-                let path = format!("/v1/services/{}?generation={generation}", encode(&spec.name));
+                let path = format!("/v1/services/{}?generation={generation}&resolve=0", encode(&spec.name));
                 client.send("PUT", &path, &serde_json::to_vec(spec)?)?.json::<ServiceView>()?;
                 names.push(spec.name.clone());
             }

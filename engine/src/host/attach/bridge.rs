@@ -43,6 +43,15 @@ pub(super) fn build(network: &Network, host: &mut Socket, warnings: &mut Vec<Str
     Ok(bridge)
 }
 
+/// Makes a network's bridge present where it is not.
+pub(crate) fn make_present(network: &Network) -> Result<(), Error> {
+    if network.driver != Driver::Bridge || Path::new("/sys/class/net").join(&network.bridge).exists() {
+        return Ok(());
+    }
+    let mut host = Socket::open(Family::Route).step(|| "open a netlink socket".to_owned())?;
+    build(network, &mut host, &mut Vec::new()).map(drop)
+}
+
 fn warning(drop: &ForeignDrop) -> String {
     let commands = drop.remedy(plan::BRIDGE_PREFIX).join("; ");
     if drop.input {

@@ -193,10 +193,13 @@ pub(crate) fn route_remove_any(socket: &mut Socket, route: &Route) -> io::Result
     }
 }
 
-/// Lists the IPv4 routes that leave by an interface: table and destination.
+/// Lists the routes that leave by an interface: table and destination. Of IPv6 no default route.
 pub(crate) fn by_interface(socket: &mut Socket, interface: u32) -> io::Result<Vec<(u32, IpNet)>> {
     let mut found = Vec::new();
-    for answer in socket.dump(RTM_GETROUTE, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])? {
+    let mut answers = socket.dump(RTM_GETROUTE, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
+    // A kernel without IPv6 has none of its routes.
+    answers.extend(socket.dump(RTM_GETROUTE, &[AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap_or_default());
+    for answer in answers {
         let Some(attributes) = answer.payload.get(12..) else { continue };
         let number = |kind| Attributes::find(attributes, kind).map(|value| ne32(value, 0));
         // Type 1 is unicast: the kernel's own local and broadcast routes stay.
@@ -205,7 +208,8 @@ pub(crate) fn by_interface(socket: &mut Socket, interface: u32) -> io::Result<Ve
         }
         let table = number(RTA_TABLE).unwrap_or_else(|| u32::from(answer.payload[4]));
         let destination = match Attributes::find(attributes, RTA_DST) {
-            Some(value) => network(AF_INET, answer.payload[1], value),
+            Some(value) => network(answer.payload[0], answer.payload[1], value),
+            None if answer.payload[0] == AF_INET6 => None,
             None => Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).ok().map(IpNet::V4),
         };
         found.extend(destination.map(|destination| (table, destination)));

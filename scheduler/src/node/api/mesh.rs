@@ -11,6 +11,7 @@ use p2p::mesh::{Resolve, TokenWish};
 use p2p::table::Table;
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -64,7 +65,14 @@ pub(super) async fn evict(context: &Context, call: &Call) -> Answer {
     Ok(json(200, &Done { subject: node.to_string(), durability: None, count: None }))
 }
 
-pub(super) async fn leave(context: &Context, call: &Call) -> Answer {
+pub(super) async fn leave(context: &Arc<Context>, call: &Call) -> Answer {
+    // A task of its own: who asked may go before it has left, and half of it would be a member that runs nothing.
+    let (context, actor) = (Arc::clone(context), call.actor.clone());
+    let left = tokio::spawn(async move { leave_now(&context, actor).await }).await;
+    left.map_err(|_| Problem::ending())?
+}
+
+async fn leave_now(context: &Context, actor: p2p::mesh::Actor) -> Answer {
     let subject = context.mesh.id().to_string();
     context.handle.event(Event::Retire).await;
     // Its containers stop first, so that the others replace what is gone and not what runs; a stuck one stops nobody leaving.
@@ -81,7 +89,7 @@ pub(super) async fn leave(context: &Context, call: &Call) -> Answer {
         }
         tokio::time::sleep(RETIRE_LOOK).await;
     }
-    context.mesh.leave(call.actor.clone()).await?;
+    context.mesh.leave(actor).await?;
     context.end(End::Left);
     Ok(json(200, &Done { subject, durability: None, count: None }))
 }

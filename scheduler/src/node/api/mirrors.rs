@@ -7,6 +7,7 @@ use super::{Call, Context};
 use crate::core::Core;
 use crate::mirror::Policy;
 use crate::model::{Liveness, NodeId};
+use crate::node::cluster;
 use crate::node::mirror::{policies, read_states};
 use crate::steward::{Dice, mix};
 use hyper::Response;
@@ -31,7 +32,7 @@ pub(super) async fn add(context: &Context, call: &Call) -> Answer {
     if context.mesh.get(key.clone()).await?.is_some() {
         return Err(Problem::conflict(format!("mirror {name} exists; `shoal image mirror rm {name}` ends it")));
     }
-    let now = context.clock.now();
+    let now = context.clock.wall();
     policy.id = Dice::new(now ^ mix(&context.mesh.id().to_string(), &name)).id(now);
     policy.created_ms = now;
     let (mesh, actor) = (context.mesh.clone(), call.actor.clone());
@@ -48,6 +49,23 @@ pub(super) async fn remove(context: &Context, call: &Call) -> Answer {
     let (mesh, actor, key) = (context.mesh.clone(), call.actor.clone(), Key::global(Table::MIRROR_POLICY, &name));
     let written = soon(async move { mesh.delete(key, Some(actor)).await }).await?;
     Ok(json(200, &Done { subject: name, durability: Some(word(written.durability)), count: None }))
+}
+
+/// Tells every living node that something was pushed; whose turn it is looks at once.
+pub(super) async fn pushed(context: &Context, call: &Call) -> Answer {
+    let Some(repository) = call.query.get("repository") else {
+        return Err(Problem::bad_request("repository= names none"));
+    };
+    context.pushes.tell(repository);
+    let look = |core: &Core, _| -> Vec<NodeId> {
+        core.nodes().filter(|node| node.liveness == Liveness::Alive).map(|node| node.id.clone()).collect()
+    };
+    let me = context.mesh.id().to_string();
+    for node in context.handle.look(look).await.ok_or_else(Problem::ending)?.into_iter().filter(|node| *node != me) {
+        let (mesh, repository) = (context.mesh.clone(), repository.clone());
+        tokio::spawn(async move { cluster::tell_pushed(&mesh, &node, &repository).await });
+    }
+    Ok(json(200, &Done { subject: repository.clone(), durability: None, count: None }))
 }
 
 async fn find(context: &Context, name: &str) -> Result<MirrorView, Problem> {

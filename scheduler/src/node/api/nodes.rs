@@ -2,9 +2,10 @@
 
 use super::kv::{soon, word};
 use super::reply::{Body, Problem, json};
+use super::services::shown;
 use super::view::{Done, NodePatch, NodeView};
 use super::{Call, Context};
-use crate::core::{Core, Event};
+use crate::core::Core;
 use crate::model::{Node, NodePolicy};
 use crate::node::means;
 use crate::node::merged_labels;
@@ -71,7 +72,8 @@ async fn write(
         get(&said).and_then(|row| row.body.parse::<NodePolicy>().ok()).unwrap_or_default() == before
     };
     let written = soon(async move { mesh.put_if(Some(actor), key, body, check).await }).await?;
-    context.handle.event(Event::Policy(id.to_owned(), Some(policy.clone()))).await;
+    let (id, policy) = (id.to_owned(), policy.clone());
+    shown(context, move |core| core.nodes().find(|node| node.id == id).is_none_or(|node| node.policy == policy)).await;
     Ok(word(written.durability))
 }
 

@@ -31,6 +31,22 @@ pub struct ServiceView {
     /// How safe the write is that this answers: `replicated` or `local`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub durability: Option<String>,
+    /// What the node that took the change wants people to know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
+    /// Published ports that lead to another service, which is older, and to which.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub lost_ports: Vec<String>,
+}
+
+/// An image's name with what its tag means now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinView {
+    /// `NAME:TAG@DIGEST`, or the name as it was asked for when nobody could say what its tag means.
+    pub image: String,
+    /// Why it has no digest.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub warning: Option<String>,
 }
 
 impl ServiceView {

@@ -7,7 +7,8 @@ use crate::model::Health;
 use crate::node::blobs::PART_BYTES;
 use crate::placeholder::Values;
 use crate::port::{
-    Containers, EngineError, LABEL_INSTANCE, LABEL_LISTEN, LABEL_NODE, Observed, ReadPart, Traffic, Wish,
+    Containers, EngineError, LABEL_INSTANCE, LABEL_LISTEN, LABEL_NODE, LogWish, Observed, ReadPart, Stock, Traffic,
+    Wish,
 };
 use crate::service::{MountKind, PortMode, Protocol, Template};
 use ::engine::log::{Entry, Query};
@@ -24,7 +25,7 @@ use image::remote::config::Config;
 use image::remote::transport::{Identity, Limits};
 
 use image::store::{Claim, Store};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oci::Descriptor;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -34,8 +35,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The network of this host that containers of the mesh join.
 const NETWORK: &str = "mesh";
+/// Not there in a kernel without IPv6; `1` in `all` or `default` where a host wants none of it.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
 /// The UDP port of the ways between nodes: beside the mesh's own.
-const VXLAN_PORT: u16 = 4701;
+const VXLAN_PORT: u16 = 4790;
 /// The MTU of the network below: what every Ethernet carries.
 const UNDERLAY_MTU: u32 = 1500;
 /// Manifests and indexes that an image from a peer may be nested in.
@@ -49,6 +52,8 @@ const BUSY_MAX: Duration = Duration::from_secs(600);
 /// How long an instance without a health check may take until it listens; then it counts as working anyway.
 const LISTEN_MAX: Duration = Duration::from_secs(15);
 
+/// How long a registry may take to say what a tag means.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(3);
 /// Memory of one container's log that an answer may hold.
 const LOG_BYTES_MAX: usize = 2 << 20;
 
@@ -164,6 +169,19 @@ impl Host {
     }
 }
 
+/// Names a pinned image by its tag too where that means nothing here: people look for it there, and so does a service that is
+/// made while no registry answers.
+fn tag_too(store: &Store, reference: &oci::Reference, target: &Descriptor) -> Result<(), EngineError> {
+    if reference.digest().is_none() || reference.tag().is_none() {
+        return Ok(());
+    }
+    let plain = reference.without_digest();
+    match store.image(&plain) {
+        Ok(None) => store.tag(&plain, target).map_err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Says whether a container without a health check shall still listen on a port of its service. It is given up waiting for
 /// after a while: then it gets traffic all the same.
 fn begins(container: &Container) -> bool {
@@ -172,6 +190,14 @@ fn begins(container: &Container) -> bool {
     let ran = now.saturating_sub(Duration::from_nanos(container.state.started));
     // A clock that was set back says nothing.
     ran < LISTEN_MAX && !listening::everywhere(container.state.process.pid, ports)
+}
+
+/// Says whether this host gives its interfaces IPv6 addresses.
+fn has_ipv6() -> bool {
+    let allows = |name: &str| {
+        std::fs::read_to_string(format!("{IPV6}/{name}/disable_ipv6")).is_ok_and(|value| value.trim() == "0")
+    };
+    allows("all") && allows("default")
 }
 
 /// Opens the subnet's record again or says why it is none of the mesh's.
@@ -187,16 +213,18 @@ fn subnet_of(network: &Network) -> Result<(Ipv4Net, u64), EngineError> {
 }
 
 impl Containers for Host {
-    fn claim(&self, candidates: &[Ipv4Net]) -> Result<Option<(Ipv4Net, u64)>, EngineError> {
+    fn claim(&self, candidates: &[(Ipv4Net, Ipv6Net)]) -> Result<Option<(Ipv4Net, u64)>, EngineError> {
         let networks = self.engine.networks();
         let network = match networks.find(NETWORK) {
             Ok(network) => network,
             Err(::engine::network::Error::NotFound { .. }) => {
                 let mut failed = EngineError("no subnet is free".to_owned());
-                let made = candidates.iter().find_map(|subnet| {
+                let six = has_ipv6();
+                let made = candidates.iter().find_map(|(subnet, subnet6)| {
                     let local = Local {
                         underlay: Ipv4Addr::UNSPECIFIED,
                         subnet: *subnet,
+                        subnet6: six.then_some(*subnet6),
                         bridge: String::new(),
                         vni: 0,
                         port: VXLAN_PORT,
@@ -221,6 +249,10 @@ impl Containers for Host {
         let local = Local {
             underlay: traffic.underlay,
             subnet,
+            subnet6: network.subnets.iter().find_map(|subnet| match subnet.subnet {
+                IpNet::V6(net) => Some(net),
+                IpNet::V4(_) => None,
+            }),
             bridge: network.bridge.clone(),
             vni: traffic.vni,
             port: VXLAN_PORT,
@@ -240,7 +272,11 @@ impl Containers for Host {
             peers: traffic
                 .peers
                 .iter()
-                .map(|(subnet, underlay)| Peer { subnet: *subnet, underlay: *underlay })
+                .map(|(subnet, (subnet6, underlay))| Peer {
+                    subnet: *subnet,
+                    subnet6: ways.local.as_ref().and_then(|local| local.subnet6).map(|_| *subnet6),
+                    underlay: *underlay,
+                })
                 .collect(),
             ports: ports.collect(),
         };
@@ -254,7 +290,14 @@ impl Containers for Host {
 
     fn tend(&self) -> Result<(), EngineError> {
         let network = self.ways().network.clone();
-        network.map_or(Ok(()), |network| self.engine.networks().tend(&network).map_err(error))
+        network.map_or(Ok(()), |network| self.engine.networks().keep(&network).map_err(error))
+    }
+
+    fn rest(&self) {
+        if let Some(network) = &self.ways().network {
+            // What stays is a process without work.
+            let _ = self.engine.networks().let_go(network);
+        }
     }
 
     fn unroute(&self) -> Result<(), EngineError> {
@@ -312,7 +355,8 @@ impl Containers for Host {
                 for blob in std::iter::once(&found.config).chain(&found.layers) {
                     self.fetch_blob(&store, blob, read)?;
                 }
-                return store.tag(&reference, &target).map_err(error);
+                store.tag(&reference, &target).map_err(error)?;
+                return tag_too(&store, &reference, &target);
             }
             let child = manifest.index().and_then(|index| index.select(&platform));
             next = child.ok_or_else(|| EngineError(format!("{image} has no image for {platform}")))?.clone();
@@ -370,7 +414,26 @@ impl Containers for Host {
         let store = self.engine.images().map_err(error)?;
         let runtime = tokio::runtime::Handle::try_current().map_err(error)?;
         let pulled = image::pull::pull(&store, &reference, &self.options, &image::progress::Silent);
-        runtime.block_on(pulled).map(drop).map_err(error)
+        let record = runtime.block_on(pulled).map_err(error)?;
+        tag_too(&store, &reference, &record.target)
+    }
+
+    fn stock(&self) -> Option<Stock> {
+        let index = self.engine.images().ok()?.layout().index().ok()?;
+        let networks = self.engine.networks().list().ok()?;
+        Some(Stock {
+            images: index.manifests.iter().map(|entry| entry.digest.to_string()).collect(),
+            networks: networks.into_iter().map(|network| network.name).collect(),
+        })
+    }
+
+    fn resolve(&self, image: &str) -> Result<String, EngineError> {
+        let reference: oci::Reference = image.parse().map_err(error)?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(error)?;
+        let limits = Limits { connect: RESOLVE_WITHIN, stall: RESOLVE_WITHIN, attempts: 1, ..self.options.limits };
+        let options = PullOptions { limits, ..self.options.clone() };
+        let digest = runtime.block_on(image::pull::resolve(&reference, &options)).map_err(error)?;
+        Ok(digest.to_string())
     }
 
     fn start(&self, wish: &Wish) -> Result<String, EngineError> {
@@ -410,12 +473,13 @@ impl Containers for Host {
             .collect())
     }
 
-    fn logs(&self, container: &str, tail: usize) -> Result<Vec<String>, EngineError> {
+    fn logs(&self, container: &str, wish: LogWish) -> Result<Vec<String>, EngineError> {
         let mut lines: VecDeque<String> = VecDeque::new();
         let mut bytes = 0;
-        let query = Query { tail: Some(tail), since: None, until: None };
+        let query = Query { tail: Some(wish.tail), since: wish.since, until: None };
         let mut take = |entry: Entry| {
-            let line = String::from_utf8_lossy(&entry.text).trim_end_matches('\n').to_owned();
+            let mut line = if wish.times { format!("{} ", ::engine::time::rfc3339(entry.time)) } else { String::new() };
+            line.push_str(String::from_utf8_lossy(&entry.text).trim_end_matches('\n'));
             bytes += line.len();
             lines.push_back(line);
             while bytes > LOG_BYTES_MAX {

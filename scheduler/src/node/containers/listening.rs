@@ -1,6 +1,7 @@
 //! Whether a process listens on a port, read from its network namespace: nobody connects, nothing shows in its log. In: a
 //! process and ports. Out: yes or no.
 
+use crate::service::Protocol;
 use std::collections::BTreeSet;
 
 /// `st` of a TCP socket that listens (`TCP_LISTEN`).
@@ -25,6 +26,22 @@ pub fn everywhere(pid: i32, ports: &str) -> bool {
         Some((number.parse::<u16>().ok()?, protocol))
     });
     wanted.all(|(number, protocol)| open(protocol).is_none_or(|open| open.contains(&number)))
+}
+
+/// Returns those of these ports that a program of this host listens on.
+#[must_use]
+pub fn taken(ports: &[(u16, Protocol)]) -> Vec<(u16, Protocol)> {
+    let open = |protocol: Protocol| -> BTreeSet<u16> {
+        let state = if protocol == Protocol::Tcp { LISTENS } else { BOUND };
+        let read = |end: &str| std::fs::read_to_string(format!("/proc/self/net/{}{end}", protocol.name()));
+        ["", "6"].iter().filter_map(|end| read(end).ok()).flat_map(|text| bound(&text, state)).collect()
+    };
+    let (tcp, udp) = (open(Protocol::Tcp), open(Protocol::Udp));
+    let is_taken = |(port, protocol): &&(u16, Protocol)| match protocol {
+        Protocol::Tcp => tcp.contains(port),
+        Protocol::Udp => udp.contains(port),
+    };
+    ports.iter().filter(is_taken).copied().collect()
 }
 
 /// Returns the ports in a table of `/proc/net` whose sockets have this state and others can reach: not those of loopback.
@@ -84,6 +101,7 @@ mod tests {
         let port = socket.local_addr().expect("it is bound").port();
         let me = i32::try_from(std::process::id()).expect("a pid");
         assert!(everywhere(me, &format!("{port}/tcp")));
+        assert_eq!(taken(&[(port, Protocol::Tcp), (port, Protocol::Udp)]), [(port, Protocol::Tcp)]);
         drop(socket);
         assert!(!everywhere(me, &format!("{port}/tcp")));
     }
