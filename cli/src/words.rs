@@ -4,7 +4,7 @@
 //! the container) of a verb that takes a command, so that `run IMAGE --init` gives `--init` to the container although `run`
 //! has a flag of that name. A line that is not understood is left as it is: the parser says what is wrong with it.
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 use std::ffi::OsString;
 
 /// The verb of a command line, where nothing but `--root` stands before it.
@@ -22,11 +22,76 @@ pub(crate) fn verb(words: &[OsString]) -> Option<&str> {
 
 /// Puts `--` behind the first argument of a verb whose last one takes all that follows. `words` are those after the program's
 /// name.
-pub(crate) fn fenced(definition: &Command, mut words: Vec<OsString>) -> Vec<OsString> {
+pub(crate) fn fenced(definition: &Command, words: Vec<OsString>) -> Vec<OsString> {
+    let mut words = switched(definition, words);
     if let Some(at) = fence(definition, &words) {
         words.insert(at, "--".into());
     }
     words
+}
+
+/// Reads `--rm=true` and `--rm=false` as docker does: a switch that is given, and one that is not, whatever was said before.
+fn switched(definition: &Command, words: Vec<OsString>) -> Vec<OsString> {
+    let (mut command, mut out) = (definition, Vec::with_capacity(words.len()));
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let Some(text) = word.to_str() else {
+            out.push(word);
+            break;
+        };
+        if text.len() > 1 && text.starts_with('-') && text != "--" {
+            if let Some((name, on, same)) = switch(definition, command, text) {
+                out.retain(|earlier: &OsString| {
+                    !earlier.to_str().is_some_and(|earlier| same.iter().any(|name| name == earlier))
+                });
+                if on {
+                    out.push(name.into());
+                }
+                continue;
+            }
+            let takes = takes_the_next(definition, command, text);
+            out.push(word);
+            match takes {
+                Some(true) => out.extend(words.next()),
+                Some(false) => {}
+                None => break,
+            }
+        } else {
+            let below = command.has_subcommands().then(|| command.find_subcommand(text));
+            let ends = text == "--"
+                || match below {
+                    Some(below) => below.map(|below| command = below).is_none(),
+                    // What follows the image is the container's.
+                    None => command.get_positionals().last().is_some_and(Arg::is_trailing_var_arg_set),
+                };
+            out.push(word);
+            if ends {
+                break;
+            }
+        }
+    }
+    out.extend(words);
+    out
+}
+
+/// A switch with a value: its name, whether it is on, and all its names.
+fn switch(definition: &Command, command: &Command, word: &str) -> Option<(String, bool, Vec<String>)> {
+    let (name, value) = word.split_once('=')?;
+    let on = match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        _ => return None,
+    };
+    let everywhere = definition.get_arguments().filter(|arg| arg.is_global_set());
+    let names = |arg: &Arg| -> Vec<String> {
+        let long = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+        let short = arg.get_short_and_visible_aliases().unwrap_or_default();
+        long.map(|long| format!("--{long}")).chain(short.into_iter().map(|short| format!("-{short}"))).collect()
+    };
+    let mut switches =
+        command.get_arguments().chain(everywhere).filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
+    let all = switches.find_map(|arg| Some(names(arg)).filter(|names| names.iter().any(|known| known == name)))?;
+    Some((name.to_owned(), on, all))
 }
 
 /// The place behind the first argument, when something follows it there.
@@ -122,6 +187,45 @@ mod tests {
         for line in ["--help run", "-V", "--root", "--root /x", "-- run"] {
             assert_eq!(found(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_switch_may_have_a_value() {
+        for (line, expected) in [
+            ("run --rm=true -d=1 image", "run --rm -d image"),
+            ("run --rm --rm=false --privileged=False image", "run image"),
+            ("run --rm=false --rm image", "run --rm image"),
+            ("run -d --detach=false image --rm=true", "run image -- --rm=true"),
+            ("run -e --rm=true image", "run -e --rm=true image"),
+            ("ps --all=t --no-trunc=0", "ps --all"),
+            ("logs --follow=maybe box", "logs --follow=maybe box"),
+            ("rm box --force=true", "rm box --force"),
+            ("run --sig-proxy=false image", "run --sig-proxy=false image"),
+        ] {
+            assert_eq!(read(line), expected);
+        }
+    }
+
+    #[test]
+    fn every_switch_of_every_verb_may_have_a_value() {
+        fn look(definition: &Command, command: &Command, path: &[String]) {
+            for arg in command.get_arguments().filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue)) {
+                let Some(long) = arg.get_long() else { continue };
+                for (value, kept) in [("true", 1), ("false", 0)] {
+                    let words = path.iter().map(OsString::from).chain([format!("--{long}={value}").into()]);
+                    assert_eq!(
+                        switched(definition, words.collect()).len(),
+                        path.len() + kept,
+                        "{path:?} --{long}={value}"
+                    );
+                }
+            }
+            for below in command.get_subcommands() {
+                look(definition, below, &[path, &[below.get_name().to_owned()]].concat());
+            }
+        }
+        let definition = definition();
+        look(&definition, &definition, &[]);
     }
 
     #[test]

@@ -41,6 +41,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
 /// Reads a point in time as docker's `--since` does: RFC 3339 (with or without time, zone), unix seconds with fraction,
 /// or a Go duration before `now`.
 pub fn parse(text: &str, now: Nanos) -> Option<Nanos> {
+    parse_in(text, now, &|seconds| seconds)
+}
+
+/// The same, for what a user types: a time without a zone is of this process's zone.
+pub fn parse_local(text: &str, now: Nanos) -> Option<Nanos> {
+    parse_in(text, now, &crate::host::sys::local_to_utc)
+}
+
+/// `local` turns seconds of a zone's clock into those since the epoch.
+fn parse_in(text: &str, now: Nanos, local: &dyn Fn(i64) -> i64) -> Option<Nanos> {
     if let Some(ago) = duration(text) {
         return Some(now.saturating_sub(ago));
     }
@@ -62,19 +72,20 @@ pub fn parse(text: &str, now: Nanos) -> Option<Nanos> {
     if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let seconds = i64::try_from(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second).ok()? - offset;
+    let seconds = i64::try_from(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second).ok()?;
+    let seconds = offset.map_or_else(|| local(seconds), |offset| seconds - offset);
     u64::try_from(seconds).ok()?.checked_mul(SECOND)?.checked_add(fraction_nanos(fraction)?)
 }
 
-/// Splits a trailing zone off a clock: `Z`, `+02:00`, or nothing for UTC.
-fn zone(clock: &str) -> Option<(&str, i64)> {
+/// Splits a trailing zone off a clock: `Z`, `+02:00`, or nothing.
+fn zone(clock: &str) -> Option<(&str, Option<i64>)> {
     if let Some(clock) = clock.strip_suffix('Z') {
-        return Some((clock, 0));
+        return Some((clock, Some(0)));
     }
-    let Some(at) = clock.rfind(['+', '-']) else { return Some((clock, 0)) };
+    let Some(at) = clock.rfind(['+', '-']) else { return Some((clock, None)) };
     let (hours, minutes) = clock[at + 1..].split_once(':')?;
     let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
-    Some((&clock[..at], if clock.as_bytes()[at] == b'-' { -seconds } else { seconds }))
+    Some((&clock[..at], Some(if clock.as_bytes()[at] == b'-' { -seconds } else { seconds })))
 }
 
 fn fraction_nanos(text: &str) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! One small process per running container: terminal, log, exit code, restart, health. Everything is in
 //! [`engine::monitor`]; started with `resolver FOLDER` it answers names on one network ([`engine::network`]); with `--init`
-//! it is the first process inside a container (`run --init`); with `hold-namespaces` it keeps a user namespace.
+//! it is the first process inside a container (`run --init`); with `hold-namespaces` it keeps a user namespace, with
+//! `hold-terminal` the terminal of an exec whose client is gone.
 
 use std::process::ExitCode;
 
@@ -11,6 +12,9 @@ fn main() -> ExitCode {
     }
     if arguments.first().is_some_and(|first| first == "resolver") {
         return end(engine::network::resolver_main(&arguments[1..]));
+    }
+    if arguments.first().is_some_and(|first| first == engine::host::terminal::HOLD) {
+        return end(engine::host::terminal::hold());
     }
     if arguments.first().is_some_and(|first| first == engine::host::userns::VERB) {
         return end(engine::host::userns::main(&arguments[1..]));

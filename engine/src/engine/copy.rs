@@ -244,8 +244,12 @@ impl Engine {
         let container = self.find(name)?;
         let step = || EngineError::io(format!("copy to container {name}"));
         // First where nobody else is, then into the container like any other tree.
-        let draft = container.data.join(format!("cp-{}", std::process::id()));
+        sweep_drafts(&container.data);
+        let draft = container.data.join(format!("{DRAFT}{}", std::process::id()));
         fs::create_dir(&draft).map_err(EngineError::io(format!("make {}", draft.display())))?;
+        // While it is locked somebody works at it. What comes between the two is swept at worst, and said to be gone.
+        let held = File::open(&draft).and_then(|folder| folder.lock().map(|()| folder));
+        let _held = held.map_err(EngineError::io(format!("lock {}", draft.display())))?;
         let copied = unpack(&draft, input).and_then(|(folder, implied)| {
             self.in_root(container.id(), true, |root, first| {
                 let to = End { root, path };
@@ -389,6 +393,22 @@ fn view(rootfs: &Path, read_only: bool, binds: &[Over]) -> io::Result<Rootfs> {
         }
     }
     Ok(root)
+}
+
+/// Where a tar is unpacked first, in the container's data folder.
+const DRAFT: &str = "cp-";
+
+/// Removes what killed copies have unpacked.
+fn sweep_drafts(data: &Path) {
+    for entry in fs::read_dir(data).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes())
+            && let Ok(left) = File::open(entry.path())
+            && left.try_lock().is_ok()
+        {
+            // Another copy may be at the same.
+            image::store::remove_tree(&entry.path()).ok();
+        }
+    }
 }
 
 /// Unpacks, and tells which directories the archive says nothing of.

@@ -199,6 +199,16 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
     if matches!(mode, crate::network::Mode::Container(_)) && !(wish.hostname.is_empty() && wish.add_host.is_empty()) {
         return invalid("-h and --add-host belong to the container whose network is used");
     }
+    if matches!(mode, crate::network::Mode::Container(_)) {
+        let given = [
+            ("-p", !wish.publish.is_empty() || wish.publish_all),
+            ("--dns", !wish.dns.is_empty()),
+            ("--mac-address", wish.mac.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(EngineError::Invalid(format!("{flag} belongs to the container whose network is used")));
+        }
+    }
     for text in &wish.publish {
         crate::network::publish::parse(text).map_err(|error| EngineError::Invalid(format!("-p {text}: {error}")))?;
     }
@@ -238,8 +248,9 @@ fn check(wish: &Wish) -> Result<Vec<String>, EngineError> {
     }
     let mut warnings = Vec::new();
     let publishes = !wish.publish.is_empty() || wish.publish_all;
-    if publishes && matches!(mode, crate::network::Mode::Host) {
-        warnings.push("published ports are discarded when using host network mode".to_owned());
+    if publishes && matches!(mode, crate::network::Mode::Host | crate::network::Mode::None) {
+        let name = if mode == crate::network::Mode::Host { "host" } else { "none" };
+        warnings.push(format!("published ports are discarded when using {name} network mode"));
     }
     if !wish.links.is_empty() {
         warnings.push("--link is obsolete: the other container is only known by its alias in /etc/hosts".to_owned());

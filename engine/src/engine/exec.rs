@@ -219,6 +219,16 @@ impl Engine {
             sys::receive_descriptor(stream.as_fd()).map_err(EngineError::io("take the terminal"))?.ok_or_else(
                 || EngineError::Runtime { step: "exec".into(), message: "the runtime sent no terminal".into() },
             )?;
+        // Whatever becomes of this command, the program keeps its terminal.
+        let (gone, here) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+            .map_err(io::Error::from)
+            .map_err(EngineError::io("make a pipe"))?;
+        let copy = terminal.try_clone().map_err(EngineError::io("hold the terminal"))?;
+        let mut holder = Command::new(self.monitor()?);
+        holder.arg(crate::host::terminal::HOLD).stdin(Stdio::from(copy)).stdout(Stdio::from(gone));
+        holder.status().map_err(EngineError::io("hold the terminal"))?;
+        drop(holder);
+        let _here = here;
         if wish.detach {
             return Ok(0);
         }

@@ -4,6 +4,7 @@ use super::prepare::Prepared;
 use super::{Container, Engine, Locked};
 use crate::error::EngineError;
 use crate::file::{self, Durable};
+use crate::host::process::ProcessId;
 use crate::host::{netns, slirp};
 use crate::log::Named;
 use crate::monitor::protocol::{Client, Reply, Request};
@@ -77,6 +78,7 @@ impl Engine {
         }
         // What a killed monitor, a reboot or a failed start has left.
         self.give_back(&locked.container)?;
+        let former = locked.container.state.clone();
         let mut warnings = Vec::new();
         let started = self
             .prepare(&locked.container, streams, &mut warnings)
@@ -90,18 +92,17 @@ impl Engine {
                 self.settle(&locked.container);
                 // The first failure is the one to report; what cannot be given back now is found by the next verb.
                 self.give_back(&locked.container).ok();
-                let now = self.load(locked.container.id())?.state;
-                if now.error.is_empty() || now.status.is_active() {
-                    locked.container.state = State {
-                        error: error.to_string(),
-                        exit_code: match &error {
-                            EngineError::Start { code, .. } => i32::from(*code),
-                            _ => 128,
-                        },
-                        ..State::created()
-                    };
-                    locked.save_state()?;
-                }
+                // One that has run before has ended before, whenever that was, and is still to be started at boot.
+                let former = if former.started == 0 { State::created() } else { former };
+                let status = if former.started == 0 { Status::Created } else { Status::Exited };
+                let exit_code = match &error {
+                    EngineError::Start { code, .. } => i32::from(*code),
+                    _ => 128,
+                };
+                let (process, monitor) = (ProcessId::default(), ProcessId::default());
+                locked.container.state =
+                    State { status, error: error.to_string(), exit_code, process, monitor, ..former };
+                locked.save_state()?;
                 Err(error)
             }
         }
@@ -447,7 +448,7 @@ impl Engine {
 
 /// Rows and columns as the document has them.
 pub(super) fn console_size((rows, columns): (u16, u16)) -> oci::spec::ConsoleSize {
-    oci::spec::ConsoleSize { height: rows.into(), width: columns.into() }
+    oci::spec::ConsoleSize { height: rows, width: columns }
 }
 
 /// Which of a container's networks leads out and has its published ports: the first that is not internal.

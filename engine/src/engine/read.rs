@@ -284,10 +284,10 @@ fn keep_for_restarts(container: &Container, changed: oci::spec::LinuxResources) 
     let path = container.run.join("config.json");
     let mut spec: oci::spec::Spec = crate::file::load(&path)?;
     let own = spec.linux.get_or_insert_default().resources.get_or_insert_default();
-    own.memory = changed.memory.or(own.memory.take());
-    own.cpu = changed.cpu.or(own.cpu.take());
-    own.pids = changed.pids.or(own.pids.take());
-    own.block_io = changed.block_io.or(own.block_io.take());
+    own.memory = changed.memory.or_else(|| own.memory.take());
+    own.cpu = changed.cpu.or_else(|| own.cpu.take());
+    own.pids = changed.pids.or_else(|| own.pids.take());
+    own.block_io = changed.block_io.or_else(|| own.block_io.take());
     Ok(crate::file::save(&path, &spec, crate::file::Durable::No)?)
 }
 

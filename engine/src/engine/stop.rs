@@ -193,6 +193,11 @@ impl Engine {
             Ok(mut client) => {
                 client.send(&Request::Signal { signal }).and_then(|()| client.reply_within(ANSWER)).and_then(|word| {
                     match word {
+                        Word::Said(_) if signal == libc::SIGKILL && container.state.status == Status::Running => {
+                            // As docker: what follows finds it ended.
+                            await_end(&mut client);
+                            Ok(true)
+                        }
                         Word::Said(_) => Ok(true),
                         Word::Gone => Ok(false),
                         // It is stopped or hung: the process is signalled past it.
@@ -360,6 +365,18 @@ impl Drop for Promise {
         if self.0.send(&Request::Cleaned).is_ok() {
             // It answers by going; no process of ours is left behind when this command ends.
             while let Ok(Word::Said(_)) = self.0.reply_within(GOES) {}
+        }
+    }
+}
+
+/// Waits for the word of the end, for a while: nothing depends on it.
+fn await_end(client: &mut Client) {
+    let deadline = Instant::now() + ANSWER;
+    while Instant::now() < deadline {
+        match client.reply_within(ANSWER_LOOK) {
+            Ok(Word::Silent) => {}
+            Ok(Word::Said(Reply::Exited { .. }) | Word::Gone) | Err(_) => return,
+            Ok(Word::Said(_)) => {}
         }
     }
 }

@@ -81,6 +81,22 @@ pub fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
+/// What a clock of this process's zone (`TZ`, `/etc/localtime`) shows as seconds, in seconds since the epoch. `mktime(3)`
+pub fn local_to_utc(shown: i64) -> i64 {
+    let seconds: libc::time_t = shown;
+    // SAFETY: all zeroes are a valid tm; both calls read and write the two structures alone.
+    let answer = unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        if libc::gmtime_r(&raw const seconds, &raw mut tm).is_null() {
+            return shown;
+        }
+        // Whether summer time is on, the zone itself knows.
+        tm.tm_isdst = -1;
+        libc::mktime(&raw mut tm)
+    };
+    if answer == -1 { shown } else { answer }
+}
+
 /// Leaves the caller's session and process group: the parent process ends at once with status 0, the child goes on.
 /// Must be called before any thread is started.
 pub fn daemonize() -> io::Result<()> {

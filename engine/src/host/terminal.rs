@@ -35,6 +35,42 @@ impl Drop for Raw {
     }
 }
 
+/// The verb of `shoal-monitor` that is [`hold`].
+pub const HOLD: &str = "hold-terminal";
+
+/// Keeps the other end of an exec's terminal, which is descriptor 0, for as long as its program has it: were the last one closed,
+/// the program would be hung up. What it says is read once the client is gone, which is when descriptor 1 says so.
+pub fn hold() -> io::Result<()> {
+    sys::close_inherited();
+    sys::daemonize()?;
+    std::env::set_current_dir("/")?;
+    let null = std::fs::File::options().write(true).open("/dev/null")?;
+    nix::unistd::dup2_stderr(&null)?;
+    wait(io::stdout().as_fd())?;
+    let stdin = io::stdin();
+    let mut bytes = [0u8; 16 * 1024];
+    loop {
+        wait(stdin.as_fd())?;
+        match nix::unistd::read(&stdin, &mut bytes) {
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
+            Ok(count) if count > 0 => {}
+            // The last holder of the program's end has gone.
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Waits until there is something to read, or nobody who would write.
+fn wait(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    loop {
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE) {
+            Err(nix::Error::EINTR) => {}
+            other => return other.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
 /// Rows and columns of the terminal on stdout, else on stdin; `None` when neither is one.
 pub fn size() -> Option<(u16, u16)> {
     sys::window_size(io::stdout().as_fd()).or_else(|_| sys::window_size(io::stdin().as_fd())).ok()

@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 
 /// How many ports one monitor forwards: each is an open file of its thousand. Further ones are only held.
 pub(super) const FORWARDS_MAX: usize = 256;
-/// How many connections are carried at a time; a further one waits in its socket's queue.
+/// How many connections are carried at a time; a further one takes the place of the one that was silent longest.
 const PAIRS_MAX: usize = 256;
+/// How many are accepted before those that are there get their turn.
+const ACCEPTED_MAX: usize = 32;
 /// How many clients of UDP are remembered at a time; the one that was silent longest is forgotten.
 const CLIENTS_MAX: usize = 256;
 /// How long a silent client of UDP is remembered; the kernel's own time for a flow without an answer.
@@ -149,6 +151,7 @@ struct Pair {
     server: TcpStream,
     there: Half,
     back: Half,
+    last: Instant,
 }
 
 impl Pair {
@@ -164,7 +167,22 @@ impl Pair {
         // Small answers at once, as without us.
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
         client.set_nodelay(true)?;
-        Ok(Self { client, server: TcpStream::from(fd), there: Half::default(), back: Half::default() })
+        Ok(Self {
+            client,
+            server: TcpStream::from(fd),
+            there: Half::default(),
+            back: Half::default(),
+            last: Instant::now(),
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.there.told && self.back.told
+    }
+
+    /// Says that it is over. It is taken out at the end of a round, whose numbers must hold.
+    fn end(&mut self) {
+        (self.there.told, self.back.told) = (true, true);
     }
 
     /// What each side is waited for; nothing for a side that owes nothing.
@@ -180,9 +198,10 @@ impl Pair {
 
     /// Carries what goes; `false` when it is over.
     fn carry(&mut self) -> bool {
+        self.last = Instant::now();
         let carried =
             self.there.pump(&self.client, &self.server).and_then(|()| self.back.pump(&self.server, &self.client));
-        carried.is_ok() && !(self.there.told && self.back.told)
+        carried.is_ok() && !self.is_over()
     }
 }
 
@@ -219,17 +238,15 @@ impl Carrier {
                 match what {
                     What::Listener(at) => self.accept(at),
                     What::Pair(at) => {
-                        if !self.pairs[at].carry() {
-                            // Taken out below: the numbers of this round must hold.
-                            self.pairs[at].there.told = true;
-                            self.pairs[at].back.told = true;
+                        if !self.pairs[at].is_over() && !self.pairs[at].carry() {
+                            self.pairs[at].end();
                         }
                     }
                     What::Client(key) => self.answer(key),
                     What::Over => return,
                 }
             }
-            self.pairs.retain(|pair| !(pair.there.told && pair.back.told));
+            self.pairs.retain(|pair| !pair.is_over());
             self.clients.retain(|_, client| client.last.elapsed() < SILENT);
         }
     }
@@ -238,7 +255,6 @@ impl Carrier {
         let mut list = vec![(self.over.as_fd(), PollFlags::POLLIN, What::Over)];
         for (at, (listener, _)) in self.listeners.iter().enumerate() {
             match listener {
-                Listener::Tcp(_) if self.pairs.len() >= PAIRS_MAX => {}
                 Listener::Tcp(socket) => list.push((socket.as_fd(), PollFlags::POLLIN, What::Listener(at))),
                 Listener::Udp(socket) => list.push((socket.as_fd(), PollFlags::POLLIN, What::Listener(at))),
             }
@@ -266,8 +282,12 @@ impl Carrier {
         let (listener, target) = &self.listeners[at];
         match listener {
             Listener::Tcp(socket) => {
-                while self.pairs.len() < PAIRS_MAX {
+                for _ in 0..ACCEPTED_MAX {
                     let Ok((client, _)) = socket.accept() else { return };
+                    if self.pairs.iter().filter(|pair| !pair.is_over()).count() >= PAIRS_MAX {
+                        let open = self.pairs.iter_mut().filter(|pair| !pair.is_over());
+                        open.min_by_key(|pair| pair.last).into_iter().for_each(Pair::end);
+                    }
                     // A container that cannot be reached closes its clients' connections.
                     self.pairs.extend(Pair::new(client, *target));
                 }

@@ -39,8 +39,6 @@ const ORPHANS_EVERY: Duration = Duration::from_millis(50);
 const STDIN_WAITING_BYTES_MAX: usize = 64 * 1024;
 /// How many clients one monitor serves; a further one waits in the socket's queue.
 const CLIENTS_MAX: usize = 256;
-/// How long output is still read after the end while another process holds the pipes.
-const DRAIN: Duration = Duration::from_millis(500);
 
 /// Why a monitor could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -607,8 +605,7 @@ impl Monitor {
     /// The container's process has ended: the rest of its output, its code, what follows.
     fn exited(&mut self) {
         let Some(process) = self.child.as_ref().map(|child| child.process) else { return };
-        let deadline = Instant::now() + DRAIN;
-        self.drain(deadline);
+        self.drain();
         let code = child::reap(process);
         let ends = self.child.take().map(|child| child.io);
         drop(ends);

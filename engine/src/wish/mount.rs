@@ -86,6 +86,12 @@ pub fn parse_volume(text: &str) -> Result<MountWish, WishError> {
         return Err(WishError::new(text, "the source is empty"));
     }
     let mut wish = MountWish { target: checked_target(text, target)?, ..MountWish::default() };
+    if source.contains('/') && !source.starts_with(['/', '.']) {
+        return Err(WishError::new(
+            text,
+            format!("{source} is no name of a volume; a path of the host begins with / or ./"),
+        ));
+    }
     if source.contains('/') || source.starts_with('.') {
         wish.kind = MountKind::Bind;
         wish.create_source = true;
@@ -272,7 +278,7 @@ mod tests {
         assert_eq!((wish.kind, wish.create_source), (MountKind::Bind, true));
         assert_eq!(wish.options, ["rshared", "z"]);
         assert_eq!(parse_volume("/d").unwrap().source, "");
-        for bad in ["", "/h:/d:O", "/h:/d:U", "a:b", ":/x", "a:/x:sideways", "a:/", "a:b:c:d", "-x:/d"] {
+        for bad in ["", "/h:/d:O", "/h:/d:U", "a:b", ":/x", "a:/x:sideways", "a:/", "a:b:c:d", "-x:/d", "rel/dir:/d"] {
             assert!(parse_volume(bad).is_err(), "{bad}");
         }
     }

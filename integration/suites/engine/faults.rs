@@ -101,12 +101,16 @@ fn many_runs_at_once_and_many_removals() {
             threads.into_iter().map(|thread| thread.join().expect("it succeeds")).collect::<Vec<_>>()
         })
     };
+    let begun = std::time::Instant::now();
     let ids = all("run -d --name boxN BB sleep 1000");
+    println!("{many} runs: {:.1} s", begun.elapsed().as_secs_f64());
     assert_eq!(place.ok("ps -q").lines().count(), many);
     let addresses = place.ok(&format!("inspect -f '{{{{.NetworkSettings.IPAddress}}}}' {}", ids.join(" ")));
     let addresses: std::collections::BTreeSet<&str> = addresses.lines().collect();
     assert_eq!(addresses.len(), many, "{addresses:?}");
+    let begun = std::time::Instant::now();
     let _ = all("rm -f boxN");
+    println!("{many} removals: {:.1} s", begun.elapsed().as_secs_f64());
     assert_eq!(place.ok("ps -aq"), "");
     assert!(integration::scratch::mounts_below(&place.host.root().join("run/containers")).is_empty());
     assert!(!place.host.cmd("ip").args(["-o", "link"]).ok().contains("veth"));

@@ -68,8 +68,15 @@ pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<ExitCode, Error
         return Err(Error::new("you cannot start and attach multiple containers at once"));
     };
     let detach_keys = engine::detach_keys(&args.detach_keys).map_err(explain)?;
-    let wish = engine.find(name).map_err(explain)?.record.wish;
+    let container = engine.find(name).map_err(explain)?;
+    let active = container.state.status.is_active();
+    let wish = container.record.wish;
     let stdin = args.interactive && wish.interactive;
+    if active {
+        // As docker: what runs is attached to.
+        let launch = engine.attach(name, engine::own_streams(stdin, wish.tty)).map_err(explain)?;
+        return finish_foreign(&engine, launch, &AttachOptions { stdin, tty: wish.tty, signals: true, detach_keys });
+    }
     let launch = engine.start_attached(name, engine::own_streams(stdin, wish.tty)).map_err(|error| match error {
         engine::EngineError::Start { code, .. } => explain(error).code(code),
         other => explain(other),

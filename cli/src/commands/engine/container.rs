@@ -71,7 +71,7 @@ pub(crate) fn prune(engine: &Engine, filters: &[String]) -> Result<(Vec<String>,
         match filter.strip_prefix("until=") {
             Some(text) => {
                 until = Some(
-                    engine::time::parse(text, now)
+                    engine::time::parse_local(text, now)
                         .ok_or_else(|| Error::new(format!("filter until={text}: no time")))?,
                 );
             }

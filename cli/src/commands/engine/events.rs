@@ -37,7 +37,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let time = |text: &Option<String>| match text {
         None => Ok(None),
         Some(text) => {
-            engine::time::parse(text, now).map(Some).ok_or_else(|| Error::new(format!("{text:?} is no time")))
+            engine::time::parse_local(text, now).map(Some).ok_or_else(|| Error::new(format!("{text:?} is no time")))
         }
     };
     let (since, until) = (time(&args.since)?, time(&args.until)?);

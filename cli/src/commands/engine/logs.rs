@@ -37,7 +37,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<ExitCode, Error> {
     let now = engine::time::now();
     let time = |flag: &str, text: &Option<String>| match text {
         None => Ok(None),
-        Some(text) => engine::time::parse(text, now).map(Some).ok_or_else(|| {
+        Some(text) => engine::time::parse_local(text, now).map(Some).ok_or_else(|| {
             Error::new(format!("invalid value for --{flag}: {text:?} is no time"))
                 .hint("use 2026-01-02T15:04:05, unix seconds, or a duration such as 10m")
         }),

@@ -51,7 +51,7 @@ impl Filter {
             return Ok(Self::Label(label.to_owned()));
         }
         if let Some(time) = text.strip_prefix("until=") {
-            return engine::time::parse(time, engine::time::now())
+            return engine::time::parse_local(time, engine::time::now())
                 .map(Self::Until)
                 .ok_or_else(|| Error::new(format!("until={time}: neither a time nor a duration")).code(2));
         }

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// The table's name; the family is inet.
 pub(crate) const TABLE: &str = "shoal";
 /// A chain without rules whose name says which generation of rules the table holds: a newer shoal replaces older rules.
-pub(crate) const GENERATION: &str = "generation-2";
+pub(crate) const GENERATION: &str = "generation-3";
 
 /// A transport protocol that can be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,6 +190,8 @@ fn rules(batch: &mut Batch<'_>) {
     let from_bridge = || Rule::new().meta(meta::IIFNAME, R1).in_set("bridges", R1);
     let to_bridge = || Rule::new().meta(meta::OIFNAME, R1).in_set("bridges", R1);
     batch.rule("raw", &from_bridge().loopback4(DESTINATION4).verdict(Verdict::Drop));
+    // And one that says it comes from there: a server of the host would take it for the host itself.
+    batch.rule("raw", &from_bridge().loopback4(SOURCE4).verdict(Verdict::Drop));
 
     // A port published on 127.0.0.1 answers only this host: its packets come through `output`, never through here.
     batch
