@@ -162,3 +162,53 @@ fn neither_the_callers_umask_nor_its_open_files_are_the_containers() {
     assert_eq!(shown, r#""sh -c a=1\nsleep 1000 # \x1b[31m""#);
     place.refused("run --health-cmd true --health-interval 1us BB true", 125, "1ms");
 }
+
+#[test]
+fn an_exec_keeps_its_terminal_whatever_becomes_of_its_client() {
+    let place = Place::new("exec-held");
+    let _ = place.ok("run -d --name box BB sleep 1000");
+    let _ = place.ok("exec -dt box sh -c 'sleep 0.3; echo said; touch /tmp/background'");
+    // Its client is killed, as a closed session does.
+    let program = integration::binaries::shoal();
+    let inside = "touch /tmp/begun; sleep 1; echo said; touch /tmp/alone; sleep 1000";
+    let line = format!("{} exec -it box sh -c '{inside}'", program.display());
+    let client = place.host.cmd("script").args(["-qec", &line, "/dev/null"]).command().spawn();
+    let mut client = client.expect("script is installed");
+    let there = |name: &str| place.run(&format!("exec box test -e /tmp/{name}")).status.success();
+    eventually("it has begun", PATIENCE, || there("begun").then_some(()));
+    client.kill().expect("it runs");
+    let _ = client.wait();
+    for name in ["background", "alone"] {
+        eventually(&format!("{name} goes on"), PATIENCE, || there(name).then_some(()));
+    }
+    let _ = place.ok("rm -f box");
+}
+
+#[test]
+fn a_start_that_fails_forgets_nothing_and_start_attaches_to_what_runs() {
+    let place = Place::new("failed-start");
+    let folder = place.host.root().join("source");
+    fs::create_dir(&folder).expect("ours");
+    let _ = place
+        .ok("run -d --name box --restart always --mount type=bind,src=~/source,dst=/s BB sh -c 'echo up; sleep 1000'");
+    let attached =
+        place.cmd("start -a box").command().stdout(std::process::Stdio::piped()).spawn().expect("shoal starts");
+    let asked = "events --since 1h --until 0s --filter event=attach --format '{{.Action}}'";
+    eventually("it is attached", PATIENCE, || (!place.ok(asked).is_empty()).then_some(()));
+    let _ = place.ok("kill box");
+    assert!(attached.wait_with_output().expect("it ends").status.code() == Some(137), "as the container");
+    let started = place.state("box", "StartedAt");
+    fs::remove_dir(&folder).expect("ours");
+    let refused = place.run("start box").expect_failure();
+    assert!(refused.stderr.contains("does not exist"), "{}", refused.stderr);
+    assert_eq!((place.state("box", "Status"), place.state("box", "StartedAt")), ("exited".to_owned(), started));
+    fs::create_dir(&folder).expect("ours");
+    let _ = place.ok("boot");
+    assert_eq!(place.state("box", "Status"), "running");
+    // A time without a zone is the caller's.
+    let since = place.host.cmd("date").args(["-d", "-1 min", "+%Y-%m-%dT%H:%M:%S"]).env("TZ", "Asia/Tokyo").ok();
+    let line = format!("logs --since {} box", since.trim());
+    eventually("it is told", PATIENCE, || (place.cmd(&line).env("TZ", "Asia/Tokyo").ok().contains("up")).then_some(()));
+    place.refused("run --rm --network container:box -p 80:80 BB true", 125, "-p");
+    let _ = place.ok("run --rm=true --privileged=false --network none BB true");
+}
