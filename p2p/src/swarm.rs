@@ -44,6 +44,8 @@ pub const BEATS_MAX: usize = 1_024;
 const STORE_AGAIN: Duration = Duration::from_secs(2);
 /// How often a node without any link tries the addresses it remembers.
 const BOOTSTRAP_EVERY: Duration = Duration::from_secs(2);
+/// A connection that nothing came on for so long is not worth keeping beside a new one of the same peer.
+const STALE_MS: u64 = 2_000;
 /// Addresses of other members kept for a start at which nobody is where it was.
 const BOOTSTRAP_MAX: usize = 64;
 
@@ -186,6 +188,7 @@ impl Task {
                     self.node.handle(now, Input::Tick);
                     self.try_bootstrap();
                     self.try_store();
+                    self.watchers.tell_lagged();
                 }
                 Ok(()) = inbox.progress.changed() => {
                     let progress = inbox.progress.borrow_and_update().clone();
@@ -494,6 +497,14 @@ impl Task {
                     let _ = self.swarm.disconnect_peer_id(peer_id);
                     return;
                 };
+                if self.connections.contains_key(&node) && self.node.silent_for(now, node) > STALE_MS {
+                    // It comes again while its former connection still counts, which has been dead without a word.
+                    for old in self.connections.remove(&node).unwrap_or_default() {
+                        let _ = self.swarm.close_connection(old);
+                    }
+                    self.parted(node);
+                    self.node.handle(now, Input::Disconnected(node));
+                }
                 let connections = self.connections.entry(node).or_default();
                 connections.insert(connection_id);
                 if connections.len() == 1 && self.expelled.is_none() {

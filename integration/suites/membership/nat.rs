@@ -86,7 +86,6 @@ fn two_nodes_behind_masquerading_routers_reach_each_other_through_a_relay() {
 }
 
 #[test]
-#[ignore = "docs/gaps.md: hole punching has not been seen to succeed or fail here yet"]
 fn two_nodes_behind_masquerading_routers_punch_through_and_outlive_their_relay() {
     let behind = Behind::new();
     let [(one, _), (two, _)] = &behind.inner[..] else { panic!("two") };

@@ -35,6 +35,9 @@ pub const SILENT_MS: u64 = 3_000;
 /// Messages kept for a moment when they overtake the hello.
 pub const EARLY_MAX: usize = 32;
 
+/// Hellos of one link that are answered although it stands already: two ends that both think so must not greet for ever.
+pub const GREETED_MAX: u8 = 3;
+
 /// Pushes of one link that may wait for their confirmation; the oldest are given up, and their writers say `local`.
 pub const ASKED_MAX: usize = 4_096;
 
@@ -71,6 +74,8 @@ pub struct Link {
     pub(super) catch_up: Option<u64>,
     /// What came before the peer's hello, which travels on another stream.
     pub(super) early: Vec<Message>,
+    /// Hellos that came although this one stood: each was answered.
+    greeted: u8,
     bad: u32,
     window_ms: u64,
     window: u32,
@@ -207,6 +212,9 @@ impl Node {
         };
         let Some(link) = self.links.get_mut(&peer) else { return };
         let anew = link.admitted && link.instance != hello.instance;
+        // Its end of the link is new, and may be waiting for a hello that went on the former one.
+        let again = link.admitted && link.instance == hello.instance && link.greeted < GREETED_MAX;
+        link.greeted += u8::from(again);
         if anew {
             link.former = Some((link.instance, now.wall_ms));
         }
@@ -224,6 +232,9 @@ impl Node {
             self.say(now, subject, verdict, of);
         }
         let early = self.links.get_mut(&peer).map(|link| std::mem::take(&mut link.early)).unwrap_or_default();
+        if again {
+            self.say_hello(peer);
+        }
         self.send_root(peer);
         self.send_beat(now, peer, true);
         if anew {

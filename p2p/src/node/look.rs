@@ -51,6 +51,12 @@ impl Node {
         self.links.get(&peer).is_some_and(|link| link.admitted)
     }
 
+    /// For how long nothing has come on the standing connection of a peer; 0 without one.
+    #[must_use]
+    pub fn silent_for(&self, now: super::Now, peer: NodeId) -> u64 {
+        self.links.get(&peer).map_or(0, |link| now.ms.saturating_sub(link.heard_ms))
+    }
+
     /// How often a member has started, as far as is known here: by its row, or by what it said on the standing connection.
     #[must_use]
     pub fn epoch_of_member(&self, node: NodeId) -> u64 {

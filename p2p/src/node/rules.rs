@@ -104,11 +104,11 @@ impl Node {
                     return forged("revocation");
                 }
                 let issuer = NodeId::of_key(&revocation.issuer);
-                if issuer == revocation.subject {
-                    return Ok(Fit::Yes);
-                }
+                // Everybody may leave; who never was in has nothing to leave, and its word would be kept everywhere for ever.
+                let leaves = issuer == revocation.subject;
                 return match self.certificate(issuer) {
                     None => Ok(Fit::Early(issuer)),
+                    Some(own) if leaves && own.subject == revocation.issuer => Ok(Fit::Yes),
                     Some(by) if by.subject == revocation.issuer && by.role >= Role::Member => Ok(Fit::Yes),
                     Some(_) => forged("revocation: its issuer may only read; it"),
                 };

@@ -314,6 +314,24 @@ fn deletions_are_published_as_forgettable_only_when_they_are_on_disk() {
 }
 
 #[test]
+fn a_peer_whose_end_of_a_link_is_new_is_greeted_although_ours_stands() {
+    let mut lab = Lab::new(&[1, 2]);
+    let now = lab.now;
+    lab.of(2).handle(now, Input::Disconnected(id(1)));
+    lab.of(2).handle(now, Input::Connected(id(1)));
+    assert!(!lab.nodes[&id(2)].is_linked(id(1)));
+    let mut hellos = 0;
+    for _ in 0..30 {
+        lab.pass(100, |_, _, message| {
+            hellos += usize::from(matches!(message, Message::Hello(_)));
+            true
+        });
+    }
+    assert!(lab.nodes[&id(1)].is_linked(id(2)) && lab.nodes[&id(2)].is_linked(id(1)));
+    assert_eq!(hellos, 2, "one each way, and no more");
+}
+
+#[test]
 fn who_keeps_deletions_from_being_forgotten_is_named_once() {
     let mut lab = Lab::new(&[1, 2]);
     let _ = lab.put(1, "x", vec![1]);
@@ -552,6 +570,9 @@ fn a_reader_writes_no_row_of_others_whatever_it_sends() {
     }
     let _ = node.absorb(now, id(3), &owned(Table::NODE_FACTS, 3, "")).unwrap();
     assert!(node.replica().rows().get(&Key::owned(Table::NODE_FACTS, id(3), "")).is_some(), "of itself it may");
+    // Who was never in leaves nothing behind.
+    assert_eq!(node.absorb(now, id(3), &revocation_row(77, 77)).unwrap(), super::gossip::Taken::Early);
+    assert!(!node.replica().is_evicted(id(77)));
     // It may leave, too, and its word for that counts by its signature.
     assert_eq!(node.absorb(now, id(2), &revocation_row(5, 5)).unwrap(), super::gossip::Taken::New);
     assert!(node.replica().is_evicted(id(5)));

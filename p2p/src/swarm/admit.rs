@@ -203,6 +203,10 @@ impl Task {
     }
 
     pub(crate) fn grant(&mut self, ask: &Ask) -> Result<Vec<Vec<u8>>, String> {
+        if let Some((why, _)) = &self.broken {
+            // The admission would be forgotten, and the token be good once more.
+            return Err(format!("it admits nobody any more until its disk takes writes: {why}"));
+        }
         // Looked at again: another stranger may have used the token up meanwhile.
         let mut row = self.token_row(ask)?;
         let subject = crate::id::NodeId::of_key(&ask.key);

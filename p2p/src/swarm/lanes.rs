@@ -24,6 +24,12 @@ const INBOUND_MAX: usize = 4;
 
 /// How long to wait before a lane's stream is opened again, each time: what waits in it is the hello, which is said once.
 const OPEN_AGAIN: [Duration; 4] = [Duration::from_millis(10); 4];
+/// A stream that ends sooner after it was opened was not taken: where many come at once, only one waits at each door.
+const TAKEN_WITHIN: Duration = Duration::from_secs(1);
+/// How long to wait before it is opened again, with the same words first.
+const TAKEN_AGAIN: Duration = Duration::from_millis(50);
+/// How often: within the time in which a hello is waited for.
+const TAKEN_TRIES: usize = 20;
 /// How long what waits for a peer may still go out after its connection was hung up.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -119,29 +125,64 @@ async fn write(
     lane: Lane,
     (mut frames, waiting): (mpsc::Receiver<Vec<u8>>, Arc<AtomicUsize>),
 ) {
-    let mut pauses = OPEN_AGAIN.iter();
-    let opened = loop {
-        match control.open_stream(peer, StreamProtocol::new(lane.protocol())).await {
-            Ok(stream) => break Some(stream),
-            Err(_) if frames.is_closed() => break None,
-            // The way that was taken may be of a connection that is just closing.
-            Err(_) => match pauses.next() {
-                Some(pause) => tokio::time::sleep(*pause).await,
-                None => break None,
-            },
+    // What was written first is kept for a moment: a stream that its peer had no room for is closed without being read.
+    let mut first: Option<Vec<u8>> = None;
+    for _ in 0..TAKEN_TRIES {
+        let Some(stream) = open(&mut control, peer, lane, &frames).await else { return };
+        let opened = tokio::time::Instant::now();
+        let (mut reader, mut writer) = stream.split();
+        if let Some(first) = &first
+            && (writer.write_all(first).await.is_err() || writer.flush().await.is_err())
+        {
+            continue;
         }
-    };
-    if let Some(mut stream) = opened {
-        while let Some(mut frame) = frames.recv().await {
+        let mut nothing = [0];
+        loop {
+            let mut frame = tokio::select! {
+                frame = frames.recv() => match frame {
+                    Some(frame) => frame,
+                    None => return,
+                },
+                // Nobody answers in a lane: this is its end.
+                _ = reader.read(&mut nothing) => break,
+            };
             // What waits goes together: one record of Noise and one segment instead of several.
             while frame.len() < wire::BATCH_MAX {
                 let Ok(more) = frames.try_recv() else { break };
                 frame.extend_from_slice(&more);
             }
             waiting.fetch_sub(frame.len(), Ordering::Relaxed);
-            if stream.write_all(&frame).await.is_err() || stream.flush().await.is_err() {
+            let sent = writer.write_all(&frame).await.is_ok() && writer.flush().await.is_ok();
+            if opened.elapsed() <= TAKEN_WITHIN {
+                first.get_or_insert(frame);
+            } else {
+                first = None;
+            }
+            if !sent {
                 break;
             }
+        }
+        if opened.elapsed() > TAKEN_WITHIN || first.is_none() {
+            return;
+        }
+        tokio::time::sleep(TAKEN_AGAIN).await;
+    }
+}
+
+/// Opens a lane's stream; `None` when it cannot be, or nobody wants it any more.
+async fn open(
+    control: &mut libp2p_stream::Control,
+    peer: PeerId,
+    lane: Lane,
+    frames: &mpsc::Receiver<Vec<u8>>,
+) -> Option<Stream> {
+    let mut pauses = OPEN_AGAIN.iter();
+    loop {
+        match control.open_stream(peer, StreamProtocol::new(lane.protocol())).await {
+            Ok(stream) => return Some(stream),
+            Err(_) if frames.is_closed() => return None,
+            // The way that was taken may be of a connection that is just closing.
+            Err(_) => tokio::time::sleep(*pauses.next()?).await,
         }
     }
 }

@@ -20,6 +20,8 @@ struct Watcher {
 #[derive(Debug, Default)]
 pub(crate) struct Watchers {
     tables: BTreeMap<Table, Vec<Watcher>>,
+    /// Whether somebody is to be told that it missed some: not only with the next change, which may never come.
+    lag: bool,
     members: Vec<mpsc::Sender<MemberChange>>,
     pub(crate) alarms: VecDeque<Alarm>,
 }
@@ -49,6 +51,7 @@ impl Watchers {
 
     fn tell(&mut self, table: Table, change: &Change) {
         let Some(watchers) = self.tables.get_mut(&table) else { return };
+        let mut lag = false;
         watchers.retain_mut(|watcher| {
             if watcher.lagged {
                 match watcher.sender.try_send(Change::Lagged) {
@@ -61,11 +64,34 @@ impl Watchers {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     watcher.lagged = true;
+                    lag = true;
                     true
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => false,
             }
         });
+        self.lag |= lag;
+    }
+
+    /// Tells those that missed changes so, as soon as they have read some of what waits for them.
+    pub(crate) fn tell_lagged(&mut self) {
+        if !self.lag {
+            return;
+        }
+        self.lag = false;
+        for watchers in self.tables.values_mut() {
+            watchers.retain_mut(|watcher| {
+                if !watcher.lagged {
+                    return true;
+                }
+                match watcher.sender.try_send(Change::Lagged) {
+                    Ok(()) => watcher.lagged = false,
+                    Err(mpsc::error::TrySendError::Full(_)) => self.lag = true,
+                    Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                }
+                true
+            });
+        }
     }
 
     pub(crate) fn turned(&mut self, id: NodeId, liveness: Liveness, epoch: u64, at_ms: u64) {
@@ -89,5 +115,31 @@ impl Watchers {
         let wall = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
         let at_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
         self.alarms.push_back(Alarm { at_ms, kind: "store".into(), text: text.to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_missed_changes_is_told_although_nothing_changes_any_more() {
+        let mut watchers = Watchers::default();
+        let mut watcher = watchers.watch(Table::KV);
+        for n in 0..WATCH_LAG_MAX + 5 {
+            watchers.gone(Key::global(Table::KV, n.to_string()));
+        }
+        watchers.tell_lagged();
+        for _ in 0..10 {
+            assert!(matches!(watcher.try_recv(), Ok(Change::Gone(_))));
+        }
+        watchers.tell_lagged();
+        watchers.tell_lagged();
+        let mut rest = Vec::new();
+        while let Ok(change) = watcher.try_recv() {
+            rest.push(change);
+        }
+        assert_eq!(rest.iter().filter(|change| matches!(change, Change::Lagged)).count(), 1);
+        assert!(matches!(rest.last(), Some(Change::Lagged)));
     }
 }
