@@ -194,7 +194,7 @@ fn tokens_that_are_spent_expired_foreign_revoked_or_torn_say_so() {
         late.up_with(&["--join", &brief]).run().stderr.contains("expired").then_some(())
     });
     let torn = &once[..once.len() - 3];
-    refused(&late.up_with(&["--join", torn]), "malformed");
+    refused(&late.up_with(&["--join", torn]), "its end is missing");
     // Another mesh's token, with the address of a node of this one.
     let other = mesh.host(5, false);
     let _ = other.up_with(&[]).ok();
