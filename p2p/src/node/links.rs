@@ -24,7 +24,7 @@ pub const BAD_MAX: u32 = 8;
 /// Messages a second from one peer beyond which it is hung up on: a thousand nodes at full write rate stay far below.
 pub const FLOOD_MAX: u32 = 20_000;
 /// Heartbeats between two measurements of round trip and clock, once they are known.
-pub const MEASURE_EVERY: u64 = 32;
+pub const MEASURE_EVERY: u64 = 16;
 /// Recent changes remembered for peers that come back after a cut.
 pub const RECENT_MAX: usize = 8_192;
 /// Peers for which it is remembered up to where both were equal.
