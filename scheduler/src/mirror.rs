@@ -205,12 +205,19 @@ pub fn turn<'a>(
     since: Ms,
 ) -> Option<Ms> {
     let of = |node: &NodeId| states.get(node).filter(|seen| seen.state.policy_id == policy.id);
-    let order = order(policy, nodes, states);
+    let nodes: Vec<&Node> = nodes.collect();
+    // What nodes of another site say they did counts for nothing; what one did that is gone does.
+    let foreign = |id: &NodeId| {
+        let other = |node: &&Node| policy.site.as_ref().is_some_and(|site| node.facts.site != *site);
+        nodes.iter().any(|node| node.id == *id && other(node))
+    };
+    let order = order(policy, nodes.iter().copied(), states);
     if order.iter().any(|node| *node != me && of(node).is_some_and(|seen| seen.state.running)) {
         return None;
     }
     let rank = u64::try_from(order.iter().position(|node| *node == me)?).unwrap_or(u64::MAX);
-    let last = states.values().filter(|seen| seen.state.policy_id == policy.id).max_by_key(|seen| seen.at);
+    let of_policy = states.iter().filter(|(node, seen)| seen.state.policy_id == policy.id && !foreign(node));
+    let last = of_policy.map(|(_, seen)| seen).max_by_key(|seen| seen.at);
     let base = last.map_or(since, |seen| {
         let failed = !seen.state.error.is_empty() || seen.state.report.failed > 0;
         seen.at.saturating_add(if failed { policy.every_ms.clamp(FAILED_MS, FAILED_MS_MAX) } else { policy.every_ms })

@@ -49,14 +49,14 @@ struct Failure {
 
 impl Seen {
     /// Asks one node until told to stop.
-    fn ask(&self, node: Ipv4Addr, keep: bool) {
+    fn ask(&self, node: Ipv4Addr, keep: bool, give_up: Duration) {
         let start = Instant::now();
         let mut kept: Option<TcpStream> = None;
         while !self.stop.load(Ordering::Relaxed) {
             let began = Instant::now();
             let reused = kept.is_some();
             self.asked.fetch_add(1, Ordering::Relaxed);
-            let answer = request(&mut kept, node, keep);
+            let answer = request(&mut kept, node, keep, give_up);
             let took = began.elapsed();
             let failure = match answer {
                 Ok(_) if took > LATE => Some((true, "late".to_owned())),
@@ -95,12 +95,12 @@ impl Seen {
     }
 }
 
-fn request(kept: &mut Option<TcpStream>, node: Ipv4Addr, keep: bool) -> std::io::Result<String> {
+fn request(kept: &mut Option<TcpStream>, node: Ipv4Addr, keep: bool, give_up: Duration) -> std::io::Result<String> {
     let mut stream = match kept.take() {
         Some(stream) => stream,
         None => {
-            let stream = TcpStream::connect_timeout(&SocketAddr::from((node, PORT)), GIVE_UP)?;
-            stream.set_read_timeout(Some(GIVE_UP))?;
+            let stream = TcpStream::connect_timeout(&SocketAddr::from((node, PORT)), give_up)?;
+            stream.set_read_timeout(Some(give_up))?;
             stream.set_nodelay(true)?;
             stream
         }
@@ -133,7 +133,12 @@ fn count(name: &str, otherwise: usize) -> usize {
 }
 
 /// Keeps every node's port busy while `work` runs; returns what was seen.
-fn under_load<T>(mesh: &Mesh, nodes: &[&Node], work: impl FnOnce(&Seen) -> T) -> (T, usize, Vec<Failure>) {
+fn under_load<T>(
+    mesh: &Mesh,
+    nodes: &[&Node],
+    give_up: Duration,
+    work: impl FnOnce(&Seen) -> T,
+) -> (T, usize, Vec<Failure>) {
     let seen = Seen::default();
     let client = mesh.client.netns_path();
     let done = std::thread::scope(|scope| {
@@ -142,7 +147,7 @@ fn under_load<T>(mesh: &Mesh, nodes: &[&Node], work: impl FnOnce(&Seen) -> T) ->
                 let (seen, client, address) = (&seen, client.clone(), node.address);
                 scope.spawn(move || {
                     crate::rig::enter(&client);
-                    seen.ask(address, keep);
+                    seen.ask(address, keep, give_up);
                 });
             }
         }
@@ -183,7 +188,7 @@ fn updates_drains_and_restarts_lose_no_request() {
     let mut round = 0;
     while total < requests {
         round += 1;
-        let (_, asked, failed) = under_load(&mesh, &nodes, |_| {
+        let (_, asked, failed) = under_load(&mesh, &nodes, GIVE_UP, |_| {
             let scale = ["service", "scale", &format!("web={REPLICAS}"), "--wait"];
             let _ = first.shoal(scale).deadline(slow).ok();
             for order in ["start-first", "stop-first"] {
@@ -196,7 +201,7 @@ fn updates_drains_and_restarts_lose_no_request() {
         total += asked;
         assert!(mesh.answers(nodes[2], PORT).contains(&format!(" stop-first-{round} ")));
 
-        let (_, asked, failed) = under_load(&mesh, &nodes, |_| {
+        let (_, asked, failed) = under_load(&mesh, &nodes, GIVE_UP, |_| {
             let _ = first.shoal(["node", "drain", "n3"]).ok();
             eventually("the drained node is empty", PATIENCE, || {
                 nodes[2].shoal(["ps", "-q"]).ok().trim().is_empty().then_some(())
@@ -208,7 +213,7 @@ fn updates_drains_and_restarts_lose_no_request() {
         total += asked;
 
         // The node's process alone dies: containers, ports and names go on; it comes back and adopts them.
-        let (_, asked, failed) = under_load(&mesh, &nodes, |_| {
+        let (_, asked, failed) = under_load(&mesh, &nodes, GIVE_UP, |_| {
             let before = nodes[1].shoal(["ps", "-q"]).ok();
             let (agent, killed) = (nodes[1].agent(), Instant::now());
             kill(Pid::from_raw(agent), Signal::SIGKILL).expect("the process is ours");
@@ -248,7 +253,7 @@ fn one_port_of_a_client_towards_several_nodes_is_as_many_connections() {
                     let began = Instant::now();
                     let answer = connect_from((client, own + u16::from(keep) * 100), *node).and_then(|stream| {
                         let mut stream = Some(stream);
-                        let answer = request(&mut stream, *node, keep)?;
+                        let answer = request(&mut stream, *node, keep, GIVE_UP)?;
                         standing.push(stream);
                         Ok(answer)
                     });
@@ -309,7 +314,8 @@ fn kill_one(mesh: &Mesh, victim: usize) -> Duration {
         panic!("{:?} run: {}", all().collect::<Vec<_>>(), said(mesh));
     }
     let pids = victim.pids();
-    let (took, ..) = under_load(mesh, &nodes, |seen| {
+    // Who asks what has died gives up after a second: the next answer tells that it was replaced.
+    let (took, ..) = under_load(mesh, &nodes, LATE, |seen| {
         for node in &nodes {
             eventually("all replicas answer", PATIENCE, || {
                 (seen.since(node.address, Instant::now() - Duration::from_secs(3)).len() == REPLICAS).then_some(())
@@ -327,7 +333,7 @@ fn kill_one(mesh: &Mesh, victim: usize) -> Duration {
         }
         began.elapsed()
     });
-    let (_, asked, failed) = under_load(mesh, &nodes, |_| {
+    let (_, asked, failed) = under_load(mesh, &nodes, GIVE_UP, |_| {
         mesh.lan.cable(victim.plug, true);
         victim.up(None);
         mesh.all_alive();

@@ -87,7 +87,7 @@ pub(crate) async fn follow(context: Context) {
         forget(&context, &policies, &seen, &running).await;
         for policy in &policies {
             let known = *since.entry(policy.id.clone()).or_insert(now);
-            let of_policy: BTreeMap<NodeId, Seen> = seen
+            let mut of_policy: BTreeMap<NodeId, Seen> = seen
                 .iter()
                 .filter(|((_, id), _)| *id == policy.id)
                 .map(|((node, _), seen)| (node.clone(), seen.clone()))
@@ -95,6 +95,7 @@ pub(crate) async fn follow(context: Context) {
             let (me, of, told) = (context.me.clone(), policy.clone(), asked.contains(&policy.id));
             let own = of_policy.get(&context.me).map(|seen| seen.state.clone());
             let look = move |core: &Core, _| {
+                of_policy.retain(|node, _| !core.is_reader(node));
                 // A node that has just started does not know yet who else is at it.
                 let places = |node: &&Node| !core.is_reader(&node.id);
                 if told && core.settled() && looks_now(&of, &me, core.nodes().filter(places), &of_policy) {

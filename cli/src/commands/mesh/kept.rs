@@ -39,6 +39,9 @@ pub(super) struct Kept {
     /// `--memory`.
     #[serde(default)]
     pub(super) memory: Option<String>,
+    /// `--api`.
+    #[serde(default)]
+    pub(super) api: Option<String>,
     /// What a newer shoal wrote.
     #[serde(flatten)]
     pub(super) unknown: BTreeMap<String, serde_json::Value>,

@@ -123,9 +123,7 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
 
 /// Fills in what an earlier start of this member was told and this one is not.
 fn resumed(global: &Global, mut up: Up) -> Result<Up, Error> {
-    if up.join.is_some() {
-        return Ok(up);
-    }
+    // Also with --join: a member that is told to join once more carries on.
     let kept = Kept::load(&roots(global)?.data.join("mesh"))?;
     let list = |given: &mut Vec<String>, kept: Vec<String>| {
         if given.is_empty() {
@@ -139,6 +137,7 @@ fn resumed(global: &Global, mut up: Up) -> Result<Up, Error> {
     up.site = up.site.or(kept.site);
     up.cpus = up.cpus.or(kept.cpus);
     up.memory = up.memory.or(kept.memory);
+    up.api = up.api.or(kept.api);
     Ok(up)
 }
 
@@ -152,6 +151,7 @@ fn told(up: &Up) -> Kept {
         label: up.label.clone(),
         cpus: up.cpus.clone(),
         memory: up.memory.clone(),
+        api: up.api.clone(),
         ..Kept::default()
     }
 }
