@@ -111,7 +111,9 @@ impl Engine {
         if container.state.status == Status::Paused {
             // A frozen process takes no signal but in its sleep.
             match self.runtime_verb(container, "resume") {
-                Err(error) if lock::held(&container.run) == Some(true) => return Err(error),
+                Err(error) if lock::held(&container.run) == Some(true) && !self.is_thawed(container) => {
+                    return Err(error);
+                }
                 _ => {}
             }
         }
@@ -143,6 +145,18 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether a container is frozen no more: its monitor thaws it too, before it kills, and says so a moment later.
+    fn is_thawed(&self, container: &Container) -> bool {
+        let deadline = Instant::now() + STOPPED;
+        while Instant::now() < deadline {
+            match self.load(container.id()) {
+                Ok(now) if now.state.status == Status::Paused => std::thread::sleep(REACH_LOOK),
+                _ => return true,
+            }
+        }
+        false
     }
 
     /// Waits until the monitor itself is gone: only then do its state and its files stand still.
