@@ -354,6 +354,21 @@ impl Mesh {
         self.ask(|answer| Command::Put(key, Some(body), None, answer)).await?
     }
 
+    /// As [`Mesh::put`], or a deletion, in two steps: returns once the write has its place among this node's writes, with what
+    /// waits for its outcome. Two writes of one caller keep their order so, however busy the node is.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; all others come with the outcome.
+    pub async fn begin(
+        &self,
+        key: Key,
+        body: Option<Body>,
+    ) -> Result<impl Future<Output = Result<Written, Error>> + Send + use<>, Error> {
+        let (answer, wait) = oneshot::channel();
+        self.commands.send(Command::Put(key, body, None, answer)).await.map_err(|_| Error::Stopped)?;
+        Ok(async move { wait.await.map_err(|_| Error::Stopped)? })
+    }
+
     /// As [`Mesh::put`], and leaves an audit row that names `actor`.
     ///
     /// # Errors

@@ -68,7 +68,12 @@ pub enum Event {
     /// An instance's row arrived, or this node's own was read from disk.
     Instance(Box<InstanceRow>),
     /// An instance's row was dropped.
-    InstanceGone(String),
+    InstanceGone {
+        /// Whose row it was.
+        node: NodeId,
+        /// The instance.
+        id: String,
+    },
     /// How far an update is.
     Rollout(String, RolloutRow),
     /// No update is known for the service any more.
@@ -106,6 +111,8 @@ pub enum Event {
     Readers(BTreeSet<NodeId>),
     /// This node is not used any more (it was evicted): all its instances are given back, and it takes and places none.
     Retire,
+    /// It stays a member after all.
+    Stay,
 }
 
 /// What to do.
@@ -340,8 +347,16 @@ impl Core {
                 self.own_dirty = true;
             }
             Event::Instance(row) => self.instance_changed(*row),
-            Event::InstanceGone(id) => self.instance_gone(&id),
+            Event::InstanceGone { node, id } => {
+                if self.instances.get(&id).is_some_and(|row| row.node == node) {
+                    self.instance_gone(&id);
+                }
+            }
             Event::Rollout(name, row) => {
+                if self.services.get(&name).is_some_and(|known| known.service.revision != row.revision) {
+                    // Written before its service's row, which is on its way: nothing is begun in its place until that had time.
+                    self.watches.entry(name.clone()).or_default().changed_at = self.now;
+                }
                 self.rollouts.insert(name.clone(), row);
                 self.dirty.insert(name);
             }
@@ -365,6 +380,10 @@ impl Core {
                 self.all_dirty();
             }
             Event::Retire => self.retire(),
+            Event::Stay => {
+                self.retired = false;
+                self.all_dirty();
+            }
         }
     }
 
@@ -561,7 +580,9 @@ impl Core {
             self.ended_seen.entry(id.clone()).or_insert(now);
         }
         self.by_service.entry(row.service_id.clone()).or_default().insert(id.clone());
-        self.watches.entry(row.service.clone()).or_default().progress_at = now;
+        if let Some(watch) = self.watches.get_mut(&row.service) {
+            watch.progress_at = now;
+        }
         self.dirty.insert(row.service.clone());
         if row.node == self.me {
             self.own.entry(id.clone()).or_default();

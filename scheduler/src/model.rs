@@ -303,8 +303,8 @@ pub struct NodePolicy {
     pub extra: BTreeMap<String, serde_json::Value>,
 }
 
-/// Whether services may run on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether services may run on a node. Later ones are stricter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Availability {
     /// They may.
@@ -480,6 +480,9 @@ pub struct Release {
     pub id: String,
     /// Why, for its row.
     pub message: String,
+    /// The service's generation as the sender knows it; 0 when it did not say.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// What a target answers.

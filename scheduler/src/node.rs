@@ -30,6 +30,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Messages that wait for the core; senders wait when it is full.
 const INPUTS_MAX: usize = 4_096;
+/// From the end of the mesh to the word of the API that it was meant to end.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
 /// The longest the core sleeps: a lost timer costs a second, not an hour.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long the API waits for the node's own rows and containers before it answers anyway: an engine that cannot list them is
@@ -86,6 +88,14 @@ pub enum NodeError {
         /// The name.
         name: String,
     },
+    /// A part of the node that runs for as long as the node does has ended.
+    #[error("the node ends, since its task that {task} has ended: {reason}")]
+    Task {
+        /// What the task does.
+        task: &'static str,
+        /// Why it ended.
+        reason: String,
+    },
     /// Another node answers on the socket.
     #[error("a node already runs here: {path} answers (stop it with `shoal mesh down`)")]
     Running {
@@ -94,7 +104,7 @@ pub enum NodeError {
     },
 }
 
-/// The node's clock: milliseconds since 1970 at the start, then monotonic.
+/// The node's clock for intervals: milliseconds since 1970 at the start, then monotonic.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     base_ms: Ms,
@@ -204,7 +214,7 @@ pub async fn run(
     let pushes = mirror::Pushes::new();
     cluster::serve(&mesh, &handle, &worker, &pushes).await?;
     blobs::serve(&mesh, &port).await?;
-    let follower = tokio::spawn(cluster::follow(mesh.clone(), handle.clone(), Arc::clone(&journal)));
+    let mut follower = tokio::spawn(cluster::follow(mesh.clone(), handle.clone(), Arc::clone(&journal)));
     let lister = tokio::spawn(worker.clone().watch());
     let seed = crate::steward::mix(&me, &clock.now().to_string());
     let core = Core::new(Config { me: me.clone(), seed }, clock.now());
@@ -224,7 +234,7 @@ pub async fn run(
         ready: told_ready,
         settled: false,
     };
-    let core_task = tokio::spawn(driver.run(receiver));
+    let mut core_task = tokio::spawn(driver.run(receiver));
     // Before, the API would show less than there is, and the others would take this node's rows for true.
     let _ = tokio::time::timeout(READY_WITHIN, is_ready.wait_for(|ready| *ready)).await;
     // What it found of its containers goes first: with its facts this node says that its rows are true.
@@ -254,19 +264,33 @@ pub async fn run(
 
     let (site, folder) = (options.mesh.site.clone(), options.mesh.dir.clone());
     let teller = tokio::spawn(means::follow(mesh.clone(), site, folder, Arc::clone(&journal)));
-    let (ended, end) = oneshot::channel();
+    let (told_end, mut end) = oneshot::channel();
     let told = secure.as_ref().map(|secure| secure.told.clone());
     if let Some(told) = &told {
         eprintln!("the API is on {} as well; its key is {}", told.url, told.pin);
     }
     let socket = options.socket.clone();
-    let context = api::Context::new(mesh.clone(), handle, worker, journal, pushes, clock, ended, socket, told);
+    let context = api::Context::new(mesh.clone(), handle, worker, journal, pushes, clock, told_end, socket, told);
     let secure_server = secure.map(|secure| tokio::spawn(api::tls::serve(secure, Arc::clone(&context))));
     let server = tokio::spawn(api::serve(listener, context));
     ready(&mesh);
+    // A node whose core or whose follower has ended looks alive and is deaf: better that it ends, and is started again.
+    let mut lost = None;
     let end = tokio::select! {
         () = stop => End::Down,
-        end = end => end.unwrap_or(End::Down),
+        end = &mut end => end.unwrap_or(End::Down),
+        done = &mut core_task => {
+            lost = Some(("decides", ended(done)));
+            End::Down
+        }
+        // Who leaves has ended the mesh itself, and says so in a moment.
+        done = &mut follower => match tokio::time::timeout(LEFT_WITHIN, &mut end).await {
+            Ok(end) => end.unwrap_or(End::Down),
+            Err(_) => {
+                lost = Some(("follows the mesh", ended(done)));
+                End::Down
+            }
+        },
     };
     router.abort();
     mirrors.abort();
@@ -293,7 +317,7 @@ pub async fn run(
             eprintln!("the network between containers stays: {error}");
         }
     }
-    Ok(())
+    lost.map_or(Ok(()), |(task, reason)| Err(NodeError::Task { task, reason }))
 }
 
 /// Leaves again when a living member has the name of this one, which has just joined: by names operators mean nodes.
@@ -314,6 +338,11 @@ async fn refuse_double(mesh: &Mesh, name: &str) -> Result<(), NodeError> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Why a task that runs for as long as its node has ended.
+fn ended(done: Result<(), tokio::task::JoinError>) -> String {
+    done.map_or_else(|error| error.to_string(), |()| "the mesh gave it nothing more to do".to_owned())
 }
 
 /// How a node ends by its API.

@@ -37,8 +37,6 @@ pub struct Facts<'a> {
     pub settled: &'a BTreeSet<String>,
     /// Slots without an instance that get none for now: the update goes on without them.
     pub hopeless: &'a BTreeSet<Slot>,
-    /// The service's generation.
-    pub generation: u64,
     /// Slots of which an instance of this update failed.
     pub failed: usize,
     /// Whether the pause between two batches is over.
@@ -71,11 +69,9 @@ pub fn step(facts: &Facts<'_>) -> Step {
     let done = matches!(state, RolloutState::Completed | RolloutState::RollbackCompleted);
     // The row of the last change lost to a concurrent one, which tells of another template: the slots of an update that
     // failed may hold nothing that is outdated, and its state would stand for ever.
-    // (One that tells of a later change is not lost: the service's row is on its way.)
-    let lost =
-        facts.rollout.is_some_and(|row| row.revision != facts.service.revision && row.generation <= facts.generation);
-    let later = facts.rollout.is_some_and(|row| row.generation > facts.generation);
-    if !running && ((outdated.is_empty() && !lost) || !done || later) {
+    // (Or it is ahead of its service's row: who acts on this gives that row the time to come.)
+    let lost = facts.rollout.is_some_and(|row| row.revision != facts.service.revision);
+    if !running && ((outdated.is_empty() && !lost) || !done) {
         return Step::default();
     }
     if !running {
@@ -180,7 +176,6 @@ mod tests {
         failed: usize,
         rolled_back: bool,
         hopeless: BTreeSet<Slot>,
-        generation: u64,
     }
 
     impl Case {
@@ -196,7 +191,7 @@ mod tests {
                 rows.push(instance);
             }
             let (state, hopeless) = (RolloutState::Updating, BTreeSet::new());
-            Self { service, rows, state, failed: 0, rolled_back: false, hopeless, generation: 1 }
+            Self { service, rows, state, failed: 0, rolled_back: false, hopeless }
         }
 
         fn step(&self) -> Step {
@@ -230,7 +225,6 @@ mod tests {
                 wanted: &wanted,
                 pending: &BTreeSet::new(),
                 hopeless: &self.hopeless,
-                generation: self.generation,
                 settled: &self.rows.iter().filter(|row| row.works()).map(|row| row.id.clone()).collect(),
                 failed: self.failed,
                 delay_over: true,

@@ -34,7 +34,8 @@ impl Overlay {
         Self::default()
     }
 
-    /// Makes the wanted state true. After a failure the next call starts from the kernel's state again.
+    /// Makes the wanted state true. After a failure the next call starts from the kernel's state again. A peer that the kernel
+    /// refuses is passed over, and told at the end: one bad address must not keep all others from being reached.
     pub fn apply(&mut self, wanted: &Wanted) -> Result<(), Error> {
         let before = self.applied.take();
         let same_node = before.as_ref().is_some_and(|before| before.local == wanted.local);
@@ -42,10 +43,13 @@ impl Overlay {
         let mut socket = Socket::open(Family::Route).step(|| "open a netlink socket".to_owned())?;
         let device = device(&mut socket, &wanted.local)?;
         let known: BTreeSet<Peer> = before.as_ref().map(|before| before.peers.clone()).unwrap_or_default();
+        let mut refused = None;
         // Ports first when a backend's node leaves, ways first when one comes: one order serves both, since a way that is not
         // used yet does no harm and one that is still used is removed last.
         for peer in wanted.peers.difference(&known) {
-            add_peer(&mut socket, &wanted.local, device, peer)?;
+            if let Err(error) = add_peer(&mut socket, &wanted.local, device, peer) {
+                refused.get_or_insert(error);
+            }
         }
         let changed = firewall(before.as_ref(), wanted, !self.unzoned);
         if changed.is_err() && before.is_none() && !self.unzoned {
@@ -63,8 +67,13 @@ impl Overlay {
             None => remove_strangers(&mut socket, &wanted.local, device, &wanted.peers)?,
         }
         forget_gone(before.as_ref(), wanted)?;
-        self.applied = Some(wanted.clone());
-        Ok(())
+        match refused {
+            Some(error) => Err(error),
+            None => {
+                self.applied = Some(wanted.clone());
+                Ok(())
+            }
+        }
     }
 
     /// Removes everything: the node leaves.

@@ -104,6 +104,9 @@ impl Core {
     /// Stops an instance because the steward of its service says so.
     pub(super) fn release_asked(&mut self, call: u64, release: &Release) {
         let answer = match self.instances.get(&release.id) {
+            Some(row) if row.node == self.me && self.is_outdated_by(row, release) => {
+                Answer::Refused("it knows a newer generation of the service".to_owned())
+            }
             Some(row) if row.node == self.me => {
                 self.stop(&release.id, &release.message);
                 Answer::Accepted
@@ -111,6 +114,12 @@ impl Core {
             _ => Answer::Refused("no such instance here".to_owned()),
         };
         self.actions.push_back(Action::Answer(call, answer));
+    }
+
+    /// Whether who asks to stop an instance has not seen the service's last change yet.
+    fn is_outdated_by(&self, row: &InstanceRow, release: &Release) -> bool {
+        let known = self.services.get(&row.service).filter(|known| known.row.id == row.service_id);
+        release.generation != 0 && known.is_some_and(|known| known.row.generation > release.generation)
     }
 
     /// Takes what the engine sees of a container.

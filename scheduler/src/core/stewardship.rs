@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const ROLLOUT_PATIENCE_MS: u64 = 15_000;
 /// How long the row of an update may come after its service's, before another update is begun in its place.
 const ROLLOUT_ROW_MS: u64 = 1_000;
+/// How long the row of an update may be ahead of its service's, before it is taken for one whose service was never written.
+const ROLLOUT_AHEAD_MS: u64 = 10_000;
 /// How long to wait after no node fitted; a change of any node or instance comes sooner.
 const NO_FIT_RETRY_MS: u64 = 5_000;
 
@@ -392,7 +394,6 @@ impl Core {
             pending,
             settled: &settled,
             hopeless: &hopeless,
-            generation: known.row.generation,
             failed: failed.len(),
             delay_over: now >= delay_at,
             monitored: current.iter().all(Option::is_some) && now >= monitored_at,
@@ -403,8 +404,11 @@ impl Core {
         if unseen && step.state.is_some() {
             // Who changed the service wrote the update's row before; the two travel apart.
             let changed_at = self.watches.get(&known.row.spec.name).map_or(now, |watch| watch.changed_at);
-            if now < changed_at + ROLLOUT_ROW_MS {
-                wake.at(changed_at + ROLLOUT_ROW_MS);
+            // The row of a later change is ahead of its service's, which may have been cut off on its way.
+            let is_later = rollout.is_some_and(|row| row.generation > known.row.generation);
+            let begins_at = changed_at + if is_later { ROLLOUT_AHEAD_MS } else { ROLLOUT_ROW_MS };
+            if now < begins_at {
+                wake.at(begins_at);
                 return Vec::new();
             }
         }
@@ -436,8 +440,11 @@ impl Core {
             let Some(since) = watch.and_then(|watch| watch.missing_since.get(slot)).filter(|_| nowhere) else {
                 return false;
             };
-            wake.at((since + HOPELESS_MS).max(self.now + 1));
-            since + HOPELESS_MS <= self.now
+            let at = since + HOPELESS_MS;
+            if at > self.now {
+                wake.at(at);
+            }
+            at <= self.now
         };
         let is_hopeless = |slot: &&Slot| {
             let view = &slots[*slot];
@@ -496,7 +503,8 @@ impl Core {
             return step.replace;
         }
         for row in step.replace.iter().flat_map(|slot| &slots[slot].outdated) {
-            let release = Release { id: row.id.clone(), message: "replaced by an update".to_owned() };
+            let message = "replaced by an update".to_owned();
+            let release = Release { id: row.id.clone(), message, generation: known.row.generation };
             self.actions.push_back(Action::Release(row.node.clone(), release));
         }
         Vec::new()

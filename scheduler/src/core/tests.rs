@@ -187,7 +187,9 @@ impl Sim {
         let later = self.now + LINK_MS;
         match action {
             Action::PutInstance(row) => self.spread(n, || Event::Instance(row.clone())),
-            Action::DropInstance(id) => self.spread(n, || Event::InstanceGone(id.clone())),
+            Action::DropInstance(id) => {
+                self.spread(n, || Event::InstanceGone { node: self::id(n), id: id.clone() });
+            }
             Action::PutRollout(name, row) => self.spread(n, || Event::Rollout(name.clone(), row.clone())),
             Action::PutService(row) => self.spread(n, || Event::Service(row.clone())),
             Action::Reserve(to, reserve) => {
@@ -423,6 +425,97 @@ fn a_way_back_whose_row_lost_to_the_pause_is_named_all_the_same() {
     for core in sim.cores.iter().flatten() {
         assert_eq!(core.rollout("web").unwrap().state, RolloutState::RollbackCompleted);
     }
+}
+
+#[test]
+fn the_row_of_an_update_that_comes_before_its_service_s_is_not_taken_for_a_lost_one() {
+    let mut sim = Sim::new(3, 8);
+    let old = spec("a:1", 3);
+    sim.put_service(old.clone(), 1, None);
+    sim.run(10_000);
+    sim.put_service(spec("a:2", 3), 2, Some(old));
+    // The service's row takes a little longer than the update's, on every node.
+    for at in sim.due.keys().copied().collect::<Vec<_>>() {
+        if matches!(&sim.due[&at], Due::Event(_, event) if matches!(**event, Event::Service(_))) {
+            let due = sim.due.remove(&at).unwrap();
+            sim.at(sim.now + 20, due);
+        }
+    }
+    sim.run(15);
+    let began = sim.cores[0].as_ref().unwrap().rollout("web").unwrap().clone();
+    sim.run(900);
+    for core in sim.cores.iter().flatten() {
+        assert_eq!(core.rollout("web"), Some(&began), "nobody began another");
+    }
+    let stops = |core: &Core| core.instances().any(|row| row.phase >= Phase::Stopping);
+    assert!(sim.cores.iter().flatten().any(stops), "it began at once");
+    sim.run(30_000);
+    assert_eq!(sim.count("a:2"), 3);
+    let told = sim.notes.iter().filter(|note| note.kind == "rollout").count();
+    assert_eq!(told, 1, "{:?}", sim.notes);
+}
+
+#[test]
+fn the_row_of_an_update_that_never_came_to_its_service_holds_nothing_up_for_ever() {
+    let mut sim = Sim::new(2, 8);
+    sim.put_service(spec("a:1", 2), 1, None);
+    sim.run(10_000);
+    let row = RolloutRow {
+        v: 1,
+        service_id: "sid".to_owned(),
+        revision: "of a template that nobody wrote".to_owned(),
+        generation: 2,
+        state: RolloutState::Updating,
+        message: String::new(),
+        started_ms: 0,
+        changed_ms: 0,
+    };
+    sim.broadcast(|_| Event::Rollout("web".to_owned(), row.clone()));
+    sim.run(60_000);
+    for core in sim.cores.iter().flatten() {
+        assert_eq!(core.rollout("web").unwrap().state, RolloutState::Completed);
+    }
+    assert_eq!(sim.count("a:1"), 2);
+}
+
+#[test]
+fn who_knows_an_older_generation_stops_nothing() {
+    let mut sim = Sim::new(1, 3);
+    sim.put_service(spec("a:1", 1), 1, None);
+    sim.run(5_000);
+    sim.put_service(spec("a:1", 2), 2, None);
+    sim.run(5_000);
+    let instance = sim.running.keys().next().unwrap().1.clone();
+    let core = sim.cores[0].as_mut().unwrap();
+    core.handle(10_000, Event::Release(7, Release { id: instance.clone(), message: "go".to_owned(), generation: 1 }));
+    assert!(matches!(actions(core).as_slice(), [Action::Answer(7, Answer::Refused(_))]));
+    assert_eq!(core.instances[&instance].phase, Phase::Running);
+}
+
+#[test]
+fn nobody_ends_another_nodes_instance_by_a_row_of_the_same_id() {
+    let mut sim = Sim::new(2, 3);
+    sim.put_service(spec("a:1", 2), 1, None);
+    sim.run(5_000);
+    let core = sim.cores[0].as_mut().unwrap();
+    let row = core.instances().find(|row| row.node == id(1)).unwrap().clone();
+    core.handle(5_000, Event::InstanceGone { node: id(9), id: row.id.clone() });
+    assert!(core.instances.contains_key(&row.id));
+    core.handle(5_000, Event::InstanceGone { node: id(1), id: row.id.clone() });
+    assert!(!core.instances.contains_key(&row.id));
+}
+
+#[test]
+fn a_node_that_could_not_leave_runs_services_again() {
+    let mut sim = Sim::new(1, 3);
+    sim.put_service(spec("a:1", 2), 1, None);
+    sim.run(5_000);
+    sim.broadcast(|_| Event::Retire);
+    sim.run(5_000);
+    assert_eq!(sim.running.len(), 0);
+    sim.broadcast(|_| Event::Stay);
+    sim.run(5_000);
+    assert_eq!(sim.slots(), numbers(2));
 }
 
 #[test]
@@ -706,7 +799,7 @@ fn a_container_that_cannot_be_stopped_is_not_called_ended_and_is_tried_again() {
     sim.run(5_000);
     let instance = sim.running.keys().next().unwrap().1.clone();
     let core = sim.cores[0].as_mut().unwrap();
-    core.handle(5_000, Event::Release(0, Release { id: instance.clone(), message: "go".to_owned() }));
+    core.handle(5_000, Event::Release(0, Release { id: instance.clone(), message: "go".to_owned(), generation: 1 }));
     let stops = |core: &mut Core| actions(core).iter().filter(|action| matches!(action, Action::Stop { .. })).count();
     assert_eq!(stops(core), 0, "it leaves the routes first");
     core.handle(6_000, Event::Tick);

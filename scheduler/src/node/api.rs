@@ -216,13 +216,13 @@ async fn dispatch(
     if role < route.role {
         return Err(Problem::new(403, "not allowed", format!("{} {} needs an operator", route.method, route.path)));
     }
+    let query = route::query(parts.uri.query().unwrap_or_default())?;
     let most = if matches!(route.op, Op::Restore | Op::KvPut) { BODY_BYTES_MAX } else { BODY_BYTES_USUAL };
     let body = tokio::time::timeout(BODY_WITHIN, Limited::new(body, most).collect()).await;
     let body = body.map_err(|_| Problem::bad_request("the body did not arrive in time"))?;
     let body = body.map_err(|error| Problem::bad_request(format!("the body could not be read: {error}")))?;
     let last_event_id = parts.headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let query = route::query(parts.uri.query().unwrap_or_default())?;
-    let call = Call { path, query, body: body.to_bytes().to_vec(), last_event_id, actor };
+    let call = Call { path, query, body: body.to_bytes().into(), last_event_id, actor };
     match route.op {
         Op::Status => mesh::status(context).await,
         Op::Health => mesh::health(context).await,
@@ -268,3 +268,6 @@ async fn dispatch(
         Op::OpenApi => Ok(reply::json(200, &route::open_api())),
     }
 }
+
+#[cfg(test)]
+mod tests;

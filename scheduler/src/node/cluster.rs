@@ -11,7 +11,7 @@ use crate::service::Protocol;
 use p2p::Mesh;
 use p2p::membership::Role;
 use p2p::mesh::{Change, Error};
-use p2p::table::{Body, Key, Row, Table};
+use p2p::table::{Body, Key, Row, Table, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,18 +200,11 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
     let mut told = Told::default();
     read_members(&mesh, &handle, &mut known).await;
     for table in TABLES {
-        let Ok(mut receiver) = mesh.watch(table).await else { return };
+        let Ok(receiver) = mesh.watch(table).await else { return };
         if !read_table(&mesh, &handle, &mut told, table).await {
             return;
         }
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            while let Some(change) = receiver.recv().await {
-                if sender.send((table, change)).await.is_err() {
-                    return;
-                }
-            }
-        });
+        tokio::spawn(pass_on(mesh.clone(), table, receiver, sender.clone()));
     }
     handle.event(Event::TablesRead).await;
     let mut every = tokio::time::interval(MEMBERS_EVERY);
@@ -220,6 +213,10 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
             change = members.recv() => match change {
                 Some(change) => {
                     let node = change.id.to_string();
+                    if !known.contains_key(&node) {
+                        // What it may do is known before anything of it is believed.
+                        read_members(&mesh, &handle, &mut known).await;
+                    }
                     let word = serde_json::to_value(change.liveness).ok();
                     let word = word.as_ref().and_then(|value| value.as_str()).unwrap_or("changed").to_owned();
                     journal.note("member", &node, &word);
@@ -228,7 +225,14 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
                     }
                     handle.event(Event::Member { node, liveness: liveness(change.liveness) }).await;
                 }
-                None => return,
+                // This watcher was too slow for the mesh, which let it go: everything is read anew.
+                None => match mesh.watch_members().await {
+                    Ok(again) => {
+                        members = again;
+                        read_members(&mesh, &handle, &mut known).await;
+                    }
+                    Err(_) => return,
+                },
             },
             change = changes.recv() => match change {
                 Some((table, Change::Row(row))) => {
@@ -248,6 +252,7 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
             },
             _ = every.tick() => {
                 read_members(&mesh, &handle, &mut known).await;
+                keep_stricter(&mesh, &journal).await;
                 if is_expelled(&mesh).await {
                     handle.event(Event::Retire).await;
                 }
@@ -256,12 +261,63 @@ pub(crate) async fn follow(mesh: Mesh, handle: Handle, journal: Arc<Journal>) {
     }
 }
 
+/// Hands a table's changes on, for as long as the mesh runs. A watcher that was let go is made anew, and everything is read
+/// again.
+async fn pass_on(
+    mesh: Mesh,
+    table: Table,
+    mut receiver: mpsc::Receiver<Change>,
+    changes: mpsc::Sender<(Table, Change)>,
+) {
+    loop {
+        while let Some(change) = receiver.recv().await {
+            if changes.send((table, change)).await.is_err() {
+                return;
+            }
+        }
+        let Ok(again) = mesh.watch(table).await else { return };
+        receiver = again;
+        if changes.send((table, Change::Lagged)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A drain of this node that lost to a label which somebody gave it at the same moment: it is said again, in one row with the
+/// label. Nobody looks for conflicts while a machine is being emptied.
+async fn keep_stricter(mesh: &Mesh, journal: &Journal) {
+    let me = mesh.id().to_string();
+    let Ok(conflicts) = mesh.conflicts().await else { return };
+    for conflict in conflicts.into_iter().filter(|it| it.key.table == Table::NODE_POLICY && it.key.id == me) {
+        let Some(stands) = conflict.stands else { continue };
+        let Some(policy) = stricter(&conflict.lost, &stands) else { continue };
+        let (key, body) = (conflict.key, Body::json(&policy).expect("plain data has a JSON form"));
+        let wanted = key.clone();
+        let check = move |get: &dyn Fn(&Key) -> Option<Row>| get(&wanted).as_ref() == Some(&stands);
+        if mesh.put_if(None, key, body, check).await.is_ok() {
+            let word = policy.availability.word().to_lowercase();
+            journal.note("policy", &me, &format!("{word}: it had lost to another change at the same moment"));
+        }
+    }
+}
+
+/// What shall stand of a node where two things were said of it at once: the stricter availability. `None` when that stands, and
+/// once somebody has said something since.
+fn stricter(lost: &Row, stands: &Row) -> Option<NodePolicy> {
+    let at_once = match (&lost.version, &stands.version) {
+        (Version::Shared { generation: lost, .. }, Version::Shared { generation: stands, .. }) => lost >= stands,
+        _ => false,
+    };
+    if !at_once || lost.deleted || stands.deleted {
+        return None;
+    }
+    let (lost, stands): (NodePolicy, NodePolicy) = (lost.body.parse().ok()?, stands.body.parse().ok()?);
+    (lost.availability > stands.availability).then_some(NodePolicy { availability: lost.availability, ..stands })
+}
+
 /// Whether this node was told that it is no member any more.
 async fn is_expelled(mesh: &Mesh) -> bool {
-    const KINDS: [&str; 2] = ["evicted", "cloned-key"];
-    let of_self =
-        |alarm: &p2p::mesh::Alarm| KINDS.contains(&alarm.kind.as_str()) && alarm.text.starts_with("this node");
-    mesh.status().await.is_ok_and(|status| status.expelled.is_some() || status.alarms.iter().any(of_self))
+    mesh.status().await.is_ok_and(|status| status.expelled.is_some())
 }
 
 async fn read_members(mesh: &Mesh, handle: &Handle, known: &mut BTreeMap<NodeId, u64>) {
@@ -385,7 +441,7 @@ pub fn gone(table: Table, key: &Key) -> Option<Event> {
         Table::NODE_POLICY => Some(Event::Policy(key.id.clone(), None)),
         Table::SERVICE => Some(Event::ServiceGone(key.id.clone())),
         Table::ROLLOUT => Some(Event::RolloutGone(key.id.clone())),
-        Table::INSTANCE => Some(Event::InstanceGone(key.rest().to_owned())),
+        Table::INSTANCE => Some(Event::InstanceGone { node: key.owner()?.to_string(), id: key.rest().to_owned() }),
         _ => None,
     }
 }
@@ -454,8 +510,8 @@ impl Refused {
     }
 }
 
-/// Writes one row. The first poll hands it to the mesh, in order; only the wait for its peers runs beside the next.
-fn do_write(mesh: &Mesh, refused: &mut Refused, ends: &mpsc::Sender<(Key, u64, Option<Write>)>, write: Write) {
+/// Writes one row. It has its place among the writes when this returns; only the wait for its peers runs beside the next.
+async fn do_write(mesh: &Mesh, refused: &mut Refused, ends: &mpsc::Sender<(Key, u64, Option<Write>)>, write: Write) {
     let (mesh, ends) = (mesh.clone(), ends.clone());
     let keep = match &write {
         Write::Put(key, body) => Some((key.clone(), Write::Put(key.clone(), body.clone()))),
@@ -463,28 +519,28 @@ fn do_write(mesh: &Mesh, refused: &mut Refused, ends: &mpsc::Sender<(Key, u64, O
         Write::Mark(_) | Write::Service(..) => None,
     };
     let keep = keep.map(|(key, again)| (refused.begins(&key), key, again));
-    let mut write = Box::pin(async move {
-        let done = match write {
-            Write::Put(key, body) => mesh.put(key, body).await.map(drop),
-            Write::Mark(done) => {
-                let _ = done.send(());
-                Ok(())
-            }
-            Write::Delete(key) => mesh.delete(key, None).await.map(drop),
-            Write::Service(key, body, id, generation) => {
-                let service = key.clone();
-                let check = move |get: &dyn Fn(&Key) -> Option<Row>| precedes(get(&service), &id, generation);
-                mesh.put_if(None, key, body, check).await.map(drop)
-            }
-        };
+    let (key, body) = match write {
+        Write::Put(key, body) => (key, Some(body)),
+        Write::Delete(key) => (key, None),
+        Write::Mark(done) => {
+            let _ = done.send(());
+            return;
+        }
+        Write::Service(key, body, id, generation) => {
+            let service = key.clone();
+            let check = move |get: &dyn Fn(&Key) -> Option<Row>| precedes(get(&service), &id, generation);
+            tokio::spawn(async move { mesh.put_if(None, key, body, check).await });
+            return;
+        }
+    };
+    let Ok(outcome) = mesh.begin(key, body).await else { return };
+    tokio::spawn(async move {
+        let done = outcome.await;
         if let Some((serial, key, again)) = keep {
             let again = matches!(done, Err(Error::Disk { .. })).then_some(again);
             let _ = ends.send((key, serial, again)).await;
         }
     });
-    if futures::FutureExt::now_or_never(&mut write).is_none() {
-        tokio::spawn(write);
-    }
 }
 
 impl Writer {
@@ -505,12 +561,12 @@ impl Writer {
                     }
                     () = tokio::time::sleep(WRITE_AGAIN), if !refused.waiting.is_empty() => {
                         for (_, write) in std::mem::take(&mut refused.waiting) {
-                            do_write(&mesh, &mut refused, &ends, write);
+                            do_write(&mesh, &mut refused, &ends, write).await;
                         }
                         continue;
                     }
                 };
-                do_write(&mesh, &mut refused, &ends, write);
+                do_write(&mesh, &mut refused, &ends, write).await;
             }
         });
         Self { writes }
@@ -552,7 +608,6 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2p::table::Version;
 
     fn row(table: Table, id: &str, deleted: bool) -> Row {
         let writer = p2p::NodeId(1);
@@ -573,6 +628,21 @@ mod tests {
         assert!(!precedes(service(5), "sid", 5), "an operator was faster");
         assert!(!precedes(service(4), "other", 5), "removed and made again");
         assert!(!precedes(None, "sid", 5), "removed");
+    }
+
+    #[test]
+    fn a_drain_stands_against_a_label_of_the_same_moment_and_against_nothing_later() {
+        let said = |generation: u64, text: &str| {
+            let writer = p2p::NodeId(1);
+            let version = Version::Shared { generation, time_ms: 1, writer, id: 1, ancestors: vec![] };
+            Row { version, body: Body(text.as_bytes().to_vec()), ..row(Table::NODE_POLICY, "n", false) }
+        };
+        let drain = said(2, r#"{"v":1,"availability":"drain"}"#);
+        let label = |generation| said(generation, r#"{"v":1,"labels":{"rack":"7"}}"#);
+        let both = stricter(&drain, &label(2)).unwrap();
+        assert_eq!((both.availability.word(), both.labels["rack"].as_str()), ("Drain", "7"));
+        assert_eq!(stricter(&label(2), &drain), None, "the drain stands already");
+        assert_eq!(stricter(&drain, &label(3)), None, "somebody has said something since");
     }
 
     #[test]

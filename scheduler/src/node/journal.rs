@@ -45,7 +45,7 @@ impl Journal {
     /// Notes something about a service or a node.
     pub fn note(&self, kind: &str, subject: &str, message: &str) {
         let data = serde_json::json!({
-            "time_ms": self.clock.now(), "kind": kind, "subject": subject, "message": message,
+            "time_ms": self.clock.wall(), "kind": kind, "subject": subject, "message": message,
         });
         self.push(kind, data.to_string());
     }
@@ -86,7 +86,8 @@ impl Journal {
         self.state.lock().expect("no holder panics").next
     }
 
-    /// Returns the entries from `serial` on, waiting until there is one. Dropping the future is safe.
+    /// Returns the entries from `serial` on, waiting until there is one. The first has a greater number when those between are
+    /// no longer kept. Dropping the future is safe.
     pub async fn read(&self, serial: u64) -> Vec<Entry> {
         loop {
             let changed = self.changed.notified();

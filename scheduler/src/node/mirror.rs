@@ -205,7 +205,7 @@ async fn run(context: &Context, policy: &Policy, before: State, permits: &Semaph
         policy_id: policy.id.clone(),
         name: policy.name.clone(),
         running: true,
-        began_ms: context.clock.now(),
+        began_ms: context.clock.wall(),
         bytes_total: before.bytes_total,
         extra: before.extra.clone(),
         // What failed is said until a run has ended better.
@@ -224,7 +224,7 @@ async fn run(context: &Context, policy: &Policy, before: State, permits: &Semaph
     };
     drop(permit);
     state.running = false;
-    state.ended_ms = context.clock.now();
+    state.ended_ms = context.clock.wall();
     (state.report, state.error) = Default::default();
     match done {
         Ok(Ok(report)) => {

@@ -134,6 +134,18 @@ fn dotted(text: &str) -> Option<Ipv4Addr> {
     text.strip_prefix("/ip4/")?.split('/').next()?.parse().ok()
 }
 
+/// Returns the address that packets to the others come from. Behind a translation of addresses that is not the one they reach
+/// this host at: then the one this host would use towards them.
+fn source(
+    told: Ipv4Addr,
+    peers: impl Iterator<Item = Ipv4Addr>,
+    is_local: impl Fn(Ipv4Addr) -> bool,
+    toward: impl Fn(Ipv4Addr) -> Option<Ipv4Addr>,
+) -> Ipv4Addr {
+    let mut peers = peers;
+    if is_local(told) { told } else { peers.find_map(toward).unwrap_or(told) }
+}
+
 /// Says whether an address is one of this host's.
 fn is_local(address: Ipv4Addr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
@@ -219,7 +231,10 @@ pub(crate) async fn follow(mut context: Context) {
         let Some(own) = context.facts.overlay else { return };
         let (me, of) = (context.me.clone(), cluster.clone());
         let look = move |core: &Core, _| core.settled().then(|| wanted(core, &me, &own, &of));
-        let Some(next) = context.handle.look(look).await else { return };
+        let Some(mut next) = context.handle.look(look).await else { return };
+        if let Some(next) = &mut next {
+            next.underlay = source(next.underlay, next.peers.values().map(|(_, underlay)| *underlay), is_local, toward);
+        }
         // What an earlier process of this node left stays until this one knows as much.
         if let Some(next) = next
             && applied.as_ref() != Some(&next)
@@ -346,6 +361,9 @@ mod tests {
             let (subnet, underlay) = (subnet.parse().unwrap(), underlay.parse().unwrap());
             assert!(!is_sound(&OverlayFacts { subnet, underlay, since_ms: 0 }), "{subnet} {underlay}");
         }
+        let (public, own) = (Ipv4Addr::new(192, 0, 2, 77), Ipv4Addr::new(10, 0, 0, 5));
+        let from = |told| source(told, [public].into_iter(), |address| address == own, |_| Some(own));
+        assert_eq!((from(public), from(own)), (own, own), "behind a translation of addresses, and not");
         assert!(is_local(Ipv4Addr::LOCALHOST) && !is_local(Ipv4Addr::new(192, 0, 2, 77)));
         let (a, b) = ("a".to_owned(), "b".to_owned());
         let (early, late) = (claim(1), claim(2));

@@ -37,6 +37,12 @@ struct KeyRow {
     other: serde_json::Map<String, serde_json::Value>,
 }
 
+impl KeyRow {
+    fn expired(&self, now: u64) -> bool {
+        self.expires_ms != 0 && now >= self.expires_ms
+    }
+}
+
 /// What checks a secret.
 fn verifier(id: &str, secret: &str) -> [u8; 32] {
     blake3::derive_key("shoal 2026 api token verifier", format!("{id} {secret}").as_bytes())
@@ -64,8 +70,23 @@ pub(super) async fn caller(context: &Context, headers: &HeaderMap) -> Result<(St
     let kept = blake3::Hash::from_hex(&row.verifier).map_err(|_| wrong())?;
     // Compared in constant time.
     let right = blake3::Hash::from(verifier(id, secret)) == kept;
-    let expired = row.expires_ms != 0 && context.clock.wall() >= row.expires_ms;
-    if row.v == 1 && right && !expired { Ok((id.to_owned(), row.role)) } else { Err(wrong()) }
+    if row.v == 1 && right && !row.expired(context.clock.wall()) { Ok((id.to_owned(), row.role)) } else { Err(wrong()) }
+}
+
+/// Who shows a token is called so, before its id.
+const ACTOR: &str = "api token ";
+
+/// What a caller with this token is called.
+pub(super) fn actor(id: &str) -> String {
+    format!("{ACTOR}{id}")
+}
+
+/// Whether who asked once may go on watching: its token was not revoked and has not expired since. People on the host's own
+/// socket have none and may.
+pub(super) async fn stands(context: &Context, who: &str) -> bool {
+    let Some(id) = who.strip_prefix(ACTOR) else { return true };
+    let Ok(Some(row)) = context.mesh.get(Key::global(Table::API_TOKEN, id)).await else { return false };
+    row.body.parse::<KeyRow>().is_ok_and(|row| row.v == 1 && !row.expired(context.clock.wall()))
 }
 
 pub(super) async fn create(context: &Context, call: &Call) -> Answer {

@@ -89,7 +89,11 @@ async fn leave_now(context: &Context, actor: p2p::mesh::Actor) -> Answer {
         }
         tokio::time::sleep(RETIRE_LOOK).await;
     }
-    context.mesh.leave(actor).await?;
+    if let Err(error) = context.mesh.leave(actor).await {
+        // A member that refuses everything would be of no use to anybody.
+        context.handle.event(Event::Stay).await;
+        return Err(error.into());
+    }
     context.end(End::Left);
     Ok(json(200, &Done { subject, durability: None, count: None }))
 }

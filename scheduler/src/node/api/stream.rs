@@ -2,7 +2,7 @@
 //! is (so that a lost connection misses nothing whatever its last id was).
 
 use super::reply::{Body, Problem, events as respond};
-use super::{Call, Context};
+use super::{Call, Context, keys};
 use crate::node::cluster::Told;
 use hyper::Response;
 use p2p::mesh::Change;
@@ -15,24 +15,35 @@ use std::time::Duration;
 /// A comment is sent this often, so that a connection that died is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Says that entries are missing.
+const RESET: &str = "event: reset\ndata: {}\n\n";
+
 /// Streams the journal from `Last-Event-ID` on, from now on without it. `event: reset` says that entries are missing.
 pub(super) fn events(context: &Arc<Context>, call: &Call) -> Response<Body> {
     let journal = Arc::clone(&context.journal);
+    let watcher = Watcher::new(context, call);
     let mut pending = VecDeque::new();
     let next = match &call.last_event_id {
         Some(id) => journal.after(id).unwrap_or_else(|| {
-            pending.push_back("event: reset\ndata: {}\n\n".to_owned());
+            pending.push_back(RESET.to_owned());
             journal.next()
         }),
         None => journal.next(),
     };
     pending.push_front(": listening\n\n".to_owned());
-    respond(futures::stream::unfold((journal, next, pending), |(journal, mut next, mut pending)| async move {
+    respond(futures::stream::unfold((watcher, next, pending), move |(mut watcher, mut next, mut pending)| async move {
         if let Some(text) = pending.pop_front() {
-            return Some((text, (journal, next, pending)));
+            return Some((text, (watcher, next, pending)));
         }
+        if !watcher.may_go_on().await {
+            return None;
+        }
+        let journal = Arc::clone(&watcher.context.journal);
         match tokio::time::timeout(KEEP_ALIVE, journal.read(next)).await {
             Ok(entries) => {
+                if entries.first().is_some_and(|entry| entry.serial > next) {
+                    pending.push_back(RESET.to_owned());
+                }
                 for entry in &entries {
                     let id = journal.id(entry.serial);
                     pending.push_back(format!("id: {id}\nevent: {}\ndata: {}\n\n", entry.kind, entry.data));
@@ -42,8 +53,30 @@ pub(super) fn events(context: &Arc<Context>, call: &Call) -> Response<Body> {
             Err(_) => pending.push_back(": still here\n\n".to_owned()),
         }
         let text = pending.pop_front().unwrap_or_default();
-        Some((text, (journal, next, pending)))
+        Some((text, (watcher, next, pending)))
     }))
+}
+
+/// Somebody who watches: what was allowed at the beginning is looked at again now and then.
+struct Watcher {
+    context: Arc<Context>,
+    who: String,
+    looked: tokio::time::Instant,
+}
+
+impl Watcher {
+    fn new(context: &Arc<Context>, call: &Call) -> Self {
+        Self { context: Arc::clone(context), who: call.actor.who.clone(), looked: tokio::time::Instant::now() }
+    }
+
+    /// Whether the watcher's token still stands; cheap between two looks.
+    async fn may_go_on(&mut self) -> bool {
+        if self.looked.elapsed() < KEEP_ALIVE {
+            return true;
+        }
+        self.looked = tokio::time::Instant::now();
+        keys::stands(&self.context, &self.who).await
+    }
 }
 
 /// Streams a table: `row` for each row there is, `synced`, then `row` and `gone` as they come. The ids count the events of
@@ -52,11 +85,11 @@ pub(super) async fn table(
     context: &Arc<Context>,
     table: Table,
     prefix: String,
-    _call: &Call,
+    call: &Call,
     show: fn(&Row) -> Value,
 ) -> Result<Response<Body>, Problem> {
     let mut changes = context.mesh.watch(table).await?;
-    let mesh = context.mesh.clone();
+    let (mesh, mut watcher) = (context.mesh.clone(), Watcher::new(context, call));
     let (sender, receiver) = tokio::sync::mpsc::channel::<String>(64);
     tokio::spawn(async move {
         let mut serial = 0u64;
@@ -77,6 +110,9 @@ pub(super) async fn table(
                         return;
                     }
                 }
+            }
+            if !watcher.may_go_on().await {
+                return;
             }
             let text = match tokio::time::timeout(KEEP_ALIVE, changes.recv()).await {
                 Ok(Some(Change::Row(row))) if row.key.id.starts_with(&prefix) => {

@@ -13,11 +13,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use p2p::mesh::Actor;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -27,6 +28,8 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// Connections at a time; apart from those of the unix socket, so that nobody outside keeps the host's own people out.
 const CONNECTIONS_MAX: usize = 128;
+/// Connections of one address.
+const ADDRESS_MAX: usize = 32;
 /// How long a handshake may take, and the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -149,14 +152,16 @@ fn certificate(key: &KeyPair, name: &str, listens: IpAddr) -> Result<rcgen::Cert
 /// Serves until it is dropped.
 pub(crate) async fn serve(listener: Listener, context: Arc<Context>) {
     let Ok(socket) = tokio::net::TcpListener::from_std(listener.socket) else { return };
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (permits, callers) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Callers::default()));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let Ok((stream, from)) = socket.accept().await else {
             // No descriptors left, most likely: others end in a moment.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        // Who finds no place is hung up on, rather than left waiting with everybody behind.
+        let Some(place) = callers.place(from.ip()) else { continue };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         let (context, acceptor) = (Arc::clone(&context), listener.acceptor.clone());
         tokio::spawn(async move {
             let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
@@ -167,8 +172,43 @@ pub(crate) async fn serve(listener: Listener, context: Arc<Context>) {
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
-            drop(permit);
+            drop((permit, place));
         });
+    }
+}
+
+/// Connections by address, so that one stranger does not hold all there are.
+#[derive(Default)]
+struct Callers(Mutex<HashMap<IpAddr, usize>>);
+
+impl Callers {
+    /// A place for one more connection from there; `None` when that address has as many as it may.
+    fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut counts = self.0.lock().expect("no holder panics");
+        let count = counts.entry(address).or_default();
+        if *count >= ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place { callers: Arc::clone(self), address })
+    }
+}
+
+/// One connection; its place is free again when it is dropped.
+struct Place {
+    callers: Arc<Callers>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.callers.0.lock().expect("no holder panics");
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
     }
 }
 
@@ -176,7 +216,7 @@ pub(crate) async fn serve(listener: Listener, context: Arc<Context>) {
 async fn call(context: &Arc<Context>, request: Request<Incoming>, from: SocketAddr) -> Response<Body> {
     match keys::caller(context, request.headers()).await {
         Ok((id, role)) => {
-            let actor = Actor { who: format!("api token {id}"), from: from.to_string() };
+            let actor = Actor { who: keys::actor(&id), from: from.to_string() };
             answer(context, request, actor, role).await
         }
         Err(problem) => refused(context, problem),
@@ -187,12 +227,26 @@ fn refused(context: &Context, problem: Problem) -> Response<Body> {
     let mut response = problem.response(&context.request_id(None));
     let challenge = hyper::header::HeaderValue::from_static("Bearer realm=\"shoal\"");
     response.headers_mut().insert(hyper::header::WWW_AUTHENTICATE, challenge);
+    // Strangers do not keep a place by asking wrongly again and again.
+    response.headers_mut().insert(hyper::header::CONNECTION, hyper::header::HeaderValue::from_static("close"));
     response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_address_does_not_hold_every_connection() {
+        let callers = Arc::new(Callers::default());
+        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let mut places: Vec<Place> = (0..ADDRESS_MAX).map(|_| callers.place(one).unwrap()).collect();
+        assert!(callers.place(one).is_none() && callers.place(other).is_some());
+        places.pop();
+        assert!(callers.place(one).is_some());
+        places.clear();
+        assert!(callers.0.lock().unwrap().is_empty());
+    }
 
     #[test]
     fn the_key_stays_and_with_it_the_pin() {

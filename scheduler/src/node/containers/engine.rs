@@ -280,12 +280,13 @@ impl Containers for Host {
                 .collect(),
             ports: ports.collect(),
         };
-        ways.overlay.apply(&wanted).map_err(error)?;
+        // Names are true whether or not every node is reached.
+        let applied = ways.overlay.apply(&wanted).map_err(error);
         if ways.names.as_ref() != Some(&traffic.names) {
             self.engine.networks().set_names(network, &traffic.names).map_err(error)?;
             ways.names = Some(traffic.names.clone());
         }
-        Ok(())
+        applied
     }
 
     fn tend(&self) -> Result<(), EngineError> {
