@@ -49,6 +49,8 @@ pub struct SlotView<'a> {
     pub ended: Option<&'a InstanceRow>,
     /// Whether an active instance was on a node that is given up.
     pub lost: bool,
+    /// Whether such a one was made after `ended`: then no end of its own emptied the slot.
+    pub lost_last: bool,
 }
 
 impl SlotView<'_> {
@@ -84,8 +86,10 @@ pub fn slots<'a>(
     ended_at: impl Fn(&InstanceRow) -> Ms,
 ) -> BTreeMap<Slot, SlotView<'a>> {
     let mut out: BTreeMap<Slot, SlotView<'a>> = wanted.iter().map(|slot| (slot.clone(), SlotView::default())).collect();
+    let mut lost: BTreeMap<&Slot, &str> = BTreeMap::new();
     for instance in instances.filter(|instance| instance.service_id == row.id) {
         let view = out.entry(instance.slot.clone()).or_default();
+        let newest = lost.entry(&instance.slot).or_default();
         let is_current = instance.revision == service.revision;
         if instance.phase.ended() {
             let order = |row: &'a InstanceRow| (ended_at(row), &row.id);
@@ -95,14 +99,19 @@ pub fn slots<'a>(
             continue;
         }
         match (stands(instance), instance.phase) {
-            (Standing::Lost, _) => view.lost = true,
+            (Standing::Lost, _) => {
+                view.lost = true;
+                *newest = (*newest).max(instance.id.as_str());
+            }
             (_, Phase::Stopping) => view.stopping.push(instance),
             (Standing::Leaving, _) => view.leaving.push(instance),
             (Standing::Good, _) if is_current => view.current.push(instance),
             (Standing::Good, _) => view.outdated.push(instance),
         }
     }
-    for view in out.values_mut() {
+    for (slot, view) in &mut out {
+        let newest = lost.get(slot).copied().unwrap_or_default();
+        view.lost_last = view.lost && view.ended.is_none_or(|ended| ended.id.as_str() < newest);
         view.current.sort_by(|a, b| if a.beats(b) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater });
     }
     out
@@ -143,6 +152,22 @@ mod tests {
         assert_eq!(slots[&Slot::Number(0)].current.len(), 1);
         assert_eq!(slots[&Slot::Number(0)].outdated.len(), 1);
         assert!(slots[&Slot::Number(1)].lost && slots[&Slot::Number(1)].current.is_empty());
+    }
+
+    #[test]
+    fn a_slot_whose_last_instance_went_with_its_node_is_told_from_one_that_ended() {
+        let spec = ServiceSpec::new("web", "a");
+        let service = spec.clone().accept().unwrap();
+        let stands = |row: &InstanceRow| if row.node == "lost" { Standing::Lost } else { Standing::Good };
+        let last = |ended: &str, lost: &str| {
+            let mut failed = row(ended, "a", Phase::Failed);
+            failed.revision.clone_from(&service.revision);
+            let all = [failed, row(lost, "lost", Phase::Running)];
+            let wanted = [Slot::Number(0)];
+            slots(&service_row(spec.clone()), &service, &wanted, all.iter(), stands, |_| 0)[&wanted[0]].lost_last
+        };
+        assert!(last("1", "2"));
+        assert!(!last("2", "1"), "its successor ended by itself");
     }
 
     #[test]

@@ -159,6 +159,9 @@ impl Core {
         match after_end(&known.service.spec.template.restart, last) {
             Next::Never => None,
             Next::After { wait_ms, attempt } => {
+                // What went with its node has not crashed, however often nodes go.
+                let first = (wait_ms.min(known.service.spec.template.restart.delay_ms), 0);
+                let (wait_ms, attempt) = if view.lost_last { first } else { (wait_ms, attempt) };
                 let seen = self.ended_seen.get(&last.id).copied().unwrap_or(self.now);
                 if seen.saturating_add(wait_ms) <= self.now {
                     return Some(attempt);
