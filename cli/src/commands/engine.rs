@@ -245,8 +245,8 @@ pub(crate) fn each(
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-/// How many things are done at once: most of the time each is waited for.
-const AT_ONCE_MAX: usize = 32;
+/// How many things are done at once: most of the time each is waited for. A removal may hold some sixty descriptors.
+const AT_ONCE_MAX: usize = 12;
 
 /// As [`each`], several at once; what is printed keeps the order of the names.
 pub(crate) fn each_at_once(

@@ -1,6 +1,6 @@
 //! `stop`, `restart`, `kill`, `pause`, `unpause`, `rm`, `wait`.
 
-use super::{each_at_once, explain, open, warn};
+use super::{each, each_at_once, explain, open, warn};
 use crate::commands::Global;
 use crate::error::Error;
 use engine::EngineError;
@@ -88,7 +88,8 @@ pub(crate) fn stop(global: &Global, args: &StopArgs) -> Result<ExitCode, Error> 
 pub(crate) fn restart(global: &Global, args: &RestartArgs) -> Result<ExitCode, Error> {
     let engine = open(global)?;
     let args = &args.stop;
-    each_at_once(&args.containers, |name| {
+    // In the order given: one may live in the namespaces of another.
+    each(&args.containers, |name| {
         warn(&engine.restart(name, args.signal.as_deref(), args.timeout)?);
         Ok(Some(name.to_owned()))
     })

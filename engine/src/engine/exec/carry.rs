@@ -122,7 +122,8 @@ impl Pipes {
                 Ok(0) => return Ok(false),
                 Ok(count) => waiting.extend_from_slice(&block[..count]),
                 Err(error) if is_later(&error) => return Ok(true),
-                Err(error) => return Err(error),
+                // What cannot be read has ended: the program may not even want it.
+                Err(_) => return Ok(false),
             }
         }
         match to.write(waiting) {
