@@ -233,16 +233,22 @@ pub(crate) fn each(
 ) -> Result<ExitCode, Error> {
     let mut failed = false;
     for name in names {
-        match act(name) {
-            Ok(Some(text)) => println!("{text}"),
-            Ok(None) => {}
-            Err(error) => {
-                explain(error).report();
-                failed = true;
-            }
-        }
+        failed |= !told(act(name));
     }
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// Prints what was done for one name, or why not; whether it was done.
+fn told(result: Result<Option<String>, EngineError>) -> bool {
+    match result {
+        Ok(Some(text)) => println!("{text}"),
+        Ok(None) => {}
+        Err(error) => {
+            explain(error).report();
+            return false;
+        }
+    }
+    true
 }
 
 /// How many things are done at once: most of the time each is waited for. A removal may hold some sixty descriptors.
@@ -275,14 +281,7 @@ pub(crate) fn each_at_once(
             waiting.insert(at, result);
             while let Some(result) = waiting.remove(&printed) {
                 printed += 1;
-                match result {
-                    Ok(Some(text)) => println!("{text}"),
-                    Ok(None) => {}
-                    Err(error) => {
-                        explain(error).report();
-                        failed = true;
-                    }
-                }
+                failed |= !told(result);
             }
         }
     });
