@@ -84,3 +84,19 @@ pub(crate) fn run(global: &Global, command: Command) -> Result<ExitCode, Error> 
         },
     }
 }
+
+/// Does one thing for each name and prints what it returns; goes on after a failure, the last of which is the command's.
+fn each(names: &[String], mut act: impl FnMut(&str) -> Result<String, Error>) -> Result<ExitCode, Error> {
+    let mut failed: Option<Error> = None;
+    for name in names {
+        match act(name) {
+            Ok(text) => println!("{text}"),
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    before.report();
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}

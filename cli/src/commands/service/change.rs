@@ -1,5 +1,6 @@
 //! `shoal service update|scale|rollback|rm`.
 
+use super::each;
 use super::list::warn;
 use super::options::{Shared, parse_env, parse_label, parse_mount, parse_port, words};
 use super::wait::{Wait, wait_for};
@@ -330,22 +331,12 @@ fn roll_back(client: &Client, service: &str, wait: &Wait) -> Result<ExitCode, Er
 /// Removes services; goes on with the others when one is not there.
 pub(crate) fn rm(global: &Global, rm: &Rm) -> Result<ExitCode, Error> {
     let client = Client::new(global, &rm.at)?;
-    let mut failed = None;
-    for name in &rm.services {
+    each(&rm.services, |name| {
         let path = format!("/v1/services/{}", encode(name));
-        let removed = if rm.dry_run {
+        if rm.dry_run {
             client.get::<ServiceView>(&path).map(|view| view.service.spec.name)
         } else {
             client.send("DELETE", &path, &[]).and_then(|answer| answer.json::<Done>()).map(|done| done.subject)
-        };
-        match removed {
-            Ok(name) => println!("{name}"),
-            Err(error) => {
-                if let Some(before) = failed.replace(error) {
-                    before.report();
-                }
-            }
         }
-    }
-    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+    })
 }

@@ -1,5 +1,6 @@
 //! `shoal node …`: the nodes services run on.
 
+use super::each;
 use super::list::print_instances;
 use crate::commands::Global;
 use crate::commands::mesh::client::{At, Client, encode};
@@ -212,9 +213,8 @@ fn change(global: &Global, at: &At, nodes: &[String], patch: &NodePatch, dry_run
 /// Evicts nodes; one that lives only when told so. Goes on with the others when one cannot be removed.
 fn remove(global: &Global, rm: &Rm) -> Result<ExitCode, Error> {
     let client = Client::new(global, &rm.at)?;
-    let mut failed: Option<Error> = None;
-    for node in &rm.nodes {
-        let removed = client.get::<NodeView>(&format!("/v1/nodes/{}", encode(node))).and_then(|view| {
+    each(&rm.nodes, |node| {
+        client.get::<NodeView>(&format!("/v1/nodes/{}", encode(node))).and_then(|view| {
             if matches!(view.liveness, Liveness::Alive | Liveness::Suspect) && !rm.force {
                 let hint =
                     format!("on that node: shoal mesh leave; if it is lost to you: shoal node rm --force {node}");
@@ -224,17 +224,8 @@ fn remove(global: &Global, rm: &Rm) -> Result<ExitCode, Error> {
                 client.send("DELETE", &format!("/v1/members/{}", encode(&view.id)), &[])?.json::<Done>()?;
             }
             Ok(view.name)
-        });
-        match removed {
-            Ok(name) => println!("{name}"),
-            Err(error) => {
-                if let Some(before) = failed.replace(error) {
-                    before.report();
-                }
-            }
-        }
-    }
-    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+        })
+    })
 }
 
 /// Says what a change would do to a node, and what would have to move.
